@@ -1,0 +1,113 @@
+"""Exact multiply-add counts, from a module's own description, without running it.
+
+A convolution counts its full kernel at every output position, padded ones included, as the
+literature does; normalisation, activation, pooling and resizing count nothing.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from drnet_jax.models.drnet import DRNet
+
+GIGA = 1e9
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Multiply-adds (MACs) that one image costs a DRNet.
+
+    Attributes:
+      predictor: MACs of the resolution predictor (0 without one).
+      classifier: MACs of the classifier at every resolution, in the order of `resolutions`.
+    """
+
+    predictor: int
+    classifier: tuple[int, ...]
+
+    @property
+    def classifier_gmacs(self) -> tuple[float, ...]:
+        return tuple(macs / GIGA for macs in self.classifier)
+
+    @property
+    def predictor_gmacs(self) -> float:
+        return self.predictor / GIGA
+
+
+def count_macs(module: nn.Module, *args: Any, **kwargs: Any) -> int:
+    """Counts the multiply-adds of `module(*args, **kwargs)` for a batch of one.
+
+    The call is traced with abstract values (`jax.eval_shape`); every `nn.Conv` and `nn.Dense`, and
+    any subclass, is counted from its own fields and shapes.
+
+    Args:
+      module: an unbound module.
+      *args: its inputs, as arrays or `jax.ShapeDtypeStruct` of batch size 1.
+      **kwargs: further arguments of the call that are not arrays.
+
+    Raises:
+      ValueError: a parameter of rank 2 or more belongs to a layer that is neither.
+    """
+    total = 0
+    counted: set[tuple[str, ...]] = set()
+
+    def interceptor(
+        next_fun: Callable[..., Any],
+        call_args: tuple[Any, ...],
+        call_kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        nonlocal total
+        output = next_fun(*call_args, **call_kwargs)
+        layer = context.module
+        if context.method_name == "__call__" and isinstance(layer, (nn.Conv, nn.Dense)):
+            total += _layer_macs(layer, call_args[0].shape, output.shape)
+            counted.add(tuple(layer.path))
+        return output
+
+    def initialise(*inputs: jax.Array) -> Any:
+        with nn.intercept_methods(interceptor):
+            return module.init(jax.random.key(0), *inputs, **kwargs)
+
+    variables = jax.eval_shape(initialise, *args)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        layer_path = tuple(entry.key for entry in path[:-1])
+        if leaf.ndim >= 2 and layer_path not in counted:
+            raise ValueError(
+                f"cannot count the MACs of layer {'/'.join(layer_path)}: it is neither an nn.Conv "
+                "nor an nn.Dense; build it from those, or subclass them"
+            )
+    return total
+
+
+def _layer_macs(
+    layer: nn.Conv | nn.Dense, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
+) -> int:
+    positions = math.prod(output_shape[:-1])
+    if isinstance(layer, nn.Dense):
+        return positions * input_shape[-1] * layer.features
+    kernel = layer.kernel_size if not isinstance(layer.kernel_size, int) else (layer.kernel_size,)
+    taps = math.prod(kernel) * (input_shape[-1] // layer.feature_group_count)
+    return positions * taps * layer.features
+
+
+def model_cost(model: DRNet) -> ModelCost:
+    """Counts the predictor, and the classifier at every resolution."""
+
+    def image(size: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+
+    predictor = 0
+    if model.predictor is not None:
+        size = model.predictor.size
+        predictor = count_macs(model.predictor, image(size), train=False)
+    classifier = tuple(
+        count_macs(model.classifier, image(size), resolution=size, train=False)
+        for size in model.resolutions
+    )
+    return ModelCost(predictor, classifier)

@@ -1,0 +1,173 @@
+"""Layers that the networks share: resolution-aware BatchNorm, max-pooling and resizing."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.nn import initializers
+from jax.typing import DTypeLike
+
+SHARED_STATISTICS = "batch_stats"
+
+
+def statistics_collection(resolution: int) -> str:
+    """Name of the variable collection that holds the running statistics of one resolution."""
+    return f"{SHARED_STATISTICS}_{resolution}"
+
+
+class ResolutionBatchNorm(nn.Module):
+    """BatchNorm whose mean, variance, scale and bias are private to a resolution (DRNet eq. 3).
+
+    The running `mean` and `var` of resolution r live in the collection `batch_stats_<r>`, the
+    parameters are `scale_<r>` and `bias_<r>`. With `resolution_aware=False` there is one set
+    (`batch_stats`, `scale`, `bias`), and without a mask the layer is `nn.BatchNorm` to the bit.
+    Under `jit` the statistics of a batch that is sharded over devices are those of the whole batch.
+
+    Attributes:
+      resolution_aware: one set of statistics and parameters a resolution, or a single one.
+      momentum: decay of the running statistics (0.9 is PyTorch's 0.1). The running variance is the
+        biased one, as in `nn.BatchNorm`.
+      epsilon: added to the variance.
+      min_samples: with fewer unmasked samples than this in a batch, the running statistics
+        normalise it and stay as they are.
+      dtype: dtype of the output (default: that of the input and parameters).
+      param_dtype: dtype of the parameters and of the running statistics.
+      scale_init: initialiser of the scale.
+    """
+
+    resolution_aware: bool = True
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    min_samples: int = 4
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    scale_init: initializers.Initializer = initializers.ones
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        resolution: int,
+        train: bool,
+        sample_mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """Normalises `x` `[n, ..., c]` over all axes but the last.
+
+        Args:
+          x: the input.
+          resolution: whose statistics and parameters to use (ignored if not `resolution_aware`).
+          train: normalise with this batch's statistics and update the running ones, which must be
+            mutable then; otherwise normalise with the running ones.
+          sample_mask: `[n]` bool; only samples marked True enter the statistics. All are
+            normalised.
+        """
+        suffix = f"_{resolution}" if self.resolution_aware else ""
+        collection = SHARED_STATISTICS + suffix
+        features = x.shape[-1]
+        mean = self.variable(collection, "mean", jnp.zeros, (features,), self.param_dtype)
+        var = self.variable(collection, "var", jnp.ones, (features,), self.param_dtype)
+        scale = self.param(f"scale{suffix}", self.scale_init, (features,), self.param_dtype)
+        bias = self.param(
+            f"bias{suffix}", initializers.zeros, (features,), self.param_dtype
+        )
+
+        used_mean, used_var = mean.value, var.value
+        if train and not self.is_initializing():
+            batch_mean, batch_var, enough = batch_statistics(x, sample_mask, self.min_samples)
+            new_mean = self.momentum * mean.value + (1 - self.momentum) * batch_mean
+            new_var = self.momentum * var.value + (1 - self.momentum) * batch_var
+            if enough is None:
+                used_mean, used_var = batch_mean, batch_var
+                mean.value, var.value = new_mean, new_var
+            else:
+                used_mean = jnp.where(enough, batch_mean, mean.value)
+                used_var = jnp.where(enough, batch_var, var.value)
+                mean.value = jnp.where(enough, new_mean, mean.value)
+                var.value = jnp.where(enough, new_var, var.value)
+
+        y = (x - used_mean) * (lax.rsqrt(used_var + self.epsilon) * scale) + bias
+        dtype = self.dtype or jnp.result_type(x, scale, bias)
+        return y.astype(dtype)
+
+
+def batch_statistics(
+    x: jax.Array, sample_mask: jax.Array | None, min_samples: int
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Mean and biased variance of `x` `[n, ..., c]` over all axes but the last.
+
+    The variance is E[x^2] - E[x]^2 in float32 at least, clipped at zero, as in `nn.BatchNorm`.
+
+    Returns:
+      Mean `[c]`, variance `[c]`, and whether `sample_mask` left at least `min_samples` samples
+      (None without a mask). Where it left none, mean and variance are zero, not NaN.
+    """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    axes = tuple(range(x.ndim - 1))
+    if sample_mask is None:
+        mean, mean_square, enough = x.mean(axes), lax.square(x).mean(axes), None
+    else:
+        where = sample_mask.reshape(-1, *[1] * (x.ndim - 1))
+        num_samples = sample_mask.sum()
+        positions = x[0, ..., 0].size
+        count = jnp.maximum(num_samples * positions, 1).astype(x.dtype)
+        mean = x.sum(axes, where=where) / count
+        mean_square = lax.square(x).sum(axes, where=where) / count
+        enough = num_samples >= max(min_samples, 1)
+    return mean, jnp.maximum(0.0, mean_square - lax.square(mean)), enough
+
+
+def max_pool(
+    x: jax.Array, window: int = 3, strides: int = 2, padding: int = 1, *, form: str | None = None
+) -> jax.Array:
+    """Max-pools `x` `[n, h, w, c]`, padded with -inf on both sides.
+
+    Args:
+      form: `'reduce_window'` is XLA's own operation, `'slices'` the maximum of window^2 strided
+        slices, whose gradient is several times faster on the CPU. Default: `'slices'` on the CPU,
+        `'reduce_window'` elsewhere. The values are the same. Where entries of a window tie,
+        `'slices'` splits the gradient among them and `'reduce_window'` gives it to the first.
+
+    Raises:
+      ValueError: an unknown `form`.
+    """
+    form = form or ("slices" if jax.default_backend() == "cpu" else "reduce_window")
+    pads = [(padding, padding)] * 2
+    if form == "reduce_window":
+        return nn.max_pool(x, (window, window), (strides, strides), pads)
+    if form != "slices":
+        raise ValueError(f"max_pool: form must be 'slices' or 'reduce_window', got {form!r}")
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
+    height, width = ((size - window) // strides + 1 for size in x.shape[1:3])
+    pooled = None
+    for top in range(window):
+        for left in range(window):
+            view = x[
+                :,
+                top : top + (height - 1) * strides + 1 : strides,
+                left : left + (width - 1) * strides + 1 : strides,
+            ]
+            pooled = view if pooled is None else jnp.maximum(pooled, view)
+    assert pooled is not None
+    return pooled
+
+
+def resize(images: jax.Array, resolution: int) -> jax.Array:
+    """Resizes `images` `[n, h, w, c]` to `[n, resolution, resolution, c]`; a no-op at that size.
+
+    Bilinear with antialiasing (`jax.image.resize`): the official DRNet code resizes without, which
+    at 224 -> 112 is the same 2x2 mean, and at other ratios aliases.
+    """
+    n, height, width, channels = images.shape
+    if (height, width) == (resolution, resolution):
+        return images
+    return jax.image.resize(
+        images, (n, resolution, resolution, channels), "bilinear", antialias=True
+    )
+
+
+def pair(value: int) -> Sequence[tuple[int, int]]:
+    """Symmetric padding of both spatial axes, as PyTorch pads (XLA's SAME is asymmetric)."""
+    return [(value, value)] * 2
