@@ -66,9 +66,7 @@ def expected_cost(
     return masked_mean((one_hot * costs).sum(axis=-1), mask)
 
 
-def resource_regulariser(
-    cost: jax.Array, costs: jax.Array, target: float | jax.Array
-) -> jax.Array:
+def resource_regulariser(cost: jax.Array, costs: jax.Array, target: float | jax.Array) -> jax.Array:
     """max(0, (E[F] - alpha) / (C_max - C_min)) (DRNet eq. 7), without unit.
 
     Args:

@@ -2,9 +2,9 @@
 
 Composed from what scikit-learn ships: its 1,797 digits (8x8 grey, UCI "Optical Recognition of
 Handwritten Digits") and its two photographs, `china.jpg` (flickr.com/photos/danielbuechele) and
-`flower.jpg` (flickr.com/photos/vultilion), both CC BY 2.0. A digit is drawn at a random apparent size, place and
-colour. Reading a small one takes the full resolution, a large one is legible at the smallest:
-exactly what a resolution predictor has to see.
+`flower.jpg` (flickr.com/photos/vultilion), both CC BY 2.0. A digit is drawn at a random apparent
+size, place and colour. Reading a small one takes the full resolution, a large one is legible at
+the smallest: exactly what a resolution predictor has to see.
 """
 
 import numpy as np

@@ -70,9 +70,7 @@ class ResolutionBatchNorm(nn.Module):
         mean = self.variable(collection, "mean", jnp.zeros, (features,), self.param_dtype)
         var = self.variable(collection, "var", jnp.ones, (features,), self.param_dtype)
         scale = self.param(f"scale{suffix}", self.scale_init, (features,), self.param_dtype)
-        bias = self.param(
-            f"bias{suffix}", initializers.zeros, (features,), self.param_dtype
-        )
+        bias = self.param(f"bias{suffix}", initializers.zeros, (features,), self.param_dtype)
 
         used_mean, used_var = mean.value, var.value
         if train and not self.is_initializing():

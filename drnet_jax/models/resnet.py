@@ -138,13 +138,15 @@ class ResNet(nn.Module):
             min_samples=self.min_samples,
             dtype=self.dtype,
         )
-        norm_args = dict(resolution=resolution, train=train, sample_mask=sample_mask)
+        norm_args: dict[str, Any] = dict(
+            resolution=resolution, train=train, sample_mask=sample_mask
+        )
         last_scale_init = initializers.zeros if self.zero_init_residual else initializers.ones
         kernel, pool = STEMS[self.stem]
 
-        x = conv(
-            self.width, (kernel, kernel), strides=2, padding=pair(kernel // 2), name="conv1"
-        )(x)
+        x = conv(self.width, (kernel, kernel), strides=2, padding=pair(kernel // 2), name="conv1")(
+            x
+        )
         x = nn.relu(norm(name="bn1")(x, **norm_args))
         if pool:
             x = max_pool(x)

@@ -1,0 +1,69 @@
+"""From a configuration to a model, its costs and its device mesh."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from drnet_jax.config import ConfigError
+from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.predictor import ResolutionPredictor
+from drnet_jax.models.resnet import ARCHITECTURES, ResNet
+
+
+def create_model(config: ConfigDict, num_classes: int) -> DRNet:
+    """Builds the DRNet that `config.model` and `config.predictor` describe.
+
+    Raises:
+      ConfigError: an unknown network, or a resolution below the network's stride.
+    """
+    model, small = config.model, config.predictor
+    if model.name not in ARCHITECTURES:
+        raise ConfigError(f"model.name={model.name!r} must be one of {', '.join(ARCHITECTURES)}")
+    resolutions = tuple(model.resolutions)
+    dtype = jnp.dtype(model.dtype)
+    classifier = ResNet(
+        num_classes,
+        **ARCHITECTURES[model.name],
+        width=model.width,
+        stem=model.stem,
+        resolution_aware=model.resolution_aware,
+        zero_init_residual=model.zero_init_residual,
+        min_samples=model.min_samples,
+        dtype=dtype,
+    )
+    _check_size("model.resolutions", min(resolutions), classifier)
+    predictor = None
+    if len(resolutions) > 1:
+        network = ResNet(
+            len(resolutions),
+            tuple(small.stage_sizes),
+            width=small.width,
+            stem=small.stem,
+            resolution_aware=False,
+            dtype=dtype,
+        )
+        _check_size("predictor.size", small.size, network)
+        predictor = ResolutionPredictor(network, small.size)
+    return DRNet(classifier, predictor, resolutions, statistics=model.statistics)
+
+
+def _check_size(field: str, size: int, network: ResNet) -> None:
+    if size < network.network_stride:
+        raise ConfigError(
+            f"{field}: {size} px is below the network's stride of {network.network_stride} px; "
+            "use larger sizes or fewer stages"
+        )
+
+
+def create_mesh() -> Mesh:
+    """All devices of all processes on one axis, 'data'."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicated_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())

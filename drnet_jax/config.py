@@ -1,0 +1,231 @@
+"""The configuration: every field with its default, and the checks that come before any work.
+
+Configs hold primary values only; everything derived (steps, GMACs, alpha in GMACs) is derived in
+code, so that overrides follow.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+STAGES = ("pretrain", "joint")
+# Fields that may differ when a run is resumed: they do not change what it computes.
+FREE_FIELDS = ("log.", "eval.", "checkpoint.", "restore_from")
+
+
+class ConfigError(ValueError):
+    """A field is unusable; the message names it and the remedy."""
+
+
+def default_config() -> ConfigDict:
+    """All fields. Epochs and rates are those of the embedded data; see `configs/` for others."""
+    config = ConfigDict()
+    config.seed = 0
+    # Which stages to run, in this order.
+    config.stages = STAGES
+    # Evaluation: a workdir whose checkpoint to evaluate instead of --workdir's own.
+    config.restore_from = ""
+
+    config.model = ConfigDict()
+    config.model.name = "resnet10"
+    config.model.width = 16
+    config.model.stem = "small"
+    # Candidate sides in pixels, largest first. One resolution: a plain classifier.
+    config.model.resolutions = (64, 48, 32)
+    # False: one BatchNorm for all resolutions (the paper's ablation).
+    config.model.resolution_aware = True
+    # Samples in the joint stage's BatchNorm statistics: 'all', or 'routed' (the paper's text).
+    config.model.statistics = "all"
+    # With fewer samples than this the running statistics normalise.
+    config.model.min_samples = 4
+    config.model.zero_init_residual = False
+    config.model.dtype = "float32"
+
+    config.predictor = ConfigDict()
+    config.predictor.size = 32
+    config.predictor.stage_sizes = (1, 1, 1)
+    config.predictor.width = 8
+    config.predictor.stem = "small"
+
+    config.data = ConfigDict()
+    config.data.name = "digits_on_photos"
+    config.data.flip = False
+    config.data.mean = (0.5, 0.5, 0.5)
+    config.data.std = (0.25, 0.25, 0.25)
+    # Images of each split (the first ones); 0: all.
+    config.data.train_images = 0
+    config.data.eval_images = 0
+
+    config.pretrain = _stage(num_epochs=8, base_learning_rate=4e-3)
+    config.joint = _stage(num_epochs=4, base_learning_rate=1e-3)
+    # Another run's workdir whose finished stage 1 to start from.
+    config.joint.init_from = ""
+    config.joint.predictor_lr_scale = 1.0
+    config.joint.eta = 0.2
+    # Target cost of the classifier, at most one of: alpha in GMACs (without the predictor), or a
+    # fraction of the largest resolution's cost. Both unset: no regulariser.
+    config.joint.alpha = placeholder(float)
+    config.joint.alpha_fraction = placeholder(float)
+    config.joint.alpha_fraction = 0.5
+    # Gumbel-softmax temperature: max(tau_min, tau * tau_decay^epoch).
+    config.joint.tau = 1.0
+    config.joint.tau_decay = 1.0
+    config.joint.tau_min = 0.1
+
+    config.eval = ConfigDict()
+    config.eval.batch_size = 250
+    config.eval.split = "test"
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.keep_latest = 1
+    # Also save every so many steps, beside the end of every epoch; 0: no.
+    config.checkpoint.every_steps = 0
+
+    config.log = ConfigDict()
+    config.log.every_steps = 20
+    config.log.tensorboard = True
+    return config
+
+
+def _stage(num_epochs: int, base_learning_rate: float) -> ConfigDict:
+    stage = ConfigDict()
+    stage.num_epochs = num_epochs
+    stage.batch_size = 100
+    stage.optimizer = "adamw"
+    stage.base_learning_rate = base_learning_rate
+    stage.schedule = "cosine"
+    stage.warmup_epochs = 0.5
+    # For schedule 'step': times decay_rate every decay_epochs.
+    stage.decay_epochs = 30
+    stage.decay_rate = 0.1
+    stage.momentum = 0.9
+    stage.weight_decay = 1e-4
+    # True: decay reaches BatchNorm parameters and biases too.
+    stage.decay_all = False
+    # Clip the global gradient norm; 0: no.
+    stage.clip_norm = 0.0
+    stage.label_smoothing = 0.0
+    # Moving average of weights and statistics, used by evaluation; 0: none.
+    stage.ema_decay = 0.0
+    return stage
+
+
+def check_config(config: ConfigDict, num_devices: int) -> None:
+    """Checks every field that can be checked without the model.
+
+    Raises:
+      ConfigError: naming the first bad field and the remedy.
+    """
+    _check_choices(config)
+    _check_numbers(config)
+    resolutions = config.model.resolutions
+    if not resolutions or list(resolutions) != sorted(set(resolutions), reverse=True):
+        raise ConfigError(
+            f"model.resolutions={tuple(resolutions)} must name one or more sides, largest first, "
+            "none twice"
+        )
+    if not config.stages or list(config.stages) != [s for s in STAGES if s in config.stages]:
+        raise ConfigError(
+            f"stages={tuple(config.stages)} must be ('pretrain', 'joint'), ('pretrain',) or "
+            "('joint',)"
+        )
+    if config.joint.init_from and "pretrain" in config.stages:
+        raise ConfigError(
+            "joint.init_from replaces stage 1: add --config.stages=\"('joint',)\", or leave it out"
+        )
+    if config.joint.alpha is not None and config.joint.alpha_fraction is not None:
+        raise ConfigError(
+            "joint.alpha and joint.alpha_fraction both set a target: unset one, "
+            "--config.joint.alpha_fraction=None, say"
+        )
+    for section in (*STAGES, "eval"):
+        batch_size = config[section].batch_size
+        if batch_size % num_devices:
+            raise ConfigError(
+                f"{section}.batch_size={batch_size} is not divisible by the {num_devices} devices"
+            )
+
+
+def _check_choices(config: ConfigDict) -> None:
+    choices: dict[str, tuple[Any, ...]] = {
+        "model.statistics": ("all", "routed"),
+        "model.stem": ("imagenet", "small"),
+        "predictor.stem": ("imagenet", "small"),
+        "model.dtype": ("float32", "bfloat16"),
+        "eval.split": ("train", "calibration", "test"),
+    }
+    for stage in STAGES:
+        choices[f"{stage}.optimizer"] = ("sgd", "adamw")
+        choices[f"{stage}.schedule"] = ("step", "cosine", "constant")
+    for name, allowed in choices.items():
+        value = _get(config, name)
+        if value not in allowed:
+            raise ConfigError(f"{name}={value!r} must be one of {', '.join(map(repr, allowed))}")
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    positive = ["model.width", "model.min_samples", "predictor.width", "predictor.size"]
+    positive += ["eval.batch_size", "checkpoint.keep_latest", "log.every_steps", "joint.tau_min"]
+    for stage in STAGES:
+        positive += [f"{stage}.{field}" for field in ("num_epochs", "batch_size", "decay_epochs")]
+        positive.append(f"{stage}.base_learning_rate")
+    for name in positive:
+        if not _get(config, name) > 0:
+            raise ConfigError(f"{name}={_get(config, name)} must be above zero")
+    for stage in STAGES:
+        for field in ("momentum", "label_smoothing", "ema_decay"):
+            if not 0 <= config[stage][field] < 1:
+                raise ConfigError(f"{stage}.{field}={config[stage][field]} must lie in [0, 1)")
+
+
+def _get(config: ConfigDict, name: str) -> Any:
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def alpha_target(config: ConfigDict, gmacs: tuple[float, ...]) -> float | None:
+    """alpha in GMACs, or None without a target.
+
+    Args:
+      config: the whole configuration.
+      gmacs: of the classifier at every resolution.
+
+    Raises:
+      ConfigError: a target outside [C_min, C_max].
+    """
+    joint = config.joint
+    if joint.alpha is None and joint.alpha_fraction is None:
+        return None
+    if len(gmacs) == 1:
+        return gmacs[0]
+    name = "joint.alpha" if joint.alpha is not None else "joint.alpha_fraction"
+    target = joint.alpha if joint.alpha is not None else joint.alpha_fraction * max(gmacs)
+    if not min(gmacs) <= target <= max(gmacs):
+        raise ConfigError(
+            f"{name}={_get(config, name)} is a target of {target:.4g} GMACs, outside "
+            f"[{min(gmacs):.4g}, {max(gmacs):.4g}], the costs of the smallest and largest "
+            "resolution"
+        )
+    return float(target)
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """Fields by dotted name, with JSON values."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= {f"{name}.{inner}": leaf for inner, leaf in flatten(value).items()}
+        else:
+            flat[name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Trajectory-changing differences of two flattened configs, as `field: old -> new`."""
+    return [
+        f"{name}: {old.get(name)} -> {new.get(name)}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not name.startswith(FREE_FIELDS)
+    ]

@@ -1,0 +1,207 @@
+"""Evaluation: every image once, at every resolution, with the predictor's choice beside it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from drnet_jax.build import batch_sharding, create_mesh, create_model, replicated_sharding
+from drnet_jax.checkpoint import CheckpointError, StageCheckpoints
+from drnet_jax.config import STAGES, flatten
+from drnet_jax.data.pipeline import eval_batches
+from drnet_jax.data.preprocess import normalise
+from drnet_jax.data.sources import ImageSource, load_source, num_classes
+from drnet_jax.macs import model_cost
+from drnet_jax.metrics import EvalRecords, hull_top1, matched_random_top1, summarise
+from drnet_jax.models.drnet import DRNet
+from drnet_jax.train_state import classifier_variables, init_variables, merge_variables
+
+EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
+# Edges of the table by apparent size, in pixels.
+_SIZE_EDGES = (10, 14, 20, 28, 40, 57)
+
+
+def make_eval_step(model: DRNet, mean: tuple[float, ...], std: tuple[float, ...]) -> EvalStep:
+    """The jitted evaluation of a batch: figures of each of its n images at m resolutions."""
+
+    @jax.jit
+    def eval_step(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        output: Any = model.apply(variables, normalise(batch["image"], mean, std))
+        labels = jnp.broadcast_to(batch["label"][:, None], output.branch_logits.shape[:2])
+        best = jax.lax.top_k(output.branch_logits, min(5, output.branch_logits.shape[-1]))[1]
+        right = best == labels[..., None]
+        return {
+            "ce": optax.softmax_cross_entropy_with_integer_labels(output.branch_logits, labels),
+            "top1": right[..., 0],
+            "top5": right.any(-1),
+            "choice": output.scores.argmax(-1),
+            "index": batch["index"],
+            "mask": batch["mask"],
+        }
+
+    return eval_step
+
+
+def evaluate(
+    eval_step: EvalStep, variables: Any, source: ImageSource, *, batch_size: int, mesh: Mesh
+) -> EvalRecords:
+    """Records every image of `source` exactly once, whatever the batch size and device count.
+
+    Raises:
+      RuntimeError: the input pipeline lost or repeated an image.
+    """
+    parts: list[dict[str, np.ndarray]] = []
+    batches = eval_batches(source, batch_size=batch_size, sharding=batch_sharding(mesh))
+    for batch in batches:
+        record = eval_step(variables, batch)
+        parts.append(multihost_utils.process_allgather(record, tiled=True))
+    merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    real = merged["mask"]
+    order = np.argsort(merged["index"][real], kind="stable")
+    if not np.array_equal(merged["index"][real][order], np.arange(len(source))):
+        raise RuntimeError("the input pipeline lost or repeated an image")
+    rows = {name: values[real][order] for name, values in merged.items()}
+    return EvalRecords(rows["ce"], rows["top1"], rows["top5"], rows["choice"])
+
+
+def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """`--mode=eval`: restores model variables only, evaluates and writes `eval.json`.
+
+    The last stage that has a checkpoint is taken, and of it the best checkpoint. After stage 1
+    alone there is no trained predictor: its choices are those of random weights, and are labelled
+    so.
+
+    Args:
+      config: with the model the checkpoint was trained with.
+      workdir: whose checkpoint is evaluated, unless `restore_from` names another; `eval.json` is
+        written here.
+
+    Raises:
+      CheckpointError: no checkpoint, or one of another model.
+    """
+    origin = Path(config.restore_from) if config.restore_from else workdir
+    stage = find_stage(origin)
+    mesh = create_mesh()
+    model = create_model(config, num_classes(config.data.name))
+    source = load_source(config.data.name, config.eval.split, config.data.eval_images or None)
+    initial = jax.device_put(
+        init_variables(model, jax.random.key(config.seed)), replicated_sharding(mesh)
+    )
+    with StageCheckpoints(origin / stage, read_only=True) as checkpoints:
+        step = checkpoints.best_step
+        assert step is not None
+        variables = load_variables(
+            checkpoints, step, initial, stage=stage, ema=config[stage].ema_decay > 0
+        )
+    eval_step = make_eval_step(model, tuple(config.data.mean), tuple(config.data.std))
+    records = evaluate(eval_step, variables, source, batch_size=config.eval.batch_size, mesh=mesh)
+    summary = summarise(records, model.resolutions, model_cost(model))
+    summary |= {"stage": stage, "checkpoint_step": step, "split": config.eval.split}
+    summary["config"] = flatten(config)
+    write_json(workdir / "eval.json", summary)
+    print_tables(summary, records, source)
+    return summary
+
+
+def find_stage(origin: Path) -> str:
+    """The last stage of `origin` that has a checkpoint.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    for stage in reversed(STAGES):
+        if (origin / stage).is_dir():
+            with StageCheckpoints(origin / stage, read_only=True) as checkpoints:
+                if checkpoints.latest_step is not None:
+                    return stage
+    looked = " and ".join(str(origin / stage) for stage in STAGES)
+    raise CheckpointError(f"no checkpoint in {looked}; train first, or set --config.restore_from")
+
+
+def load_variables(
+    checkpoints: StageCheckpoints, step: int, initial: Any, *, stage: str, ema: bool
+) -> Any:
+    """The trained variables of a checkpoint over `initial` ones, without optimiser state.
+
+    Args:
+      checkpoints: of the stage.
+      step: which.
+      initial: freshly initialised variables of the same model, placed as wanted.
+      stage: stage 1 has no predictor; it keeps the initial one.
+      ema: take the moving averages.
+
+    Raises:
+      CheckpointError: the checkpoint is of another model.
+    """
+    wanted = initial if stage == "joint" else classifier_variables(initial)
+    collections = {name: tree for name, tree in wanted.items() if name != "params"}
+    like: Any = {"params": wanted["params"], "collections": collections}
+    try:
+        loaded = checkpoints.load_partial(step, {"ema": like} if ema else like)
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"the checkpoint {checkpoints.directory}/{step} is not of the configured model "
+            f"(give the config it was trained with): {error}"
+        ) from error
+    loaded = loaded["ema"] if ema else loaded
+    return merge_variables(initial, {"params": loaded["params"], **loaded["collections"]})
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes the file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def print_tables(summary: dict[str, Any], records: EvalRecords, source: ImageSource) -> None:
+    """Prints what was reached, at which cost, beside what needs no predictor."""
+    largest = summary["fixed"][0]
+
+    def row(name: str, top1: float, gmacs: float) -> str:
+        relative = gmacs / largest["gmacs"]
+        return f"{name:<28}{100 * top1:8.2f}{gmacs:12.5f}{relative:10.2f}"
+
+    print(f"\n{summary['num_images']} images of the {summary['split']} split")
+    print(f"{'':<28}{'top-1 %':>8}{'GMACs':>12}{'of largest':>12}".rstrip())
+    for entry in summary["fixed"]:
+        print(row(f"fixed {entry['resolution']}", entry["top1"], entry["gmacs"]))
+    if len(summary["fixed"]) == 1 or summary["stage"] == "pretrain":
+        return
+    print(row("DRNet (with predictor)", summary["top1"], summary["gmacs"]))
+    print(row("hull of fixed, same cost", hull_top1(summary, summary["gmacs"]), summary["gmacs"]))
+    random_top1 = matched_random_top1(summary)
+    print(row("random, same shares", random_top1, summary["gmacs_classifier"]))
+    chosen = zip(summary["resolutions"], summary["shares"], strict=True)
+    print("shares: " + ", ".join(f"{size} px {100 * share:.1f} %" for size, share in chosen))
+    if "apparent_size" in source.metadata:
+        _print_by_apparent_size(summary["resolutions"], records, source)
+
+
+def _print_by_apparent_size(
+    resolutions: list[int], records: EvalRecords, source: ImageSource
+) -> None:
+    sizes = source.metadata["apparent_size"]
+    shares = "".join(f"{f'to {size} px':>10}" for size in resolutions)
+    fixed = "".join(f"{f'at {size}':>8}" for size in resolutions)
+    print(f"\n{'digit side':<12}{'images':>8}{shares}{'DRNet %':>10}{fixed}")
+    for low, high in zip(_SIZE_EDGES[:-1], _SIZE_EDGES[1:], strict=True):
+        here = (sizes >= low) & (sizes < high)
+        if not here.any():
+            continue
+        counts = np.bincount(records.choice[here], minlength=len(resolutions)) / here.sum()
+        print(
+            f"{f'{low}-{high - 1} px':<12}{here.sum():>8}"
+            + "".join(f"{100 * count:>9.1f}%" for count in counts)
+            + f"{100 * records.chosen(records.top1)[here].mean():>10.1f}"
+            + "".join(f"{100 * top1:>8.1f}" for top1 in records.top1[here].mean(axis=0))
+        )

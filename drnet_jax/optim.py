@@ -1,0 +1,75 @@
+"""Optimisers and learning-rate schedules, per stage and per part of the network."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+
+def create_learning_rate_fn(
+    stage: ConfigDict, steps_per_epoch: int, scale: float
+) -> optax.Schedule:
+    """The learning rate of one part over the steps of a stage.
+
+    Linear warm-up over `warmup_epochs` (the first step is already above zero), times `'step'`
+    (times `decay_rate` every `decay_epochs`, counted from the first epoch), `'cosine'` (to zero at
+    the last step) or `'constant'`.
+
+    Args:
+      stage: the stage's section of the config.
+      steps_per_epoch: optimiser steps in an epoch.
+      scale: multiplies the whole schedule (the paper's predictor: 0.1).
+    """
+    num_steps = stage.num_epochs * steps_per_epoch
+    warmup_steps = stage.warmup_epochs * steps_per_epoch
+    decays = {
+        "step": lambda step: (
+            stage.decay_rate ** jnp.floor(step / max(stage.decay_epochs * steps_per_epoch, 1))
+        ),
+        "cosine": optax.cosine_decay_schedule(1.0, max(num_steps, 1)),
+        "constant": optax.constant_schedule(1.0),
+    }
+    decay = decays[stage.schedule]
+
+    def learning_rate(step: Any) -> Any:
+        warmup = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
+        return scale * stage.base_learning_rate * warmup * decay(step)
+
+    return learning_rate
+
+
+def create_optimizer(
+    stage: ConfigDict, learning_rate_fns: dict[str, optax.Schedule]
+) -> optax.GradientTransformation:
+    """One optimiser a part ('classifier', 'predictor'), after an optional global-norm clip.
+
+    `'sgd'`: momentum 0.9 with *coupled* weight decay, added to the gradient before the momentum as
+    in PyTorch. `'adamw'`: decoupled decay. `decay_all=True` decays BatchNorm parameters and biases
+    too (PyTorch's default, hence the paper's); otherwise only kernels (rank 2 and more).
+    """
+    parts = {part: _part_optimizer(stage, fn) for part, fn in learning_rate_fns.items()}
+
+    def labels(params: Any) -> Any:
+        return {
+            part: jax.tree.map(lambda _, part=part: part, tree) for part, tree in params.items()
+        }
+
+    optimizer = optax.partition(parts, labels)
+    if stage.clip_norm:
+        return optax.chain(optax.clip_by_global_norm(stage.clip_norm), optimizer)
+    return optimizer
+
+
+def _part_optimizer(
+    stage: ConfigDict, learning_rate_fn: optax.Schedule
+) -> optax.GradientTransformation:
+    def mask(params: Any) -> Any:
+        return jax.tree.map(lambda leaf: stage.decay_all or leaf.ndim >= 2, params)
+
+    decay = optax.add_decayed_weights(stage.weight_decay, mask)
+    descent = optax.scale_by_learning_rate(learning_rate_fn)
+    if stage.optimizer == "sgd":
+        return optax.chain(decay, optax.trace(decay=stage.momentum), descent)
+    return optax.chain(optax.scale_by_adam(), decay, descent)

@@ -1,0 +1,74 @@
+"""Trains or evaluates a DRNet: python main.py --config=configs/digits_on_photos.py"""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from drnet_jax.checkpoint import CheckpointError
+from drnet_jax.config import ConfigError, check_config, flatten
+from drnet_jax.data.sources import DataError
+
+_DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits_on_photos.py"
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", str(_DEFAULT_CONFIG), "What to run; override fields with --config.x=y."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where checkpoints and results go (default: runs/<name of the config>)."
+)
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+
+
+def main(_: Sequence[str]) -> None:
+    # Imported late: bad flags are reported before JAX starts.
+    import jax
+
+    from drnet_jax.evaluate import restore_and_evaluate
+    from drnet_jax.train import TrainingError, train_and_evaluate
+
+    logging.set_verbosity(logging.WARNING)
+    config: ConfigDict = _CONFIG.value
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    workdir = Path(_WORKDIR.value or Path("runs") / name)
+    print(f"workdir: {workdir} | devices: {jax.device_count()} x {jax.devices()[0].device_kind}")
+    try:
+        if _MODE.value == "train":
+            train_and_evaluate(config, workdir)
+        else:
+            check_config(config, jax.device_count())
+            restore_and_evaluate(config, workdir)
+    except (ConfigError, DataError, CheckpointError, TrainingError) as error:
+        _fail(str(error))
+    print(f"wrote {workdir / 'eval.json'}")
+
+
+def parse_flags(arguments: list[str]) -> list[str]:
+    """Parses flags; a bad one ends the program with one line."""
+    try:
+        return flags.FLAGS(arguments)
+    except (AttributeError, KeyError) as error:
+        _fail(_unknown_field(str(error).strip("'\"")))
+    except (flags.Error, ValueError, TypeError, OSError) as error:
+        _fail(str(error).splitlines()[0])
+    raise AssertionError
+
+
+def _unknown_field(field: str) -> str:
+    from drnet_jax.config import default_config
+
+    known = [name for full in flatten(default_config()) for name in (full, full.split(".")[-1])]
+    close = difflib.get_close_matches(field, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "; drnet_jax/config.py lists them all"
+    return f"unknown config field {field!r}{hint}"
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
