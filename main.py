@@ -1,21 +1,53 @@
 """Trains or evaluates a DRNet: python main.py --config=configs/digits_on_photos.py"""
 
 import difflib
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from drnet_jax.checkpoint import CheckpointError
-from drnet_jax.config import ConfigError, check_config, flatten
+from drnet_jax.config import ConfigError, check_config, default_config, flatten
 from drnet_jax.data.sources import DataError
 
 _DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits_on_photos.py"
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", str(_DEFAULT_CONFIG), "What to run; override fields with --config.x=y."
-)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Turns what absl and ml_collections raise about bad flags into one line."""
+    try:
+        yield
+    except (AttributeError, KeyError) as error:
+        _fail(_unknown_field(str(error)))
+    except (flags.Error, ValueError, TypeError, OSError) as error:
+        _fail(str(error).splitlines()[0])
+
+
+def _unknown_field(error: str) -> str:
+    match = re.search(r"\w+", error)
+    field = match.group() if match else error
+    known = [name.split(".")[-1] for name in flatten(default_config())]
+    close = difflib.get_close_matches(field, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "; drnet_jax/config.py lists them all"
+    return f"unknown config field {field!r}{hint}"
+
+
+# The overrides of the default config are applied while the flag is defined.
+with _clear_errors():
+    _CONFIG = config_flags.DEFINE_config_file(
+        "config", str(_DEFAULT_CONFIG), "What to run; override fields with --config.x=y."
+    )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints and results go (default: runs/<name of the config>)."
 )
@@ -31,7 +63,10 @@ def main(_: Sequence[str]) -> None:
 
     logging.set_verbosity(logging.WARNING)
     config: ConfigDict = _CONFIG.value
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    file = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+    if not file.is_file():
+        _fail(f"config file {file} does not exist; configs/ has the shipped ones")
+    name = file.stem
     workdir = Path(_WORKDIR.value or Path("runs") / name)
     print(f"workdir: {workdir} | devices: {jax.device_count()} x {jax.devices()[0].device_kind}")
     try:
@@ -47,27 +82,8 @@ def main(_: Sequence[str]) -> None:
 
 def parse_flags(arguments: list[str]) -> list[str]:
     """Parses flags; a bad one ends the program with one line."""
-    try:
+    with _clear_errors():
         return flags.FLAGS(arguments)
-    except (AttributeError, KeyError) as error:
-        _fail(_unknown_field(str(error).strip("'\"")))
-    except (flags.Error, ValueError, TypeError, OSError) as error:
-        _fail(str(error).splitlines()[0])
-    raise AssertionError
-
-
-def _unknown_field(field: str) -> str:
-    from drnet_jax.config import default_config
-
-    known = [name for full in flatten(default_config()) for name in (full, full.split(".")[-1])]
-    close = difflib.get_close_matches(field, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "; drnet_jax/config.py lists them all"
-    return f"unknown config field {field!r}{hint}"
-
-
-def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,52 @@
+"""Evaluation figures against hand counts."""
+
+import numpy as np
+import pytest
+
+from drnet_jax.macs import ModelCost
+from drnet_jax.metrics import EvalRecords, hull_top1, matched_random_top1, objective, summarise
+
+COST = ModelCost(predictor=10**8, classifier=(4 * 10**9, 2 * 10**9, 10**9))
+RECORDS = EvalRecords(
+    ce=np.array([[0.1, 0.2, 0.9], [0.5, 0.4, 0.3], [1.0, 2.0, 3.0], [0.2, 0.2, 0.8]]),
+    top1=np.array([[1, 1, 0], [1, 1, 1], [0, 0, 0], [1, 0, 0]], dtype=bool),
+    top5=np.array([[1, 1, 1], [1, 1, 1], [1, 0, 0], [1, 1, 0]], dtype=bool),
+    choice=np.array([0, 2, 2, 1]),
+)
+
+
+def test_summary_counts() -> None:
+    summary = summarise(RECORDS, (224, 168, 112), COST)
+    assert summary["num_images"] == 4
+    assert summary["top1"] == 2 / 4
+    assert summary["top5"] == 3 / 4
+    assert summary["shares"] == [0.25, 0.25, 0.5]
+    assert summary["gmacs_classifier"] == pytest.approx(0.25 * 4 + 0.25 * 2 + 0.5 * 1)
+    assert summary["gmacs"] == pytest.approx(2.0 + 0.1)
+    assert [entry["top1"] for entry in summary["fixed"]] == [0.75, 0.5, 0.25]
+    assert [entry["gmacs"] for entry in summary["fixed"]] == [4.0, 2.0, 1.0]
+    assert matched_random_top1(summary) == pytest.approx(0.25 * 0.75 + 0.25 * 0.5 + 0.5 * 0.25)
+
+
+def test_objective_adds_the_excess_cost() -> None:
+    ce = (0.1 + 0.3 + 3.0 + 0.2) / 4
+    assert objective(RECORDS, COST, target=None, eta=0.2) == pytest.approx(ce)
+    assert objective(RECORDS, COST, target=1.4, eta=0.2) == pytest.approx(ce + 0.2 * 0.6 / 3)
+    assert objective(RECORDS, COST, target=2.5, eta=0.2) == pytest.approx(ce)
+
+
+@pytest.mark.parametrize(
+    ("points", "gmacs", "expected"),
+    [
+        ([(4, 0.8), (2, 0.7), (1, 0.4)], 3.0, 0.75),
+        ([(4, 0.8), (2, 0.7), (1, 0.4)], 1.5, 0.55),
+        # The middle point lies below the line from the smallest to the largest.
+        ([(4, 0.8), (2, 0.45), (1, 0.5)], 2.5, 0.65),
+        # The largest is worse than the middle: paying more never has to lose.
+        ([(4, 0.6), (2, 0.7), (1, 0.4)], 3.0, 0.7),
+        ([(4, 0.8), (2, 0.7), (1, 0.4)], 9.0, 0.8),
+    ],
+)
+def test_hull(points: list[tuple[float, float]], gmacs: float, expected: float) -> None:
+    summary = {"fixed": [{"gmacs": cost, "top1": top1} for cost, top1 in points]}
+    assert hull_top1(summary, gmacs) == pytest.approx(expected)

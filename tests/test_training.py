@@ -1,0 +1,149 @@
+"""The main job: resuming after kill -9, one trace a step, exact evaluation, clear stops."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from orbax.checkpoint import v1 as ocp
+
+from configs.tiny import get_config
+from drnet_jax.build import create_mesh, create_model
+from drnet_jax.config import ConfigError
+from drnet_jax.data.sources import load_source
+from drnet_jax.evaluate import evaluate, make_eval_step, restore_and_evaluate
+from drnet_jax.metrics import EvalRecords
+from drnet_jax.train import TrainingError, train_and_evaluate
+from drnet_jax.train_state import init_variables
+
+ROOT = Path(__file__).parents[1]
+OVERRIDES = {
+    "model.width": 4,
+    "model.resolutions": (32, 16),
+    "predictor.stage_sizes": (1,),
+    "data.train_images": 320,
+    "data.eval_images": 70,
+    "pretrain.batch_size": 40,
+    "joint.batch_size": 40,
+    "eval.batch_size": 40,
+    "checkpoint.every_steps": 3,
+    "log.every_steps": 1,
+    "log.tensorboard": False,
+}
+
+
+def small_config(**further: Any) -> ConfigDict:
+    config = get_config()
+    config.update_from_flattened_dict(OVERRIDES | further)
+    return config
+
+
+def command(workdir: Path) -> list[str]:
+    flags = [f"--config.{name}={value}" for name, value in OVERRIDES.items()]
+    config = f"--config={ROOT / 'configs/tiny.py'}"
+    return [sys.executable, str(ROOT / "main.py"), config, f"--workdir={workdir}", *flags]
+
+
+def final_params(workdir: Path, stage: str) -> Any:
+    last = max(int(path.name) for path in (workdir / stage).iterdir() if path.name.isdigit())
+    assert last == 16
+    return ocp.load_pytree((workdir / stage / str(last)).resolve())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted, in a process of its own like the others."""
+    workdir = tmp_path_factory.mktemp("finished")
+    environment = os.environ | {"XLA_FLAGS": ""}
+    subprocess.run(command(workdir), check=True, env=environment, capture_output=True)
+    return workdir
+
+
+def run_and_kill(workdir: Path, ready: Any) -> None:
+    environment = os.environ | {"XLA_FLAGS": ""}
+    process = subprocess.Popen(
+        command(workdir), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_in_each_stage_ends_at_the_same_parameters(finished: Path, tmp_path: Path) -> None:
+    """kill -9 in stage 1 and in stage 2; the end is equal to the bit, and so is the log."""
+    run_and_kill(tmp_path, lambda: (tmp_path / "pretrain" / "3").is_dir())
+    assert not (tmp_path / "joint").exists()
+    run_and_kill(tmp_path, lambda: (tmp_path / "joint" / "6").is_dir())
+    assert not (tmp_path / "eval.json").exists()
+    environment = os.environ | {"XLA_FLAGS": ""}
+    subprocess.run(command(tmp_path), check=True, env=environment, capture_output=True)
+    for stage in ("pretrain", "joint"):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            final_params(tmp_path, stage),
+            final_params(finished, stage),
+        )
+
+    def log(workdir: Path) -> list[tuple[str, int, float]]:
+        lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+        return [(line["stage"], line["step"], line["loss"]) for line in lines if "loss" in line]
+
+    assert log(tmp_path) == log(finished)
+    assert len(log(finished)) == 32
+
+
+def test_finished_run_evaluates_again_and_refuses_other_values(finished: Path) -> None:
+    first = json.loads((finished / "eval.json").read_text())
+    assert first["num_images"] == 70
+    again = restore_and_evaluate(small_config(**{"eval.batch_size": 32}), finished)
+    for name in ("top1", "top5", "gmacs", "shares", "fixed", "checkpoint_step"):
+        assert again[name] == first[name], name
+    with pytest.raises(ConfigError, match="joint.eta: 0.2 -> 0.9"):
+        train_and_evaluate(small_config(**{"joint.eta": 0.9}), finished)
+
+
+def test_stage_two_from_another_run(finished: Path, tmp_path: Path) -> None:
+    """It starts from the other run's stage 1, so it ends where that run ended."""
+    config = small_config(**{"stages": ("joint",), "joint.init_from": str(finished)})
+    summary = train_and_evaluate(config, tmp_path)
+    assert summary["stage"] == "joint"
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0.05, atol=0.05)  # noqa: E731
+    params = final_params(tmp_path, "joint")["params"]["classifier"]["conv1"]
+    jax.tree.map(close, params, final_params(finished, "joint")["params"]["classifier"]["conv1"])
+
+
+def test_non_finite_loss_stops(tmp_path: Path) -> None:
+    config = small_config(**{"pretrain.base_learning_rate": 1e30, "pretrain.optimizer": "sgd"})
+    with pytest.raises(TrainingError, match=r"at step \d+ of pretrain .*checkpoint"):
+        train_and_evaluate(config, tmp_path)
+
+
+@pytest.mark.parametrize("batch_size", [4, 32, 52])
+def test_every_image_counts_once(batch_size: int) -> None:
+    """Records equal those of a plain loop over the images, whatever the batch size."""
+    config = small_config()
+    model = create_model(config, 10)
+    variables = init_variables(model, jax.random.key(0))
+    source = load_source("digits_on_photos", "test", 50)
+    mean, std = tuple(config.data.mean), tuple(config.data.std)
+    step = make_eval_step(model, mean, std)
+    records = evaluate(step, variables, source, batch_size=batch_size, mesh=create_mesh())
+    assert isinstance(records, EvalRecords) and records.ce.shape == (50, 2)
+    images = (source.images.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
+    output = model.apply(variables, images)
+    logits = np.asarray(output.branch_logits, np.float64)
+    log_norm = np.log(np.exp(logits).sum(-1))
+    picked = np.take_along_axis(logits, source.labels[:, None, None], axis=2)[..., 0]
+    np.testing.assert_allclose(records.ce, log_norm - picked, atol=1e-4)
+    np.testing.assert_array_equal(records.top1, logits.argmax(-1) == source.labels[:, None])
