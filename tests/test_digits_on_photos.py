@@ -56,7 +56,6 @@ def test_unknown_split() -> None:
         compose("validation")
 
 
-@pytest.mark.xfail(raises=ValueError, strict=True, reason="documented as KeyError, raises other")
 def test_unknown_split_with_a_number_of_images() -> None:
     with pytest.raises(KeyError):
         compose("validation", 1)

@@ -83,12 +83,12 @@ def collections(variables: dict[str, Any]) -> list[str]:
 
 @functools.cache
 def compiled_step(statistics: str) -> Callable[..., Any]:
-    """Gradient, output and state (with the outputs of `conv1`) of a loss on `sample`."""
+    """Gradient of the scores, output and state (with `conv1` outputs) of a loss on `sample`."""
     model = table_drnet(statistics)
 
-    def loss(params: Any, rest: Any, x: Any, labels: Any, mask: Any, key: Any) -> Any:
+    def loss(scores: Any, params: Any, rest: Any, x: Any, mask: Any, key: Any) -> Any:
         output, state = model.apply(
-            {"params": params, **rest},
+            {"params": {**params, "predictor": {"scores": scores}}, **rest},
             x,
             tau=TAU,
             train=True,
@@ -98,7 +98,7 @@ def compiled_step(statistics: str) -> Callable[..., Any]:
             mutable=[*rest, "intermediates"],
             capture_intermediates=lambda module, _: module.name == "conv1",
         )
-        return cross_entropy(output.logits, labels), (output, state)
+        return cross_entropy(output.logits, jnp.asarray(LABELS)), (output, state)
 
     return jax.jit(jax.grad(loss, has_aux=True))
 
@@ -108,15 +108,15 @@ def step(
     scores: np.ndarray,
     mask: np.ndarray | None = None,
     seed: int = 0,
-) -> tuple[dict[str, Any], Any, DRNetOutput, dict[str, Any]]:
-    """Variables, gradients, output and updated state."""
+) -> tuple[dict[str, Any], jax.Array, DRNetOutput, dict[str, Any]]:
+    """Variables, gradient of the scores, output and updated state."""
     variables = table_variables(scores)
     rest = {name: variables[name] for name in collections(variables)}
     mask = np.ones(N, bool) if mask is None else mask
-    grads, (output, state) = compiled_step(statistics)(
-        variables["params"], rest, images(), jnp.asarray(LABELS), mask, jax.random.key(seed)
+    gradient, (output, state) = compiled_step(statistics)(
+        jnp.asarray(scores), variables["params"], rest, images(), mask, jax.random.key(seed)
     )
-    return variables, grads, output, state
+    return variables, gradient, output, state
 
 
 @functools.cache
@@ -234,7 +234,7 @@ def test_sample_follows_the_rng_stream() -> None:
 @pytest.mark.parametrize("statistics", ["all", "routed"])
 def test_gradient_of_the_scores_is_the_straight_through_formula(statistics: str) -> None:
     """dL/dh_j = <softmax(y) - label, F_j> / n, then through the soft sample's softmax."""
-    variables, grads, output, _ = step(statistics, SCORES)
+    variables, gradient, output, _ = step(statistics, SCORES)
     key = table_drnet().apply(
         variables,
         method=lambda module: module.make_rng("gumbel"),
@@ -251,7 +251,7 @@ def test_gradient_of_the_scores_is_the_straight_through_formula(statistics: str)
     inner = (soft * wrt_choice).sum(axis=-1, keepdims=True)
     expected = soft * (wrt_choice - inner) / TAU
     assert np.abs(expected).max() > 1e-3
-    np.testing.assert_allclose(grads["predictor"]["scores"], expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("masked", [False, True])

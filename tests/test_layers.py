@@ -276,13 +276,6 @@ def test_max_pool_refuses_an_unknown_form() -> None:
         max_pool(jnp.zeros((1, 4, 4, 1)), form="sum")
 
 
-@pytest.mark.xfail(strict=True, reason="antialiasing weighs four pixels an axis 1:3:3:1")
-def test_resize_at_factor_two_is_the_mean_of_two_by_two_pixels() -> None:
-    x = random_input((2, 12, 12, 3))
-    expected = x.reshape(2, 6, 2, 6, 2, 3).mean(axis=(2, 4))
-    np.testing.assert_allclose(resize(jnp.asarray(x), 6), expected, rtol=1e-5, atol=1e-5)
-
-
 def test_resize_at_factor_two_is_the_antialiased_triangle_kernel() -> None:
     """Weights 1:3:3:1 along each axis, renormalised at the border."""
     x = random_input((2, 12, 12, 3))

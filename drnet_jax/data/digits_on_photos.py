@@ -35,8 +35,8 @@ def compose(split: str, num_images: int | None = None) -> dict[str, np.ndarray]:
     Raises:
       KeyError: an unknown split.
     """
-    size = IMAGES[split] if num_images is None else num_images
     glyphs, labels = _digits(split)
+    size = IMAGES[split] if num_images is None else num_images
     photos = [photo.astype(np.float32) for photo in datasets.load_sample_images().images]
     rng = np.random.default_rng(SEEDS[split])
     images = np.empty((size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
@@ -53,8 +53,9 @@ def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     """The split's digits as `[n, 8, 8]` opacities in 0..255 (uint8), and their labels `[n]`."""
     digits = datasets.load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))
+    count = DIGITS[split]
     stop = np.cumsum(list(DIGITS.values()))[list(DIGITS).index(split)]
-    mine = order[stop - DIGITS[split] : stop]
+    mine = order[stop - count : stop]
     opacity = np.round(digits.images[mine] * (255 / 16)).astype(np.uint8)
     return opacity, digits.target[mine].astype(np.int32)
 
