@@ -57,8 +57,8 @@ def default_config() -> ConfigDict:
     config.data.train_images = 0
     config.data.eval_images = 0
 
-    config.pretrain = _stage(num_epochs=8, base_learning_rate=4e-3)
-    config.joint = _stage(num_epochs=4, base_learning_rate=1e-3)
+    config.pretrain = _stage(num_epochs=5, base_learning_rate=4e-3)
+    config.joint = _stage(num_epochs=2, base_learning_rate=1e-3)
     # Another run's workdir whose finished stage 1 to start from.
     config.joint.init_from = ""
     config.joint.predictor_lr_scale = 1.0
