@@ -81,7 +81,7 @@ class StageCheckpoints:
         context.pytree.loading.partial_load = True
         with context:
             path = self.directory.resolve() / str(step)
-            return ocp.load_pytree(path, jax.tree.map(_abstract, like))
+            return ocp.load(path, jax.tree.map(_abstract, like))
 
     def close(self) -> None:
         """Waits until the last save is complete."""

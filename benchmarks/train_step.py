@@ -1,0 +1,134 @@
+"""The joint training step over the sum of its parts.
+
+python benchmarks/train_step.py
+
+The parts: a forward-backward pass of the plain classifier at each resolution, and one of the
+predictor. What the step adds is resizing, mixing, the regulariser and the optimiser. The demo's
+model, float32, batch 100; both are timed alternately in one run, and the medians are compared.
+"""
+
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import jax
+import jax.numpy as jnp
+
+from drnet_jax.build import create_model
+from drnet_jax.config import alpha_target, default_config
+from drnet_jax.losses import cross_entropy
+from drnet_jax.macs import model_cost
+from drnet_jax.optim import create_learning_rate_fn, create_optimizer
+from drnet_jax.train_state import create_train_state, init_variables
+from drnet_jax.train_step import StepSettings, create_tau_fn, make_train_step
+
+GOAL = 1.15
+REPEATS = 15
+BATCH = 100
+
+
+def main() -> int:
+    config = default_config()
+    model = create_model(config, 10)
+    variables = init_variables(model, jax.random.key(0))
+    labels = jax.random.randint(jax.random.key(1), (BATCH,), 0, 10)
+    size = model.resolutions[0]
+    images = jax.random.randint(jax.random.key(2), (BATCH, size, size, 3), 0, 256, jnp.uint8)
+
+    step = joint_step(config, model, variables, {"image": images, "label": labels})
+    parts = [
+        part_step(model.classifier, variables, "classifier", resolution, labels, resolution)
+        for resolution in model.resolutions
+    ]
+    assert model.predictor is not None
+    parts.append(
+        part_step(model.predictor.network, variables, "predictor", model.predictor.size, labels, 0)
+    )
+    times: list[list[float]] = [[] for _ in (step, *parts)]
+    for repeat in range(REPEATS + 2):
+        for record, run in zip(times, (step, *parts), strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            if repeat >= 2:  # The first two compile and warm up.
+                record.append(time.perf_counter() - start)
+    whole, *pieces = (statistics.median(record) for record in times)
+    names = [f"classifier {r}" for r in model.resolutions] + ["predictor"]
+    print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}")
+    print(f"Python {platform.python_version()}, jax {jax.__version__}, {REPEATS} repeats, medians")
+    for name, seconds in zip(["joint step", *names], [whole, *pieces], strict=True):
+        print(f"  {name}: {1000 * seconds:.1f} ms")
+    ratio = whole / sum(pieces)
+    print(f"joint step / sum of its parts: {ratio:.3f} (goal <= {GOAL})")
+    return int(ratio > GOAL)
+
+
+def joint_step(
+    config: Any, model: Any, variables: Any, batch: dict[str, jax.Array]
+) -> Callable[[], Any]:
+    """The training step as `main.py` runs it, each call from the state of the last."""
+    rates = {part: create_learning_rate_fn(config.joint, 120, 1.0) for part in variables["params"]}
+    tx = create_optimizer(config.joint, rates)
+    costs = model_cost(model).classifier_gmacs
+    settings = StepSettings(
+        costs=costs,
+        target=alpha_target(config, costs),
+        eta=config.joint.eta,
+        tau_fn=create_tau_fn(config.joint, 120),
+        learning_rate_fns=rates,
+        key=jax.random.key(0),
+        mean=tuple(config.data.mean),
+        std=tuple(config.data.std),
+        flip=config.data.flip,
+        label_smoothing=0.0,
+        ema_decay=0.0,
+    )
+    step_fn = make_train_step("joint", model, tx, settings)
+    # A copy: the step donates its state, and the parts use the variables too.
+    state = create_train_state(jax.tree.map(jnp.copy, variables), tx, ema=False)
+
+    def run() -> Any:
+        nonlocal state
+        state, metrics = step_fn(state, batch)
+        return metrics
+
+    return run
+
+
+def part_step(
+    network: Any, variables: Any, part: str, size: int, labels: jax.Array, resolution: int
+) -> Callable[[], Any]:
+    """Loss, gradients and new statistics of one network at one size."""
+    images = jax.random.normal(jax.random.key(3), (labels.shape[0], size, size, 3))
+    # The predictor wraps its network once more.
+    trees = {name: tree[part] for name, tree in variables.items() if part in tree}
+    if part == "predictor":
+        trees = {name: tree["network"] for name, tree in trees.items()}
+    params = trees.pop("params")
+    targets = labels % network.num_classes
+
+    @jax.jit
+    def fwd_bwd(params: Any, trees: Any) -> Any:
+        def loss(params: Any) -> Any:
+            logits, updated = network.apply(
+                {"params": params, **trees},
+                images,
+                resolution=resolution,
+                train=True,
+                mutable=list(trees),
+            )
+            return cross_entropy(logits, targets), updated
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    return lambda: fwd_bwd(params, trees)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

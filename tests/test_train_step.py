@@ -1,0 +1,123 @@
+"""The jitted steps: one trace, the losses they claim, averages, low precision, sharding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from drnet_jax.build import create_mesh
+from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.predictor import ResolutionPredictor
+from drnet_jax.models.resnet import ResNet
+from drnet_jax.train_state import TrainState, create_train_state, init_variables
+from drnet_jax.train_step import Batch, StepSettings, make_train_step
+
+COSTS = (4.0, 1.0)
+
+
+def tiny_model(dtype: str = "float32") -> DRNet:
+    predictor = ResNet(
+        2, (1,), width=4, stem="small", resolution_aware=False, dtype=jnp.dtype(dtype)
+    )
+    classifier = ResNet(10, (1, 1), width=4, stem="small", dtype=jnp.dtype(dtype))
+    return DRNet(classifier, ResolutionPredictor(predictor, 16), (32, 16))
+
+
+def settings(ema_decay: float = 0.0) -> StepSettings:
+    return StepSettings(
+        costs=COSTS,
+        target=2.0,
+        eta=0.5,
+        tau_fn=optax.constant_schedule(1.0),
+        learning_rate_fns={"classifier": optax.constant_schedule(0.1)},
+        key=jax.random.key(7),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        flip=False,
+        label_smoothing=0.0,
+        ema_decay=ema_decay,
+    )
+
+
+def make_batch(seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (16, 32, 32, 3), np.uint8)
+    return {"image": jnp.asarray(images), "label": jnp.asarray(rng.integers(0, 10, 16))}
+
+
+def initial_state(model: DRNet, tx: optax.GradientTransformation, ema: bool = False) -> TrainState:
+    return create_train_state(init_variables(model, jax.random.key(0)), tx, ema=ema)
+
+
+def test_joint_step_is_traced_once_and_adds_up() -> None:
+    """loss = ce + eta * reg, reg and costs follow from the shares, and steps do not retrace."""
+    model, tx = tiny_model(), optax.sgd(0.1)
+    step = make_train_step("joint", model, tx, settings())
+    state = initial_state(model, tx)
+    for seed in range(3):
+        state, metrics = step(state, make_batch(seed))
+        sampled = float(np.dot(metrics["shares_sampled"], COSTS))
+        assert float(metrics["gmacs_sampled"]) == pytest.approx(sampled)
+        assert float(metrics["gmacs_argmax"]) == pytest.approx(np.dot(metrics["shares"], COSTS))
+        reg = max(0.0, sampled - 2.0) / 3.0
+        assert float(metrics["reg"]) == pytest.approx(reg, abs=1e-6)
+        assert float(metrics["loss"]) == pytest.approx(float(metrics["ce"]) + 0.5 * reg, rel=1e-5)
+    assert step._cache_size() == 1  # type: ignore[attr-defined]
+    assert int(state.step) == 3
+
+
+def test_noise_depends_on_the_step_alone() -> None:
+    """The same state gives the same step to the bit; another step number, another choice."""
+    model, tx = tiny_model(), optax.sgd(0.0)
+    step = make_train_step("joint", model, tx, settings())
+    choices = []
+    for number in (0, 0, 1, 2, 3):
+        state = initial_state(model, tx).replace(step=jnp.int32(number))
+        choices.append(tuple(np.asarray(step(state, make_batch())[1]["shares_sampled"])))
+    assert choices[0] == choices[1]
+    assert len(set(choices)) > 1
+
+
+def test_moving_average_covers_weights_and_statistics() -> None:
+    model, tx = tiny_model(), optax.sgd(0.1)
+    step = make_train_step("joint", model, tx, settings(ema_decay=0.75))
+    state = initial_state(model, tx, ema=True)
+    before = jax.tree.map(np.asarray, state.variables)
+    state, _ = step(state, make_batch())
+    want = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, before, state.variables)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        state.eval_variables,
+        want,
+    )
+
+
+def test_bfloat16_keeps_float32_state() -> None:
+    """Parameters and statistics stay float32, and the loss is near that of float32."""
+    tx = optax.sgd(0.1)
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        model = tiny_model(dtype)
+        step = make_train_step("pretrain", model, tx, settings())
+        state, metrics = step(initial_state(model, tx), make_batch())
+        leaves = jax.tree.leaves((state.params, state.collections))
+        assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+        losses[dtype] = float(metrics["loss"])
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.03)
+    assert losses["bfloat16"] != losses["float32"]
+
+
+def test_four_devices_take_the_same_step_as_one() -> None:
+    """Loss and gradient norm of a batch that is sharded over four devices."""
+    model, tx = tiny_model(), optax.sgd(0.1)
+    step = make_train_step("joint", model, tx, settings())
+    _, alone = step(initial_state(model, tx), make_batch())
+    mesh = create_mesh()
+    assert mesh.size == 4
+    state = jax.device_put(initial_state(model, tx), NamedSharding(mesh, PartitionSpec()))
+    batch = jax.device_put(make_batch(), NamedSharding(mesh, PartitionSpec("data")))
+    _, together = step(state, batch)
+    for name in ("loss", "ce", "grad_norm"):
+        assert float(together[name]) == pytest.approx(float(alone[name]), rel=1e-4), name
