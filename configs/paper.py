@@ -33,6 +33,7 @@ def paper_config() -> ConfigDict:
     config.joint.num_epochs = 100
     config.joint.decay_epochs = 30
     config.joint.predictor_lr_scale = 0.1
+    config.joint.eta = 0.2
     config.joint.alpha_fraction = None
     config.joint.alpha = 2.5
     config.eval.batch_size = 256

@@ -62,7 +62,7 @@ def default_config() -> ConfigDict:
     # Another run's workdir whose finished stage 1 to start from.
     config.joint.init_from = ""
     config.joint.predictor_lr_scale = 1.0
-    config.joint.eta = 0.2
+    config.joint.eta = 0.3
     # Target cost of the classifier, at most one of: alpha in GMACs (without the predictor), or a
     # fraction of the largest resolution's cost. Both unset: no regulariser.
     config.joint.alpha = placeholder(float)

@@ -20,7 +20,7 @@ from drnet_jax.data.pipeline import eval_batches
 from drnet_jax.data.preprocess import normalise
 from drnet_jax.data.sources import ImageSource, load_source, num_classes
 from drnet_jax.macs import model_cost
-from drnet_jax.metrics import EvalRecords, hull_top1, matched_random_top1, summarise
+from drnet_jax.metrics import EvalRecords, by_size, hull_top1, matched_random_top1, summarise
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.train_state import classifier_variables, init_variables, merge_variables
 
@@ -105,9 +105,13 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     records = evaluate(eval_step, variables, source, batch_size=config.eval.batch_size, mesh=mesh)
     summary = summarise(records, model.resolutions, model_cost(model))
     summary |= {"stage": stage, "checkpoint_step": step, "split": config.eval.split}
+    if "apparent_size" in source.metadata:
+        summary["by_apparent_size"] = by_size(
+            records, source.metadata["apparent_size"], _SIZE_EDGES
+        )
     summary["config"] = flatten(config)
     write_json(workdir / "eval.json", summary)
-    print_tables(summary, records, source)
+    print_tables(summary)
     return summary
 
 
@@ -163,7 +167,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def print_tables(summary: dict[str, Any], records: EvalRecords, source: ImageSource) -> None:
+def print_tables(summary: dict[str, Any]) -> None:
     """Prints what was reached, at which cost, beside what needs no predictor."""
     largest = summary["fixed"][0]
 
@@ -183,25 +187,19 @@ def print_tables(summary: dict[str, Any], records: EvalRecords, source: ImageSou
     print(row("random, same shares", random_top1, summary["gmacs_classifier"]))
     chosen = zip(summary["resolutions"], summary["shares"], strict=True)
     print("shares: " + ", ".join(f"{size} px {100 * share:.1f} %" for size, share in chosen))
-    if "apparent_size" in source.metadata:
-        _print_by_apparent_size(summary["resolutions"], records, source)
+    if "by_apparent_size" in summary:
+        _print_by_apparent_size(summary)
 
 
-def _print_by_apparent_size(
-    resolutions: list[int], records: EvalRecords, source: ImageSource
-) -> None:
-    sizes = source.metadata["apparent_size"]
-    shares = "".join(f"{f'to {size} px':>10}" for size in resolutions)
-    fixed = "".join(f"{f'at {size}':>8}" for size in resolutions)
+def _print_by_apparent_size(summary: dict[str, Any]) -> None:
+    shares = "".join(f"{f'to {size} px':>10}" for size in summary["resolutions"])
+    fixed = "".join(f"{f'at {size}':>8}" for size in summary["resolutions"])
     print(f"\n{'digit side':<12}{'images':>8}{shares}{'DRNet %':>10}{fixed}")
-    for low, high in zip(_SIZE_EDGES[:-1], _SIZE_EDGES[1:], strict=True):
-        here = (sizes >= low) & (sizes < high)
-        if not here.any():
-            continue
-        counts = np.bincount(records.choice[here], minlength=len(resolutions)) / here.sum()
+    for row in summary["by_apparent_size"]:
+        low, high = row["pixels"]
         print(
-            f"{f'{low}-{high - 1} px':<12}{here.sum():>8}"
-            + "".join(f"{100 * count:>9.1f}%" for count in counts)
-            + f"{100 * records.chosen(records.top1)[here].mean():>10.1f}"
-            + "".join(f"{100 * top1:>8.1f}" for top1 in records.top1[here].mean(axis=0))
+            f"{f'{low}-{high} px':<12}{row['num_images']:>8}"
+            + "".join(f"{100 * share:>9.1f}%" for share in row["shares"])
+            + f"{100 * row['top1']:>10.1f}"
+            + "".join(f"{100 * top1:>8.1f}" for top1 in row["fixed_top1"])
         )

@@ -56,6 +56,31 @@ def summarise(
     }
 
 
+def by_size(
+    records: EvalRecords, sizes: np.ndarray, edges: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """Shares and top-1 of the images of each range of apparent sizes `[n]`, empty ones left out.
+
+    Range i holds the integer sizes from `edges[i]` to `edges[i + 1] - 1`.
+    """
+    rows = []
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        here = (sizes >= low) & (sizes < high)
+        if not here.any():
+            continue
+        counts = np.bincount(records.choice[here], minlength=records.top1.shape[1])
+        rows.append(
+            {
+                "pixels": [low, high - 1],
+                "num_images": int(here.sum()),
+                "shares": (counts / here.sum()).tolist(),
+                "top1": float(records.chosen(records.top1)[here].mean()),
+                "fixed_top1": records.top1[here].mean(axis=0).tolist(),
+            }
+        )
+    return rows
+
+
 def objective(records: EvalRecords, cost: ModelCost, *, target: float | None, eta: float) -> float:
     """L_ce + eta * L_reg under argmax, on the evaluated images: what the best checkpoint has least.
 

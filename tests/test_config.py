@@ -82,5 +82,5 @@ def test_alpha_outside_the_range() -> None:
 
 def test_only_fields_that_change_the_run_count() -> None:
     old, new = default_config(), default_config()
-    new.log.every_steps, new.eval.batch_size, new.joint.eta = 7, 10, 0.3
-    assert changed_fields(flatten(old), flatten(new)) == ["joint.eta: 0.2 -> 0.3"]
+    new.log.every_steps, new.eval.batch_size, new.joint.eta = 7, 10, 0.4
+    assert changed_fields(flatten(old), flatten(new)) == ["joint.eta: 0.3 -> 0.4"]

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from drnet_jax.macs import ModelCost
-from drnet_jax.metrics import EvalRecords, hull_top1, matched_random_top1, objective, summarise
+from drnet_jax.metrics import (
+    EvalRecords,
+    by_size,
+    hull_top1,
+    matched_random_top1,
+    objective,
+    summarise,
+)
 
 COST = ModelCost(predictor=10**8, classifier=(4 * 10**9, 2 * 10**9, 10**9))
 RECORDS = EvalRecords(
@@ -33,6 +40,21 @@ def test_objective_adds_the_excess_cost() -> None:
     assert objective(RECORDS, COST, target=None, eta=0.2) == pytest.approx(ce)
     assert objective(RECORDS, COST, target=1.4, eta=0.2) == pytest.approx(ce + 0.2 * 0.6 / 3)
     assert objective(RECORDS, COST, target=2.5, eta=0.2) == pytest.approx(ce)
+
+
+def test_by_size() -> None:
+    """Images 0 and 2 are small, 1 and 3 large; the range between is empty."""
+    small, large = by_size(RECORDS, np.array([10, 40, 13, 55]), (10, 14, 20, 57))
+    assert small == {
+        "pixels": [10, 13],
+        "num_images": 2,
+        "shares": [0.5, 0.0, 0.5],
+        "top1": 0.5,
+        "fixed_top1": [0.5, 0.5, 0.0],
+    }
+    assert large["pixels"] == [20, 56]
+    assert large["shares"] == [0.0, 0.5, 0.5]
+    assert large["top1"] == 0.5
 
 
 @pytest.mark.parametrize(

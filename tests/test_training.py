@@ -118,7 +118,7 @@ def test_finished_run_evaluates_again_and_refuses_other_values(finished: Path) -
     again = restore_and_evaluate(small_config(**{"eval.batch_size": 32}), finished)
     for name in ("top1", "top5", "gmacs", "shares", "fixed", "checkpoint_step"):
         assert again[name] == first[name], name
-    with pytest.raises(ConfigError, match="joint.eta: 0.2 -> 0.9"):
+    with pytest.raises(ConfigError, match="joint.eta: 0.3 -> 0.9"):
         train_and_evaluate(small_config(**{"joint.eta": 0.9}), finished)
 
 
