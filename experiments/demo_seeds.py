@@ -18,8 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 import numpy as np
@@ -27,6 +26,7 @@ import numpy as np
 from drnet_jax.evaluate import write_json
 from drnet_jax.metrics import hull_top1, matched_random_top1
 
+ROOT = Path(__file__).parents[1]
 SEEDS = (0, 1, 2)
 RUNS = ROOT / "runs" / "demo_seeds"
 RESULT = ROOT / "experiments" / "demo_seeds.json"
