@@ -13,16 +13,15 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from drnet_jax.build import batch_sharding, create_mesh, create_model, replicated_sharding
-from drnet_jax.checkpoint import CheckpointError, StageCheckpoints
-from drnet_jax.config import STAGES, flatten
+from drnet_jax.build import batch_sharding
+from drnet_jax.config import flatten
 from drnet_jax.data.pipeline import eval_batches
 from drnet_jax.data.preprocess import normalise
-from drnet_jax.data.sources import ImageSource, load_source, num_classes
+from drnet_jax.data.sources import ImageSource, load_source
 from drnet_jax.macs import model_cost
 from drnet_jax.metrics import EvalRecords, by_size, hull_top1, matched_random_top1, summarise
 from drnet_jax.models.drnet import DRNet
-from drnet_jax.train_state import classifier_variables, init_variables, merge_variables
+from drnet_jax.restore import restore_model
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
 # Edges of the table by apparent size, in pixels.
@@ -73,11 +72,10 @@ def evaluate(
 
 
 def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """`--mode=eval`: restores model variables only, evaluates and writes `eval.json`.
+    """`--mode=eval`: restores a model, evaluates it, prints tables and writes `eval.json`.
 
-    The last stage that has a checkpoint is taken, and of it the best checkpoint. After stage 1
-    alone there is no trained predictor: its choices are those of random weights, and are labelled
-    so.
+    After stage 1 alone there is no trained predictor: the fixed resolutions are printed, and
+    `eval.json` says so in `stage`.
 
     Args:
       config: with the model the checkpoint was trained with.
@@ -86,25 +84,22 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     Raises:
       CheckpointError: no checkpoint, or one of another model.
+      DataError: the data cannot be read.
     """
     origin = Path(config.restore_from) if config.restore_from else workdir
-    stage = find_stage(origin)
-    mesh = create_mesh()
-    model = create_model(config, num_classes(config.data.name))
+    restored = restore_model(config, origin)
     source = load_source(config.data.name, config.eval.split, config.data.eval_images or None)
-    initial = jax.device_put(
-        init_variables(model, jax.random.key(config.seed)), replicated_sharding(mesh)
+    eval_step = make_eval_step(restored.model, tuple(config.data.mean), tuple(config.data.std))
+    records = evaluate(
+        eval_step,
+        restored.variables,
+        source,
+        batch_size=config.eval.batch_size,
+        mesh=restored.mesh,
     )
-    with StageCheckpoints(origin / stage, read_only=True) as checkpoints:
-        step = checkpoints.best_step
-        assert step is not None
-        variables = load_variables(
-            checkpoints, step, initial, stage=stage, ema=config[stage].ema_decay > 0
-        )
-    eval_step = make_eval_step(model, tuple(config.data.mean), tuple(config.data.std))
-    records = evaluate(eval_step, variables, source, batch_size=config.eval.batch_size, mesh=mesh)
-    summary = summarise(records, model.resolutions, model_cost(model))
-    summary |= {"stage": stage, "checkpoint_step": step, "split": config.eval.split}
+    summary = summarise(records, restored.model.resolutions, model_cost(restored.model))
+    summary |= {"stage": restored.stage, "checkpoint_step": restored.step}
+    summary["split"] = config.eval.split
     if "apparent_size" in source.metadata:
         summary["by_apparent_size"] = by_size(
             records, source.metadata["apparent_size"], _SIZE_EDGES
@@ -113,50 +108,6 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     write_json(workdir / "eval.json", summary)
     print_tables(summary)
     return summary
-
-
-def find_stage(origin: Path) -> str:
-    """The last stage of `origin` that has a checkpoint.
-
-    Raises:
-      CheckpointError: there is none.
-    """
-    for stage in reversed(STAGES):
-        if (origin / stage).is_dir():
-            with StageCheckpoints(origin / stage, read_only=True) as checkpoints:
-                if checkpoints.latest_step is not None:
-                    return stage
-    looked = " and ".join(str(origin / stage) for stage in STAGES)
-    raise CheckpointError(f"no checkpoint in {looked}; train first, or set --config.restore_from")
-
-
-def load_variables(
-    checkpoints: StageCheckpoints, step: int, initial: Any, *, stage: str, ema: bool
-) -> Any:
-    """The trained variables of a checkpoint over `initial` ones, without optimiser state.
-
-    Args:
-      checkpoints: of the stage.
-      step: which.
-      initial: freshly initialised variables of the same model, placed as wanted.
-      stage: stage 1 has no predictor; it keeps the initial one.
-      ema: take the moving averages.
-
-    Raises:
-      CheckpointError: the checkpoint is of another model.
-    """
-    wanted = initial if stage == "joint" else classifier_variables(initial)
-    collections = {name: tree for name, tree in wanted.items() if name != "params"}
-    like: Any = {"params": wanted["params"], "collections": collections}
-    try:
-        loaded = checkpoints.load_partial(step, {"ema": like} if ema else like)
-    except (ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"the checkpoint {checkpoints.directory}/{step} is not of the configured model "
-            f"(give the config it was trained with): {error}"
-        ) from error
-    loaded = loaded["ema"] if ema else loaded
-    return merge_variables(initial, {"params": loaded["params"], **loaded["collections"]})
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -29,7 +29,6 @@ from drnet_jax.data.pipeline import train_batches
 from drnet_jax.data.sources import ImageSource, load_source, num_classes
 from drnet_jax.evaluate import (
     evaluate,
-    load_variables,
     make_eval_step,
     restore_and_evaluate,
     write_json,
@@ -38,6 +37,7 @@ from drnet_jax.macs import ModelCost, model_cost
 from drnet_jax.metrics import objective, summarise
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.optim import create_learning_rate_fn, create_optimizer
+from drnet_jax.restore import load_variables
 from drnet_jax.train_state import (
     TrainState,
     classifier_variables,
@@ -162,16 +162,17 @@ def train_stage(run: Run, stage: str) -> None:
         if start == num_steps:
             print(f"{stage}: finished already ({num_steps} steps)")
             return
-        variables = jax.device_put(initial_variables(run, stage), replicated_sharding(run.mesh))
+        initial = jax.device_put(initial_variables(run, stage), replicated_sharding(run.mesh))
+        trained = classifier_variables(initial) if stage == "pretrain" else initial
         state = jax.device_put(
-            create_train_state(variables, tx, ema=section.ema_decay > 0),
+            create_train_state(trained, tx, ema=section.ema_decay > 0),
             replicated_sharding(run.mesh),
         )
         if start:
             print(f"{stage}: resuming after step {start} of {num_steps}")
             state = checkpoints.load(start, state)
         step_fn = make_train_step(stage, run.model, tx, settings)
-        loop = StageLoop(run, stage, steps_per_epoch, num_steps, checkpoints, start)
+        loop = StageLoop(run, stage, initial, steps_per_epoch, num_steps, checkpoints, start)
         loop.run(state, step_fn)
 
 
@@ -180,7 +181,7 @@ def initial_variables(run: Run, stage: str) -> Any:
     config = run.config
     fresh = init_variables(run.model, jax.random.key(config.seed))
     if stage == "pretrain":
-        return classifier_variables(fresh)
+        return fresh
     if config.joint.init_from:
         origin = Path(config.joint.init_from)
     elif "pretrain" in config.stages:
@@ -205,6 +206,7 @@ class StageLoop:
         self,
         run: Run,
         stage: str,
+        initial: Any,
         steps_per_epoch: int,
         num_steps: int,
         checkpoints: StageCheckpoints,
@@ -213,6 +215,7 @@ class StageLoop:
         self._config = run.config
         self._run = run
         self._stage = stage
+        self._initial = initial
         self._steps_per_epoch = steps_per_epoch
         self._num_steps = num_steps
         self._checkpoints = checkpoints
@@ -316,7 +319,8 @@ class StageLoop:
         run, config = self._run, self._config
         records = evaluate(
             self._eval_step,
-            self._full_variables(state),
+            # Evaluation visits the predictor too, which stage 1 does not train.
+            merge_variables(self._initial, state.eval_variables),
             run.calibration,
             batch_size=config.eval.batch_size,
             mesh=run.mesh,
@@ -339,14 +343,6 @@ class StageLoop:
         self._progress.message(text)
         self._checkpoints.save(step, state, objective=score)
         self._epoch, self._since = [], time.perf_counter()
-
-    def _full_variables(self, state: TrainState) -> Any:
-        """Evaluation visits the predictor too, which stage 1 does not train."""
-        if self._stage == "joint":
-            return state.eval_variables
-        fresh = init_variables(self._run.model, jax.random.key(self._config.seed))
-        placed = jax.device_put(fresh, replicated_sharding(self._run.mesh))
-        return merge_variables(placed, state.eval_variables)
 
     def _warn_of_unused(self, shares: list[float]) -> None:
         for resolution, share in zip(self._run.model.resolutions, shares, strict=True):

@@ -26,6 +26,7 @@ ORDER = [
     "train_step",
     "checkpoint",
     "writers",
+    "restore",
     "evaluate",
     "train",
 ]

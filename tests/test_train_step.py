@@ -1,5 +1,9 @@
 """The jitted steps: one trace, the losses they claim, averages, low precision, sharding."""
 
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +21,7 @@ from drnet_jax.train_step import Batch, StepSettings, make_train_step
 COSTS = (4.0, 1.0)
 
 
+@cache
 def tiny_model(dtype: str = "float32") -> DRNet:
     predictor = ResNet(
         2, (1,), width=4, stem="small", resolution_aware=False, dtype=jnp.dtype(dtype)
@@ -47,8 +52,15 @@ def make_batch(seed: int = 0) -> Batch:
     return {"image": jnp.asarray(images), "label": jnp.asarray(rng.integers(0, 10, 16))}
 
 
+@cache
+def initial_variables(model: DRNet) -> Any:
+    return init_variables(model, jax.random.key(0))
+
+
 def initial_state(model: DRNet, tx: optax.GradientTransformation, ema: bool = False) -> TrainState:
-    return create_train_state(init_variables(model, jax.random.key(0)), tx, ema=ema)
+    # A copy: the step donates its state.
+    variables = jax.tree.map(jnp.copy, initial_variables(model))
+    return create_train_state(variables, tx, ema=ema)
 
 
 def test_joint_step_is_traced_once_and_adds_up() -> None:
@@ -121,3 +133,19 @@ def test_four_devices_take_the_same_step_as_one() -> None:
     _, together = step(state, batch)
     for name in ("loss", "ce", "grad_norm"):
         assert float(together[name]) == pytest.approx(float(alone[name]), rel=1e-4), name
+
+
+def test_one_resolution_is_a_plain_classifier() -> None:
+    """No predictor, no regulariser: the loss is the cross-entropy of the only branch."""
+    model, tx = DRNet(ResNet(10, (1, 1), width=4, stem="small"), None, (32,)), optax.sgd(0.1)
+    step = make_train_step("joint", model, tx, replace(settings(), costs=(4.0,), target=1.0))
+    state = initial_state(model, tx)
+    images = (np.asarray(make_batch()["image"], np.float32) / 255 - 0.5) / 0.25
+    logits, _ = model.apply(
+        state.variables, images, train=True, method="classify_all", mutable=["batch_stats_32"]
+    )
+    want = optax.softmax_cross_entropy_with_integer_labels(logits[:, 0], make_batch()["label"])
+    state, metrics = step(state, make_batch())
+    assert set(state.params) == {"classifier"}
+    assert float(metrics["loss"]) == pytest.approx(float(want.mean()), rel=1e-5)
+    assert float(metrics["reg"]) == 0.0 and float(metrics["shares"][0]) == 1.0

@@ -46,8 +46,8 @@ def small_config(**further: Any) -> ConfigDict:
     return config
 
 
-def command(workdir: Path) -> list[str]:
-    flags = [f"--config.{name}={value}" for name, value in OVERRIDES.items()]
+def command(workdir: Path, **further: Any) -> list[str]:
+    flags = [f"--config.{name}={value}" for name, value in (OVERRIDES | further).items()]
     config = f"--config={ROOT / 'configs/tiny.py'}"
     return [sys.executable, str(ROOT / "main.py"), config, f"--workdir={workdir}", *flags]
 
@@ -62,9 +62,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return os.environ | {"XLA_FLAGS": ""} | cache
 
 
-def final_state(workdir: Path, stage: str) -> Any:
+def final_state(workdir: Path, stage: str, num_steps: int = 16) -> Any:
     last = max(int(path.name) for path in (workdir / stage).iterdir() if path.name.isdigit())
-    assert last == 16
+    assert last == num_steps
     return ocp.load((workdir / stage / str(last)).resolve())
 
 
@@ -76,9 +76,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, st
     return workdir
 
 
-def run_and_kill(workdir: Path, environment: dict[str, str], ready: Any) -> None:
+def run_and_kill(arguments: list[str], environment: dict[str, str], ready: Any) -> None:
+    """Starts the command and sends SIGKILL as soon as `ready()`."""
     process = subprocess.Popen(
-        command(workdir), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
     while not ready():
@@ -92,9 +93,9 @@ def test_killed_in_each_stage_ends_at_the_same_parameters(
     finished: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     """kill -9 in stage 1 and in stage 2; the end is equal to the bit, and so is the log."""
-    run_and_kill(tmp_path, environment, lambda: (tmp_path / "pretrain" / "3").is_dir())
+    run_and_kill(command(tmp_path), environment, lambda: (tmp_path / "pretrain" / "3").is_dir())
     assert not (tmp_path / "joint").exists()
-    run_and_kill(tmp_path, environment, lambda: (tmp_path / "joint" / "6").is_dir())
+    run_and_kill(command(tmp_path), environment, lambda: (tmp_path / "joint" / "6").is_dir())
     assert not (tmp_path / "eval.json").exists()
     subprocess.run(command(tmp_path), check=True, env=environment, capture_output=True)
     for stage in ("pretrain", "joint"):
@@ -110,6 +111,40 @@ def test_killed_in_each_stage_ends_at_the_same_parameters(
 
     assert log(tmp_path) == log(finished)
     assert len(log(finished)) == 32
+
+
+def test_killed_while_a_checkpoint_is_written(environment: dict[str, str], tmp_path: Path) -> None:
+    """The half-written checkpoint of 59 MB is not used, and the end is the same to the bit."""
+    large = {"model.width": 64, "model.resolutions": (16,), "stages": ("pretrain",)}
+    large |= {"pretrain.num_epochs": 1}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole, **large), check=True, env=environment, capture_output=True)
+
+    def half_written() -> bool:
+        return any((killed / "pretrain").glob("6.*tmp*"))
+
+    run_and_kill(command(killed, **large), environment, half_written)
+    assert half_written() and not (killed / "pretrain" / "6").exists()
+    assert (killed / "pretrain" / "3").is_dir()
+    subprocess.run(command(killed, **large), check=True, env=environment, capture_output=True)
+    assert not half_written()
+    want = final_state(whole, "pretrain", 8)
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(want)) > 50e6
+    jax.tree.map(np.testing.assert_array_equal, final_state(killed, "pretrain", 8), want)
+
+
+def test_the_checkpoint_of_the_lowest_objective_is_evaluated(finished: Path) -> None:
+    lines = map(json.loads, (finished / "metrics.jsonl").read_text().splitlines())
+    scores = {
+        line["step"]: line["calibration_objective"]
+        for line in lines
+        if line["stage"] == "joint" and "calibration_objective" in line
+    }
+    assert sorted(scores) == [8, 16]
+    best = min(scores, key=scores.__getitem__)
+    assert json.loads((finished / "eval.json").read_text())["checkpoint_step"] == best
+    steps = {int(path.name) for path in (finished / "joint").iterdir() if path.name.isdigit()}
+    assert steps == {best, 16}
 
 
 def test_finished_run_evaluates_again_and_refuses_other_values(finished: Path) -> None:
@@ -136,6 +171,7 @@ def test_stage_two_starts_from_another_runs_stage_one(finished: Path, tmp_path: 
 
 def test_non_finite_loss_stops(tmp_path: Path) -> None:
     config = small_config(**{"pretrain.base_learning_rate": 1e30, "pretrain.optimizer": "sgd"})
+    config.model.resolutions = (16,)
     with pytest.raises(TrainingError, match=r"at step \d+ of pretrain .*checkpoint"):
         train_and_evaluate(config, tmp_path)
 

@@ -1,0 +1,66 @@
+"""Draws what the demo's predictor chose: docs/demo.png.
+
+python experiments/demo_picture.py [workdir of a finished demo run; default: runs/digits_on_photos]
+
+For each resolution, random test images that were sent there, each shown at the resolution it was
+classified at; wrong answers have a red frame.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from configs.digits_on_photos import get_config
+from drnet_jax.data.sources import load_source
+from drnet_jax.evaluate import evaluate, make_eval_step
+from drnet_jax.restore import restore_model
+
+ROOT = Path(__file__).parents[1]
+COLUMNS, ROWS, TILE, GAP, HEADING = 14, 2, 64, 4, 26
+
+
+def main() -> None:
+    workdir = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runs" / "digits_on_photos"
+    config = get_config()
+    restored = restore_model(config, workdir)
+    source = load_source(config.data.name, "test")
+    step = make_eval_step(restored.model, tuple(config.data.mean), tuple(config.data.std))
+    records = evaluate(
+        step,
+        restored.variables,
+        source,
+        batch_size=config.eval.batch_size,
+        mesh=restored.mesh,
+    )
+    right = records.chosen(records.top1)
+    resolutions = restored.model.resolutions
+    block = HEADING + ROWS * (TILE + GAP)
+    canvas = Image.new("RGB", (COLUMNS * (TILE + GAP) + GAP, block * len(resolutions)), "white")
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=15)
+    rng = np.random.default_rng(0)
+    for index, resolution in enumerate(resolutions):
+        sent = np.flatnonzero(records.choice == index)
+        share, correct = len(sent) / len(source), right[sent].mean() if len(sent) else 0.0
+        heading = f"{resolution} px: {share:.0%} of the images, {correct:.1%} of them right"
+        draw.text((GAP, index * block + 4), heading, fill="black", font=font)
+        shown = rng.choice(sent, min(len(sent), COLUMNS * ROWS), replace=False)
+        for place, image in enumerate(shown):
+            x = GAP + place % COLUMNS * (TILE + GAP)
+            y = index * block + HEADING + place // COLUMNS * (TILE + GAP)
+            tile = Image.fromarray(source.images[image])
+            tile = tile.resize((resolution, resolution), Image.Resampling.BILINEAR)
+            canvas.paste(tile.resize((TILE, TILE), Image.Resampling.NEAREST), (x, y))
+            if not right[image]:
+                draw.rectangle((x - 2, y - 2, x + TILE + 1, y + TILE + 1), outline="red", width=2)
+    path = ROOT / "docs" / "demo.png"
+    canvas.save(path, optimize=True)
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
