@@ -59,7 +59,8 @@ def main(_: Sequence[str]) -> None:
     import jax
 
     from drnet_jax.evaluate import restore_and_evaluate
-    from drnet_jax.train import TrainingError, train_and_evaluate
+    from drnet_jax.stage_loop import TrainingError
+    from drnet_jax.train import train_and_evaluate
 
     logging.set_verbosity(logging.WARNING)
     config: ConfigDict = _CONFIG.value

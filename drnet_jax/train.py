@@ -1,21 +1,14 @@
 """Training: stage 1 `pretrain`, stage 2 `joint`, resuming whatever is already done."""
 
 import json
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
+import optax
 from ml_collections import ConfigDict
 
-from drnet_jax.build import batch_sharding, create_mesh, create_model, replicated_sharding
+from drnet_jax.build import create_mesh, create_model, replicated_sharding
 from drnet_jax.checkpoint import CheckpointError, StageCheckpoints
 from drnet_jax.config import (
     STAGES,
@@ -25,49 +18,21 @@ from drnet_jax.config import (
     check_config,
     flatten,
 )
-from drnet_jax.data.pipeline import train_batches
-from drnet_jax.data.sources import ImageSource, load_source, num_classes
+from drnet_jax.data.sources import load_source, num_classes
 from drnet_jax.evaluate import (
-    evaluate,
-    make_eval_step,
     restore_and_evaluate,
     write_json,
 )
-from drnet_jax.macs import ModelCost, model_cost
-from drnet_jax.metrics import objective, summarise
-from drnet_jax.models.drnet import DRNet
+from drnet_jax.macs import model_cost
 from drnet_jax.optim import create_learning_rate_fn, create_optimizer
 from drnet_jax.restore import load_variables
+from drnet_jax.stage_loop import Run, StageLoop
 from drnet_jax.train_state import (
-    TrainState,
     classifier_variables,
     create_train_state,
     init_variables,
-    merge_variables,
 )
 from drnet_jax.train_step import StepSettings, create_tau_fn, make_train_step
-from drnet_jax.writers import MetricWriter, Progress, average
-
-# A resolution whose share stays below this over an epoch is reported.
-_MIN_SHARE = 0.02
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says where it stopped and what is saved."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What all stages of a run share."""
-
-    config: ConfigDict
-    workdir: Path
-    model: DRNet
-    cost: ModelCost
-    target: float | None
-    mesh: Mesh
-    train: ImageSource
-    calibration: ImageSource
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -79,7 +44,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
       ConfigError: a bad field, or one that differs from the run that `workdir` holds.
       DataError: the data cannot be read.
-      CheckpointError: `joint.init_from` has no finished stage 1 of this model.
+      CheckpointError: `joint.init_from` has no checkpoint of stage 1 of this model.
       TrainingError: a non-finite loss, or an interruption by a signal.
     """
     run = prepare(config, workdir)
@@ -143,19 +108,7 @@ def train_stage(run: Run, stage: str) -> None:
         part: create_learning_rate_fn(section, steps_per_epoch, scales[part]) for part in parts
     }
     tx = create_optimizer(section, learning_rate_fns)
-    settings = StepSettings(
-        costs=run.cost.classifier_gmacs,
-        target=run.target,
-        eta=run.config.joint.eta,
-        tau_fn=create_tau_fn(run.config.joint, steps_per_epoch),
-        learning_rate_fns=learning_rate_fns,
-        key=jax.random.fold_in(jax.random.key(run.config.seed), 1 + STAGES.index(stage)),
-        mean=tuple(run.config.data.mean),
-        std=tuple(run.config.data.std),
-        flip=run.config.data.flip,
-        label_smoothing=section.label_smoothing,
-        ema_decay=section.ema_decay,
-    )
+    settings = step_settings(run, stage, learning_rate_fns, steps_per_epoch)
     keep_latest = run.config.checkpoint.keep_latest
     with StageCheckpoints(run.workdir / stage, keep_latest=keep_latest) as checkpoints:
         start = checkpoints.latest_step or 0
@@ -176,6 +129,29 @@ def train_stage(run: Run, stage: str) -> None:
         loop.run(state, step_fn)
 
 
+def step_settings(
+    run: Run,
+    stage: str,
+    learning_rate_fns: dict[str, optax.Schedule],
+    steps_per_epoch: int,
+) -> StepSettings:
+    """What the stage's step needs; its noise has a key of its own."""
+    section = run.config[stage]
+    return StepSettings(
+        costs=run.cost.classifier_gmacs,
+        target=run.target,
+        eta=run.config.joint.eta,
+        tau_fn=create_tau_fn(run.config.joint, steps_per_epoch),
+        learning_rate_fns=learning_rate_fns,
+        key=jax.random.fold_in(jax.random.key(run.config.seed), 1 + STAGES.index(stage)),
+        mean=tuple(run.config.data.mean),
+        std=tuple(run.config.data.std),
+        flip=run.config.data.flip,
+        label_smoothing=section.label_smoothing,
+        ema_decay=section.ema_decay,
+    )
+
+
 def initial_variables(run: Run, stage: str) -> Any:
     """What a stage starts from: fresh weights, or for stage 2 the end of stage 1."""
     config = run.config
@@ -194,179 +170,7 @@ def initial_variables(run: Run, stage: str) -> Any:
         step = checkpoints.latest_step
         if step is None:
             raise CheckpointError(f"no checkpoint of stage 1 in {origin / 'pretrain'}")
+        print(f"joint: starting from step {step} of {checkpoints.directory}")
         return load_variables(
             checkpoints, step, placed, stage="pretrain", ema=config.pretrain.ema_decay > 0
         )
-
-
-class StageLoop:
-    """The steps of one stage, with its log, its calibration and its checkpoints."""
-
-    def __init__(
-        self,
-        run: Run,
-        stage: str,
-        initial: Any,
-        steps_per_epoch: int,
-        num_steps: int,
-        checkpoints: StageCheckpoints,
-        start_step: int,
-    ) -> None:
-        self._config = run.config
-        self._run = run
-        self._stage = stage
-        self._initial = initial
-        self._steps_per_epoch = steps_per_epoch
-        self._num_steps = num_steps
-        self._checkpoints = checkpoints
-        self._start = start_step
-        self._pending: list[dict[str, jax.Array]] = []
-        self._epoch: list[dict[str, np.ndarray]] = []
-        self._waited = 0.0
-        self._since = time.perf_counter()
-        mean, std = tuple(run.config.data.mean), tuple(run.config.data.std)
-        self._eval_step = make_eval_step(run.model, mean, std)
-        self._progress = Progress(stage, num_steps, start_step)
-        self._writer = MetricWriter(
-            run.workdir,
-            tuple(run.config.stages),
-            stage,
-            start_step,
-            tensorboard=run.config.log.tensorboard,
-        )
-
-    def run(self, state: TrainState, step_fn: Any) -> TrainState:
-        """Runs the steps that are left, and saves at the end of every epoch."""
-        section = self._config[self._stage]
-        batches = train_batches(
-            self._run.train,
-            batch_size=section.batch_size,
-            seed=self._config.seed + STAGES.index(self._stage),
-            start_step=self._start,
-            sharding=batch_sharding(self._run.mesh),
-        )
-        every = self._config.checkpoint.every_steps
-        with _interruptions() as interrupted:
-            for step in range(self._start + 1, self._num_steps + 1):
-                state = self._step(state, step_fn, batches)
-                at_epoch = step % self._steps_per_epoch == 0
-                if at_epoch or step % self._config.log.every_steps == 0:
-                    self._log(step)
-                if at_epoch:
-                    self._end_epoch(step, state)
-                elif (every and step % every == 0) or interrupted:
-                    self._log(step)
-                    self._checkpoints.save(step, state)
-                if interrupted:
-                    self.close()
-                    raise TrainingError(
-                        f"interrupted after step {step} of {self._stage}, which is saved; run the "
-                        "same command to resume"
-                    )
-        self.close()
-        return state
-
-    def close(self) -> None:
-        self._checkpoints.close()
-        self._progress.close()
-        self._writer.close()
-
-    def _step(self, state: TrainState, step_fn: Any, batches: Iterator[Any]) -> TrainState:
-        asked = time.perf_counter()
-        batch = next(batches)
-        self._waited += time.perf_counter() - asked
-        # Every value the step needs is on the devices already; a hidden copy would be a bug.
-        with jax.transfer_guard("disallow"):
-            state, metrics = step_fn(state, batch)
-        self._pending.append(metrics)
-        return state
-
-    def _log(self, step: int) -> None:
-        if not self._pending:
-            return
-        metrics = jax.device_get(self._pending)
-        first = step - len(metrics) + 1
-        for offset, figures in enumerate(metrics):
-            if not np.isfinite(figures["loss"]):
-                self._stop_at(first + offset, figures)
-        elapsed = time.perf_counter() - self._since
-        figures = average(metrics)
-        batch_size = self._config[self._stage].batch_size
-        figures["epoch"] = step / self._steps_per_epoch
-        figures["images_per_second"] = len(metrics) * batch_size / elapsed
-        figures["input_wait"] = self._waited / elapsed
-        self._writer.write(self._stage, step, figures)
-        self._progress.report(step, figures)
-        self._epoch += metrics
-        self._pending, self._waited, self._since = [], 0.0, time.perf_counter()
-
-    def _stop_at(self, step: int, figures: dict[str, np.ndarray]) -> None:
-        self.close()
-        saved = self._checkpoints.latest_step
-        rates = ", ".join(
-            f"{name.removeprefix('learning_rate_')} {float(value):.3g}"
-            for name, value in figures.items()
-            if name.startswith("learning_rate_")
-        )
-        where = f"step {saved} in {self._checkpoints.directory}" if saved else "none"
-        raise TrainingError(
-            f"loss is {float(figures['loss'])} at step {step} of {self._stage} (learning rate: "
-            f"{rates}); last good checkpoint: {where}. Lower "
-            f"{self._stage}.base_learning_rate or set {self._stage}.clip_norm"
-        )
-
-    def _end_epoch(self, step: int, state: TrainState) -> None:
-        run, config = self._run, self._config
-        records = evaluate(
-            self._eval_step,
-            # Evaluation visits the predictor too, which stage 1 does not train.
-            merge_variables(self._initial, state.eval_variables),
-            run.calibration,
-            batch_size=config.eval.batch_size,
-            mesh=run.mesh,
-        )
-        summary = summarise(records, run.model.resolutions, run.cost)
-        if self._stage == "pretrain":
-            score = float(records.ce.mean(axis=0).sum())
-        else:
-            score = objective(records, run.cost, target=run.target, eta=config.joint.eta)
-            self._warn_of_unused(average(self._epoch)["shares_sampled"])
-        fixed = [entry["top1"] for entry in summary["fixed"]]
-        figures = {"calibration_objective": score, "calibration_fixed_top1": fixed}
-        text = f"{self._stage} epoch {step // self._steps_per_epoch}: calibration top-1 "
-        text += "/".join(f"{top1:.3f}" for top1 in fixed)
-        if self._stage == "joint":
-            figures["calibration_top1"] = summary["top1"]
-            figures["calibration_gmacs"] = summary["gmacs"]
-            text += f", DRNet {summary['top1']:.3f} at {summary['gmacs']:.4g} GMACs"
-        self._writer.write(self._stage, step, figures)
-        self._progress.message(text)
-        self._checkpoints.save(step, state, objective=score)
-        self._epoch, self._since = [], time.perf_counter()
-
-    def _warn_of_unused(self, shares: list[float]) -> None:
-        for resolution, share in zip(self._run.model.resolutions, shares, strict=True):
-            if share < _MIN_SHARE:
-                self._progress.message(
-                    f"warning: only {100 * share:.1f} % of this epoch's samples went to "
-                    f"{resolution} px; if it stays so, lower joint.eta, raise joint.tau, or use "
-                    "model.statistics='all'"
-                )
-
-
-@contextmanager
-def _interruptions() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in the list, so that the loop can save before it stops."""
-    received: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

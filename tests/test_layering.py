@@ -28,6 +28,7 @@ ORDER = [
     "writers",
     "restore",
     "evaluate",
+    "stage_loop",
     "train",
 ]
 

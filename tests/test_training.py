@@ -21,7 +21,8 @@ from drnet_jax.config import ConfigError
 from drnet_jax.data.sources import load_source
 from drnet_jax.evaluate import evaluate, make_eval_step, restore_and_evaluate
 from drnet_jax.metrics import EvalRecords
-from drnet_jax.train import TrainingError, initial_variables, prepare, train_and_evaluate
+from drnet_jax.stage_loop import TrainingError
+from drnet_jax.train import initial_variables, prepare, train_and_evaluate
 from drnet_jax.train_state import init_variables
 
 ROOT = Path(__file__).parents[1]
