@@ -55,7 +55,7 @@ _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
 
 
 def main(_: Sequence[str]) -> None:
-    # Imported late: bad flags are reported before JAX starts.
+    # Imported late: --help and bad flags answer sooner.
     import jax
 
     from drnet_jax.evaluate import restore_and_evaluate
@@ -76,8 +76,10 @@ def main(_: Sequence[str]) -> None:
         else:
             check_config(config, jax.device_count())
             restore_and_evaluate(config, workdir)
-    except (ConfigError, DataError, CheckpointError, TrainingError) as error:
+    except (ConfigError, DataError, CheckpointError, TrainingError, OSError) as error:
         _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command to resume")
     print(f"wrote {workdir / 'eval.json'}")
 
 

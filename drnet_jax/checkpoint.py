@@ -59,12 +59,14 @@ class StageCheckpoints:
         scored = [c for c in self._checkpointer.checkpoints if c.metrics]
         if not scored:
             return self.latest_step
-        return min(scored, key=lambda checkpoint: checkpoint.metrics[METRIC]).step
+        # Of equal ones the latest, which is the one that BestN keeps.
+        return min(scored, key=lambda c: (c.metrics[METRIC], -c.step)).step
 
     def save(self, step: int, state: Any, *, objective: float | None = None) -> None:
         """Saves in the background; waits for an earlier save that still runs.
 
-        A step that is there already is left alone.
+        A step that is there already is left alone. The state may be donated afterwards: while
+        Orbax writes it, JAX does not reuse its buffers.
         """
         if step == self.latest_step:
             return

@@ -10,8 +10,11 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 STAGES = ("pretrain", "joint")
+SPLITS = ("train", "calibration", "test")
 # Fields that may differ when a run is resumed: they do not change what it computes.
 FREE_FIELDS = ("log.", "eval.", "checkpoint.", "restore_from")
+# Fields that say what a trained model is and what it expects as input.
+MODEL_FIELDS = ("model.", "predictor.", "data.name", "data.mean", "data.std")
 
 
 class ConfigError(ValueError):
@@ -59,7 +62,7 @@ def default_config() -> ConfigDict:
 
     config.pretrain = _stage(num_epochs=5, base_learning_rate=4e-3)
     config.joint = _stage(num_epochs=2, base_learning_rate=1e-3)
-    # Another run's workdir whose finished stage 1 to start from.
+    # Another run's workdir, whose finished stage 1 stage 2 starts from.
     config.joint.init_from = ""
     config.joint.predictor_lr_scale = 1.0
     config.joint.eta = 0.3
@@ -74,7 +77,7 @@ def default_config() -> ConfigDict:
     config.joint.tau_min = 0.1
 
     config.eval = ConfigDict()
-    config.eval.batch_size = 250
+    config.eval.batch_size = 256
     config.eval.split = "test"
 
     config.checkpoint = ConfigDict()
@@ -106,7 +109,8 @@ def _stage(num_epochs: int, base_learning_rate: float) -> ConfigDict:
     # Clip the global gradient norm; 0: no.
     stage.clip_norm = 0.0
     stage.label_smoothing = 0.0
-    # Moving average of weights and statistics, used by evaluation; 0: none.
+    # Moving average of weights and statistics, used by evaluation and by the next stage; 0: none.
+    # Early on its decay is (1 + step) / (10 + step), so that it forgets the initial weights.
     stage.ema_decay = 0.0
     return stage
 
@@ -120,11 +124,16 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
     _check_choices(config)
     _check_numbers(config)
     resolutions = config.model.resolutions
-    if not resolutions or list(resolutions) != sorted(set(resolutions), reverse=True):
+    _check_sizes("model.resolutions", resolutions)
+    if list(resolutions) != sorted(set(resolutions), reverse=True):
         raise ConfigError(
-            f"model.resolutions={tuple(resolutions)} must name one or more sides, largest first, "
-            "none twice"
+            f"model.resolutions={tuple(resolutions)} must name the sides largest first, none twice"
         )
+    _check_sizes("predictor.stage_sizes", config.predictor.stage_sizes)
+    for name in ("mean", "std"):
+        values = config.data[name]
+        if len(values) != 3 or (name == "std" and min(values) <= 0):
+            raise ConfigError(f"data.{name}={tuple(values)} must be three numbers, std above zero")
     if not config.stages or list(config.stages) != [s for s in STAGES if s in config.stages]:
         raise ConfigError(
             f"stages={tuple(config.stages)} must be ('pretrain', 'joint'), ('pretrain',) or "
@@ -147,13 +156,18 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
             )
 
 
+def _check_sizes(name: str, sizes: tuple[Any, ...]) -> None:
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ConfigError(f"{name}={tuple(sizes)} must be one or more integers above zero")
+
+
 def _check_choices(config: ConfigDict) -> None:
     choices: dict[str, tuple[Any, ...]] = {
         "model.statistics": ("all", "routed"),
         "model.stem": ("imagenet", "small"),
         "predictor.stem": ("imagenet", "small"),
         "model.dtype": ("float32", "bfloat16"),
-        "eval.split": ("train", "calibration", "test"),
+        "eval.split": SPLITS,
     }
     for stage in STAGES:
         choices[f"{stage}.optimizer"] = ("sgd", "adamw")
@@ -169,10 +183,18 @@ def _check_numbers(config: ConfigDict) -> None:
     positive += ["eval.batch_size", "checkpoint.keep_latest", "log.every_steps", "joint.tau_min"]
     for stage in STAGES:
         positive += [f"{stage}.{field}" for field in ("num_epochs", "batch_size", "decay_epochs")]
-        positive.append(f"{stage}.base_learning_rate")
+        positive += [f"{stage}.base_learning_rate", f"{stage}.decay_rate"]
+    positive += ["joint.tau", "joint.tau_decay", "joint.predictor_lr_scale"]
     for name in positive:
         if not _get(config, name) > 0:
             raise ConfigError(f"{name}={_get(config, name)} must be above zero")
+    zero_or_more = ["joint.eta", "checkpoint.every_steps", "data.train_images", "data.eval_images"]
+    for stage in STAGES:
+        zero_or_more += [f"{stage}.{field}" for field in ("weight_decay", "clip_norm")]
+        zero_or_more.append(f"{stage}.warmup_epochs")
+    for name in zero_or_more:
+        if not _get(config, name) >= 0:
+            raise ConfigError(f"{name}={_get(config, name)} must be zero or more")
     for stage in STAGES:
         for field in ("momentum", "label_smoothing", "ema_decay"):
             if not 0 <= config[stage][field] < 1:
@@ -222,10 +244,20 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
     return flat
 
 
-def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Trajectory-changing differences of two flattened configs, as `field: old -> new`."""
+def changed_fields(
+    old: dict[str, Any], new: dict[str, Any], *, only: tuple[str, ...] = ("",)
+) -> list[str]:
+    """Trajectory-changing differences of two flattened configs, as `field: old -> new`.
+
+    Args:
+      old: a flattened config.
+      new: another.
+      only: prefixes of the names to look at; default: all.
+    """
     return [
         f"{name}: {old.get(name)} -> {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not name.startswith(FREE_FIELDS)
+        if name.startswith(only)
+        and old.get(name) != new.get(name)
+        and not name.startswith(FREE_FIELDS)
     ]

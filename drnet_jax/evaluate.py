@@ -1,6 +1,5 @@
 """Evaluation: every image once, at every resolution, with the predictor's choice beside it."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from drnet_jax.macs import model_cost
 from drnet_jax.metrics import EvalRecords, by_size, hull_top1, matched_random_top1, summarise
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.restore import restore_model
+from drnet_jax.writers import say, write_json
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
 # Edges of the table by apparent size, in pixels.
@@ -74,8 +74,8 @@ def evaluate(
 def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """`--mode=eval`: restores a model, evaluates it, prints tables and writes `eval.json`.
 
-    After stage 1 alone there is no trained predictor: the fixed resolutions are printed, and
-    `eval.json` says so in `stage`.
+    After stage 1 alone there is no trained predictor: only the fixed resolutions are given, and
+    what would depend on its choices is null.
 
     Args:
       config: with the model the checkpoint was trained with.
@@ -98,24 +98,23 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         mesh=restored.mesh,
     )
     summary = summarise(records, restored.model.resolutions, model_cost(restored.model))
-    summary |= {"stage": restored.stage, "checkpoint_step": restored.step}
-    summary["split"] = config.eval.split
-    if "apparent_size" in source.metadata:
+    if restored.stage == "pretrain" and len(restored.model.resolutions) > 1:
+        summary |= dict.fromkeys(("top1", "top5", "gmacs", "gmacs_classifier", "shares"))
+    elif "apparent_size" in source.metadata:
         summary["by_apparent_size"] = by_size(
             records, source.metadata["apparent_size"], _SIZE_EDGES
         )
-    summary["config"] = flatten(config)
+    summary |= {"stage": restored.stage, "checkpoint_step": restored.step}
+    summary |= {"split": config.eval.split, "config": restored.config | evaluation_fields(config)}
     write_json(workdir / "eval.json", summary)
     print_tables(summary)
     return summary
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
+def evaluation_fields(config: ConfigDict) -> dict[str, Any]:
+    """The fields that belong to the evaluation, not to the training."""
+    names = ("eval.", "data.eval_images", "restore_from")
+    return {name: value for name, value in flatten(config).items() if name.startswith(names)}
 
 
 def print_tables(summary: dict[str, Any]) -> None:
@@ -126,18 +125,21 @@ def print_tables(summary: dict[str, Any]) -> None:
         relative = gmacs / largest["gmacs"]
         return f"{name:<28}{100 * top1:8.2f}{gmacs:12.5f}{relative:10.2f}"
 
-    print(f"\n{summary['num_images']} images of the {summary['split']} split")
-    print(f"{'':<28}{'top-1 %':>8}{'GMACs':>12}{'of largest':>12}".rstrip())
+    say(f"\n{summary['num_images']} images of the {summary['split']} split")
+    say(f"{'':<28}{'top-1 %':>8}{'GMACs':>12}{'of largest':>12}".rstrip())
     for entry in summary["fixed"]:
-        print(row(f"fixed {entry['resolution']}", entry["top1"], entry["gmacs"]))
-    if len(summary["fixed"]) == 1 or summary["stage"] == "pretrain":
+        say(row(f"fixed {entry['resolution']}", entry["top1"], entry["gmacs"]))
+    if len(summary["fixed"]) == 1:
         return
-    print(row("DRNet (with predictor)", summary["top1"], summary["gmacs"]))
-    print(row("hull of fixed, same cost", hull_top1(summary, summary["gmacs"]), summary["gmacs"]))
+    if summary["top1"] is None:
+        say("no predictor is trained yet: stage 1 gives the fixed resolutions only")
+        return
+    say(row("DRNet (with predictor)", summary["top1"], summary["gmacs"]))
+    say(row("hull of fixed, same cost", hull_top1(summary, summary["gmacs"]), summary["gmacs"]))
     random_top1 = matched_random_top1(summary)
-    print(row("random, same shares", random_top1, summary["gmacs_classifier"]))
+    say(row("random, same shares", random_top1, summary["gmacs_classifier"]))
     chosen = zip(summary["resolutions"], summary["shares"], strict=True)
-    print("shares: " + ", ".join(f"{size} px {100 * share:.1f} %" for size, share in chosen))
+    say("shares: " + ", ".join(f"{size} px {100 * share:.1f} %" for size, share in chosen))
     if "by_apparent_size" in summary:
         _print_by_apparent_size(summary)
 
@@ -145,10 +147,10 @@ def print_tables(summary: dict[str, Any]) -> None:
 def _print_by_apparent_size(summary: dict[str, Any]) -> None:
     shares = "".join(f"{f'to {size} px':>10}" for size in summary["resolutions"])
     fixed = "".join(f"{f'at {size}':>8}" for size in summary["resolutions"])
-    print(f"\n{'digit side':<12}{'images':>8}{shares}{'DRNet %':>10}{fixed}")
+    say(f"\n{'digit side':<12}{'images':>8}{shares}{'DRNet %':>10}{fixed}")
     for row in summary["by_apparent_size"]:
         low, high = row["pixels"]
-        print(
+        say(
             f"{f'{low}-{high} px':<12}{row['num_images']:>8}"
             + "".join(f"{100 * share:>9.1f}%" for share in row["shares"])
             + f"{100 * row['top1']:>10.1f}"

@@ -27,7 +27,7 @@ def gumbel_softmax(
     """
     if not jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
         raise TypeError(
-            f"gumbel_softmax needs a typed key (jax.random.key(seed)), got an array of {key.dtype}"
+            f"gumbel_softmax needs a typed key (jax.random.key(seed)), got {jnp.asarray(key).dtype}"
         )
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     log_probs = jax.nn.log_softmax(logits.astype(dtype))

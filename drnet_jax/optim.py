@@ -45,7 +45,7 @@ def create_optimizer(
 ) -> optax.GradientTransformation:
     """One optimiser a part ('classifier', 'predictor'), after an optional global-norm clip.
 
-    `'sgd'`: momentum 0.9 with *coupled* weight decay, added to the gradient before the momentum as
+    `'sgd'`: `momentum` with *coupled* weight decay, added to the gradient before the momentum as
     in PyTorch. `'adamw'`: decoupled decay. `decay_all=True` decays BatchNorm parameters and biases
     too (PyTorch's default, hence the paper's); otherwise only kernels (rank 2 and more).
     """

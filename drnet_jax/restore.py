@@ -1,5 +1,6 @@
 """From a checkpoint to model variables, without optimiser state."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.build import create_mesh, create_model, replicated_sharding
 from drnet_jax.checkpoint import CheckpointError, StageCheckpoints
-from drnet_jax.config import STAGES
+from drnet_jax.config import MODEL_FIELDS, STAGES, changed_fields, flatten
 from drnet_jax.data.sources import num_classes
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.train_state import classifier_variables, init_variables, merge_variables
@@ -26,6 +27,7 @@ class RestoredModel:
       stage: the stage the checkpoint is of; after `'pretrain'` the predictor is untrained.
       step: the step of that stage.
       mesh: the devices.
+      config: flattened, as it was when the model was trained.
     """
 
     model: DRNet
@@ -33,6 +35,7 @@ class RestoredModel:
     stage: str
     step: int
     mesh: Mesh
+    config: dict[str, Any]
 
 
 def restore_model(config: ConfigDict, origin: Path) -> RestoredModel:
@@ -46,6 +49,7 @@ def restore_model(config: ConfigDict, origin: Path) -> RestoredModel:
       CheckpointError: no checkpoint, or one of another model.
     """
     stage = find_stage(origin)
+    trained = trained_config(config, origin)
     mesh = create_mesh()
     model = create_model(config, num_classes(config.data.name))
     initial = jax.device_put(
@@ -54,10 +58,28 @@ def restore_model(config: ConfigDict, origin: Path) -> RestoredModel:
     with StageCheckpoints(origin / stage, read_only=True) as checkpoints:
         step = checkpoints.best_step
         assert step is not None
-        variables = load_variables(
-            checkpoints, step, initial, stage=stage, ema=config[stage].ema_decay > 0
+        ema = trained[f"{stage}.ema_decay"] > 0
+        variables = load_variables(checkpoints, step, initial, stage=stage, ema=ema)
+    return RestoredModel(model, variables, stage, step, mesh, trained)
+
+
+def trained_config(config: ConfigDict, origin: Path) -> dict[str, Any]:
+    """The flattened configuration that the run in `origin` was trained with.
+
+    Raises:
+      CheckpointError: it is missing, or `config` describes another model or another input.
+    """
+    path = origin / "config.json"
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing: it says what the checkpoints beside it hold")
+    trained = json.loads(path.read_text())
+    changed = changed_fields(trained, flatten(config), only=MODEL_FIELDS)
+    if changed:
+        raise CheckpointError(
+            f"{origin} holds another model than the configured one ({'; '.join(changed)}); give "
+            "the config and overrides it was trained with"
         )
-    return RestoredModel(model, variables, stage, step, mesh)
+    return trained
 
 
 def find_stage(origin: Path) -> str:
@@ -95,10 +117,21 @@ def load_variables(
     like: Any = {"params": wanted["params"], "collections": collections}
     try:
         loaded = checkpoints.load_partial(step, {"ema": like} if ema else like)
-    except (ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"the checkpoint {checkpoints.directory}/{step} is not of the configured model "
-            f"(give the config it was trained with): {error}"
-        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _other_model(checkpoints, step, str(error)) from error
+    # Orbax leaves the description in the place of what a checkpoint lacks.
+    lacking = [
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(loaded)
+        if isinstance(leaf, jax.ShapeDtypeStruct)
+    ]
+    if lacking:
+        raise _other_model(checkpoints, step, f"it lacks {len(lacking)} arrays, {lacking[0]} first")
     loaded = loaded["ema"] if ema else loaded
     return merge_variables(initial, {"params": loaded["params"], **loaded["collections"]})
+
+
+def _other_model(checkpoints: StageCheckpoints, step: int, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint {checkpoints.directory}/{step} is not of the configured model: {why}"
+    )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -55,7 +55,7 @@ class StageLoop:
         self,
         run: Run,
         stage: str,
-        initial: Any,
+        untrained: Any,
         steps_per_epoch: int,
         num_steps: int,
         checkpoints: StageCheckpoints,
@@ -64,7 +64,7 @@ class StageLoop:
         self._config = run.config
         self._run = run
         self._stage = stage
-        self._initial = initial
+        self._untrained = untrained
         self._steps_per_epoch = steps_per_epoch
         self._num_steps = num_steps
         self._checkpoints = checkpoints
@@ -90,7 +90,8 @@ class StageLoop:
         batches = train_batches(
             self._run.train,
             batch_size=section.batch_size,
-            seed=self._config.seed + STAGES.index(self._stage),
+            # Another order for every stage and every seed.
+            seed=len(STAGES) * self._config.seed + STAGES.index(self._stage),
             start_step=self._start,
             sharding=batch_sharding(self._run.mesh),
         )
@@ -136,7 +137,8 @@ class StageLoop:
         metrics = jax.device_get(self._pending)
         first = step - len(metrics) + 1
         for offset, figures in enumerate(metrics):
-            if not np.isfinite(figures["loss"]):
+            # A loss is computed before its own update: the gradient tells what that did.
+            if not np.isfinite(figures["loss"]) or not np.isfinite(figures["grad_norm"]):
                 self._stop_at(first + offset, figures)
         elapsed = time.perf_counter() - self._since
         figures = average(metrics)
@@ -149,7 +151,7 @@ class StageLoop:
         self._epoch += metrics
         self._pending, self._waited, self._since = [], 0.0, time.perf_counter()
 
-    def _stop_at(self, step: int, figures: dict[str, np.ndarray]) -> None:
+    def _stop_at(self, step: int, figures: dict[str, np.ndarray]) -> NoReturn:
         self.close()
         saved = self._checkpoints.latest_step
         rates = ", ".join(
@@ -159,7 +161,8 @@ class StageLoop:
         )
         where = f"step {saved} in {self._checkpoints.directory}" if saved else "none"
         raise TrainingError(
-            f"loss is {float(figures['loss'])} at step {step} of {self._stage} (learning rate: "
+            f"loss is {float(figures['loss'])} with a gradient of norm "
+            f"{float(figures['grad_norm'])} at step {step} of {self._stage} (learning rate: "
             f"{rates}); last good checkpoint: {where}. Lower "
             f"{self._stage}.base_learning_rate or set {self._stage}.clip_norm"
         )
@@ -168,8 +171,7 @@ class StageLoop:
         run, config = self._run, self._config
         records = evaluate(
             self._eval_step,
-            # Evaluation visits the predictor too, which stage 1 does not train.
-            merge_variables(self._initial, state.eval_variables),
+            merge_variables(self._untrained, state.eval_variables),
             run.calibration,
             batch_size=config.eval.batch_size,
             mesh=run.mesh,
@@ -180,6 +182,8 @@ class StageLoop:
         else:
             score = objective(records, run.cost, target=run.target, eta=config.joint.eta)
             self._warn_of_unused(average(self._epoch)["shares_sampled"])
+        if not np.isfinite(score):
+            self._stop_at(step, self._epoch[-1])
         fixed = [entry["top1"] for entry in summary["fixed"]]
         figures = {"calibration_objective": score, "calibration_fixed_top1": fixed}
         text = f"{self._stage} epoch {step // self._steps_per_epoch}: calibration top-1 "
@@ -205,8 +209,14 @@ class StageLoop:
 
 @contextmanager
 def _interruptions() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in the list, so that the loop can save before it stops."""
+    """Collects SIGINT and SIGTERM in the list, so that the loop can save before it stops.
+
+    With several processes it does nothing: they would have to stop at the same step.
+    """
     received: list[int] = []
+    if jax.process_count() > 1:
+        yield received
+        return
 
     def note(number: int, _: FrameType | None) -> None:
         if received:

@@ -21,18 +21,18 @@ from drnet_jax.config import (
 from drnet_jax.data.sources import load_source, num_classes
 from drnet_jax.evaluate import (
     restore_and_evaluate,
-    write_json,
 )
 from drnet_jax.macs import model_cost
 from drnet_jax.optim import create_learning_rate_fn, create_optimizer
-from drnet_jax.restore import load_variables
+from drnet_jax.restore import load_variables, trained_config
 from drnet_jax.stage_loop import Run, StageLoop
 from drnet_jax.train_state import (
-    classifier_variables,
     create_train_state,
     init_variables,
+    split_classifier,
 )
 from drnet_jax.train_step import StepSettings, create_tau_fn, make_train_step
+from drnet_jax.writers import say, write_json
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -59,10 +59,16 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 def prepare(config: ConfigDict, workdir: Path) -> Run:
     """Checks everything that can be checked, loads the data and claims the workdir."""
     check_config(config, jax.device_count())
+    if config.restore_from:
+        raise ConfigError(
+            "restore_from belongs to --mode=eval; joint.init_from starts stage 2 from another run"
+        )
     model = create_model(config, num_classes(config.data.name))
     cost = model_cost(model)
     target = alpha_target(config, cost.classifier_gmacs)
     _check_workdir(config, workdir)
+    if config.joint.init_from and not _has_checkpoint(workdir / "joint"):
+        check_stage_one(config, Path(config.joint.init_from))
     data = config.data
     train = load_source(data.name, "train", data.train_images or None)
     calibration = load_source(data.name, "calibration", data.eval_images or None)
@@ -82,9 +88,12 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
         return
     changed = changed_fields(json.loads(path.read_text()), flatten(config))
     if changed and any(_has_checkpoint(workdir / stage) for stage in STAGES):
+        hint = ""
+        if any(change.startswith("stages") for change in changed):
+            hint = f"; stage 2 alone: another --workdir, --config.joint.init_from={workdir}"
         raise ConfigError(
             f"{workdir} holds a run with another configuration ({'; '.join(changed)}); use "
-            "another --workdir, or the same values to resume it"
+            f"another --workdir, or the same values to resume it{hint}"
         )
 
 
@@ -113,20 +122,26 @@ def train_stage(run: Run, stage: str) -> None:
     with StageCheckpoints(run.workdir / stage, keep_latest=keep_latest) as checkpoints:
         start = checkpoints.latest_step or 0
         if start == num_steps:
-            print(f"{stage}: finished already ({num_steps} steps)")
+            say(f"{stage}: finished already ({num_steps} steps)")
+            write_json(_finished(run.workdir, stage), {"num_steps": num_steps})
             return
-        initial = jax.device_put(initial_variables(run, stage), replicated_sharding(run.mesh))
-        trained = classifier_variables(initial) if stage == "pretrain" else initial
-        state = jax.device_put(
-            create_train_state(trained, tx, ema=section.ema_decay > 0),
-            replicated_sharding(run.mesh),
-        )
+        replicated = replicated_sharding(run.mesh)
+        fresh = init_variables(run.model, jax.random.key(run.config.seed))
+        fresh = jax.device_put(fresh, replicated)
+        initial = fresh if start or stage == "pretrain" else stage_two_variables(run, fresh)
+        # Evaluation visits the predictor too, which stage 1 does not train.
+        untrained: Any = {}
+        if stage == "pretrain":
+            initial, untrained = split_classifier(initial)
+        state = create_train_state(initial, tx, ema=section.ema_decay > 0)
+        state = jax.device_put(state, replicated)
         if start:
-            print(f"{stage}: resuming after step {start} of {num_steps}")
+            say(f"{stage}: resuming after step {start} of {num_steps}")
             state = checkpoints.load(start, state)
         step_fn = make_train_step(stage, run.model, tx, settings)
-        loop = StageLoop(run, stage, initial, steps_per_epoch, num_steps, checkpoints, start)
+        loop = StageLoop(run, stage, untrained, steps_per_epoch, num_steps, checkpoints, start)
         loop.run(state, step_fn)
+    write_json(_finished(run.workdir, stage), {"num_steps": num_steps})
 
 
 def step_settings(
@@ -152,25 +167,36 @@ def step_settings(
     )
 
 
-def initial_variables(run: Run, stage: str) -> Any:
-    """What a stage starts from: fresh weights, or for stage 2 the end of stage 1."""
+def stage_two_variables(run: Run, fresh: Any) -> Any:
+    """What stage 2 starts from: the end of stage 1 and a fresh predictor."""
     config = run.config
-    fresh = init_variables(run.model, jax.random.key(config.seed))
-    if stage == "pretrain":
-        return fresh
     if config.joint.init_from:
         origin = Path(config.joint.init_from)
     elif "pretrain" in config.stages:
         origin = run.workdir
     else:
-        print("joint: no stage 1 and no joint.init_from, starting from random weights")
+        say("joint: no stage 1 and no joint.init_from, starting from random weights")
         return fresh
-    placed = jax.device_put(fresh, replicated_sharding(run.mesh))
+    trained = check_stage_one(config, origin)
     with StageCheckpoints(origin / "pretrain", read_only=True) as checkpoints:
         step = checkpoints.latest_step
-        if step is None:
-            raise CheckpointError(f"no checkpoint of stage 1 in {origin / 'pretrain'}")
-        print(f"joint: starting from step {step} of {checkpoints.directory}")
-        return load_variables(
-            checkpoints, step, placed, stage="pretrain", ema=config.pretrain.ema_decay > 0
-        )
+        assert step is not None
+        say(f"joint: starting from step {step} of {checkpoints.directory}")
+        ema = trained["pretrain.ema_decay"] > 0
+        return load_variables(checkpoints, step, fresh, stage="pretrain", ema=ema)
+
+
+def check_stage_one(config: ConfigDict, origin: Path) -> dict[str, Any]:
+    """The flattened configuration of the finished stage 1 in `origin`.
+
+    Raises:
+      CheckpointError: there is none, it is not finished, or it is of another model.
+    """
+    if not _finished(origin, "pretrain").exists():
+        raise CheckpointError(f"no finished stage 1 in {origin}: finish it, or name another run")
+    return trained_config(config, origin)
+
+
+def _finished(workdir: Path, stage: str) -> Path:
+    """A file that is there once the stage has run to its end."""
+    return workdir / f"{stage}_finished.json"

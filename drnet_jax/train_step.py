@@ -93,7 +93,8 @@ def make_train_step(
         ema = state.ema
         if ema is not None:
             newest = {"params": params, "collections": collections}
-            ema = optax.incremental_update(newest, ema, 1 - settings.ema_decay)
+            decay = jnp.minimum(settings.ema_decay, (1 + state.step) / (10 + state.step))
+            ema = optax.incremental_update(newest, ema, 1 - decay)
         metrics["grad_norm"] = optax.tree.norm(grads)
         for part, learning_rate_fn in settings.learning_rate_fns.items():
             metrics[f"learning_rate_{part}"] = learning_rate_fn(state.step)

@@ -13,6 +13,22 @@ from tqdm import tqdm
 Figures = dict[str, Any]
 
 
+def say(text: str) -> None:
+    """Prints a line, on the first process only."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes the file whole or not at all, on the first process only."""
+    if jax.process_index() != 0:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
+
+
 class MetricWriter:
     """Appends figures to `metrics.jsonl` and, if wanted, to TensorBoard events.
 

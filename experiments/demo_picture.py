@@ -58,6 +58,7 @@ def main() -> None:
             if not right[image]:
                 draw.rectangle((x - 2, y - 2, x + TILE + 1, y + TILE + 1), outline="red", width=2)
     path = ROOT / "docs" / "demo.png"
+    path.parent.mkdir(exist_ok=True)
     canvas.save(path, optimize=True)
     print(f"wrote {path}")
 

@@ -1,11 +1,21 @@
-"""Four CPU devices for the sharding tests; must run before JAX is imported."""
+"""Four CPU devices for the sharding tests, and compiled programs shared between all tests.
 
+Must run before JAX is imported.
+"""
+
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _DEVICES = "--xla_force_host_platform_device_count=4"
 if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+_CACHE = tempfile.mkdtemp(prefix="drnet_jax_cache_")
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 from absl import flags  # noqa: E402
 

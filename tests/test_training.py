@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +17,16 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from configs.tiny import get_config
+from drnet_jax import train
 from drnet_jax.build import create_mesh, create_model
-from drnet_jax.config import ConfigError
+from drnet_jax.checkpoint import CheckpointError
+from drnet_jax.config import ConfigError, flatten
 from drnet_jax.data.sources import load_source
 from drnet_jax.evaluate import evaluate, make_eval_step, restore_and_evaluate
 from drnet_jax.metrics import EvalRecords
+from drnet_jax.restore import restore_model
 from drnet_jax.stage_loop import TrainingError
-from drnet_jax.train import initial_variables, prepare, train_and_evaluate
+from drnet_jax.train import prepare, stage_two_variables, train_and_evaluate
 from drnet_jax.train_state import init_variables
 
 ROOT = Path(__file__).parents[1]
@@ -54,13 +58,9 @@ def command(workdir: Path, **further: Any) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """One device, and compiled programs shared between the processes of this file."""
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    return os.environ | {"XLA_FLAGS": ""} | cache
+def environment() -> dict[str, str]:
+    """For the processes of this file: one device, where this process has four."""
+    return os.environ | {"XLA_FLAGS": ""}
 
 
 def final_state(workdir: Path, stage: str, num_steps: int = 16) -> Any:
@@ -161,20 +161,80 @@ def test_finished_run_evaluates_again_and_refuses_other_values(finished: Path) -
 def test_stage_two_starts_from_another_runs_stage_one(finished: Path, tmp_path: Path) -> None:
     """Its classifier, statistics included, is that of the other run's last step to the bit."""
     config = small_config(**{"stages": ("joint",), "joint.init_from": str(finished)})
-    variables = initial_variables(prepare(config, tmp_path), "joint")
+    run = prepare(config, tmp_path)
+    fresh = init_variables(run.model, jax.random.key(5))
+    variables = stage_two_variables(run, fresh)
     saved = final_state(finished, "pretrain")
     for collection, tree in ({"params": saved["params"]} | saved["collections"]).items():
         jax.tree.map(
             np.testing.assert_array_equal, tree["classifier"], variables[collection]["classifier"]
         )
-    assert "predictor" in variables["params"]
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        variables["params"]["predictor"],
+        fresh["params"]["predictor"],
+    )
 
 
-def test_non_finite_loss_stops(tmp_path: Path) -> None:
-    config = small_config(**{"pretrain.base_learning_rate": 1e30, "pretrain.optimizer": "sgd"})
-    config.model.resolutions = (16,)
-    with pytest.raises(TrainingError, match=r"at step \d+ of pretrain .*checkpoint"):
+def test_stage_two_needs_a_finished_stage_one(tmp_path: Path) -> None:
+    config = small_config(**{"stages": ("joint",), "joint.init_from": str(tmp_path / "none")})
+    with pytest.raises(CheckpointError, match="no finished stage 1 in .*none"):
+        train_and_evaluate(config, tmp_path / "here")
+    assert not (tmp_path / "here").exists()
+
+
+def test_another_model_is_refused(finished: Path, tmp_path: Path) -> None:
+    """By its fields, and by what its arrays lack where the fields were tampered with."""
+    with pytest.raises(CheckpointError, match=r"predictor.size: 32 -> 16"):
+        restore_model(small_config(**{"predictor.size": 16}), finished)
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    config = small_config(**{"model.resolutions": (48, 32)})
+    (copy / "config.json").write_text(json.dumps(flatten(config)))
+    with pytest.raises(CheckpointError, match="it lacks"):
+        restore_model(config, copy)
+
+
+def test_stage_one_alone_reports_fixed_resolutions_only(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    shutil.rmtree(copy / "joint")
+    summary = restore_and_evaluate(small_config(), copy)
+    assert summary["stage"] == "pretrain" and summary["top1"] is None
+    assert summary["shares"] is None and "by_apparent_size" not in summary
+    assert [entry["resolution"] for entry in summary["fixed"]] == [32, 16]
+    lines = map(json.loads, (finished / "metrics.jsonl").read_text().splitlines())
+    assert summary["checkpoint_step"] in {
+        line["step"]
+        for line in lines
+        if line["stage"] == "pretrain" and "calibration_objective" in line
+    }
+
+
+@pytest.mark.parametrize("event", ["nan gradient", "SIGTERM"])
+def test_stops_keep_what_is_good(
+    event: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At step 5, after a checkpoint at step 3: a broken update is not saved, a good one is."""
+
+    def fake_step(state: Any, _: Any) -> Any:
+        state = state.replace(step=jax.jit(lambda step: step + 1)(state.step))
+        broken = event == "nan gradient" and int(jax.device_get(state.step)) == 5
+        if event == "SIGTERM" and int(jax.device_get(state.step)) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        metrics = {"loss": 1.0, "accuracy": 0.5, "accuracy_per_resolution": np.ones(1)}
+        return state, metrics | {"grad_norm": np.nan if broken else 1.0}
+
+    monkeypatch.setattr(train, "make_train_step", lambda *_: fake_step)
+    config = small_config(**{"model.resolutions": (16,), "log.every_steps": 100})
+    words = {
+        "nan gradient": "gradient of norm nan at step 5 of pretrain .* checkpoint: step 3",
+        "SIGTERM": "interrupted after step 5 of pretrain, which is saved",
+    }
+    with pytest.raises(TrainingError, match=words[event]):
         train_and_evaluate(config, tmp_path)
+    steps = {path.name for path in (tmp_path / "pretrain").iterdir() if path.is_dir()}
+    assert steps == {"3"} if event == "nan gradient" else {"5"}
 
 
 @pytest.mark.parametrize("batch_size", [32, 52])

@@ -7,9 +7,8 @@ import numpy as np
 
 from drnet_jax.data import digits_on_photos
 
-SPLITS = ("train", "calibration", "test")
-# Data sets that configs name but this version cannot read yet.
-PLANNED = ("imagenet100", "imagenet2012")
+# Number of classes of every data set that configs may name.
+CLASSES = {"digits_on_photos": 10, "imagenet100": 100, "imagenet2012": 1000}
 
 
 class DataError(ValueError):
@@ -23,13 +22,11 @@ class ImageSource:
     Attributes:
       images: `[n, h, w, 3]` uint8.
       labels: `[n]` int32.
-      num_classes: labels lie in 0..num_classes-1.
       metadata: further facts about each image, `[n, ...]` arrays by name.
     """
 
     images: np.ndarray
     labels: np.ndarray
-    num_classes: int
     metadata: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -46,8 +43,14 @@ class ImageSource:
 
 
 def num_classes(name: str) -> int:
-    """Number of classes of a data set, without reading it."""
-    return {"digits_on_photos": 10, "imagenet100": 100, "imagenet2012": 1000}[name]
+    """Number of classes of a data set, without reading it.
+
+    Raises:
+      DataError: the data set is unknown.
+    """
+    if name not in CLASSES:
+        raise DataError(f"unknown data set {name!r}; there are: {', '.join(CLASSES)}")
+    return CLASSES[name]
 
 
 def load_source(name: str, split: str, num_images: int | None = None) -> ImageSource:
@@ -59,20 +62,21 @@ def load_source(name: str, split: str, num_images: int | None = None) -> ImageSo
       num_images: how many images, the first of the split; default: all.
 
     Raises:
-      DataError: the data set is unknown, or cannot be read.
+      DataError: the data set is unknown, cannot be read, or has fewer images.
     """
-    if name == "digits_on_photos":
-        composed = digits_on_photos.compose(split, num_images)
-        return ImageSource(
-            composed["image"],
-            composed["label"],
-            num_classes(name),
-            {"apparent_size": composed["apparent_size"]},
-        )
-    if name in PLANNED:
+    if name != "digits_on_photos":
+        num_classes(name)
         raise DataError(
             f"data set {name!r} needs ImageNet-2012 (ILSVRC2012_img_train.tar and "
             "ILSVRC2012_img_val.tar, from image-net.org), and this version cannot read it yet; "
             "--config.data.name=digits_on_photos trains on the embedded data"
         )
-    raise DataError(f"unknown data set {name!r}; there are: digits_on_photos, {', '.join(PLANNED)}")
+    if num_images is not None and num_images > digits_on_photos.IMAGES[split]:
+        raise DataError(
+            f"the {split} split of {name} has {digits_on_photos.IMAGES[split]} images, not "
+            f"{num_images}; lower data.train_images or data.eval_images"
+        )
+    composed = digits_on_photos.compose(split, num_images)
+    return ImageSource(
+        composed["image"], composed["label"], {"apparent_size": composed["apparent_size"]}
+    )

@@ -12,11 +12,6 @@ from jax.typing import DTypeLike
 SHARED_STATISTICS = "batch_stats"
 
 
-def statistics_collection(resolution: int) -> str:
-    """Name of the variable collection that holds the running statistics of one resolution."""
-    return f"{SHARED_STATISTICS}_{resolution}"
-
-
 class ResolutionBatchNorm(nn.Module):
     """BatchNorm whose mean, variance, scale and bias are private to a resolution (DRNet eq. 3).
 

@@ -1,0 +1,34 @@
+"""Bad command lines end with one clear line, before any work."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MAIN = Path(__file__).parents[1] / "main.py"
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--config.joint.etaa=3", "unknown config field 'etaa'; did you mean 'eta'?"),
+        ("--config.seed=one", "flag --config.seed=one: invalid literal for int()"),
+        ("--config=none.py", "config file none.py does not exist"),
+        ("--config.data.name=cifar", "unknown data set 'cifar'; there are: digits_on_photos"),
+        ("--mode=eval", "no checkpoint in "),
+    ],
+)
+def test_one_clear_line(flag: str, words: str, tmp_path: Path) -> None:
+    workdir = tmp_path / "workdir"
+    result = subprocess.run(
+        [sys.executable, str(MAIN), flag, f"--workdir={workdir}"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XLA_FLAGS": ""},
+    )
+    assert result.returncode == 2
+    (line,) = [line for line in result.stderr.splitlines() if line]
+    assert line.startswith("error: ") and words in line
+    assert not workdir.exists()
