@@ -60,11 +60,11 @@ def default_config() -> ConfigDict:
     config.data.train_images = 0
     config.data.eval_images = 0
 
-    config.pretrain = _stage(num_epochs=5, base_learning_rate=4e-3)
-    config.joint = _stage(num_epochs=2, base_learning_rate=1e-3)
+    config.pretrain = _stage(num_epochs=4, batch_size=32, base_learning_rate=4e-3)
+    config.joint = _stage(num_epochs=3, batch_size=96, base_learning_rate=1e-3)
     # Another run's workdir, whose finished stage 1 stage 2 starts from.
     config.joint.init_from = ""
-    config.joint.predictor_lr_scale = 1.0
+    config.joint.predictor_lr_scale = 3.0
     config.joint.eta = 0.3
     # Target cost of the classifier, at most one of: alpha in GMACs (without the predictor), or a
     # fraction of the largest resolution's cost. Both unset: no regulariser.
@@ -91,10 +91,10 @@ def default_config() -> ConfigDict:
     return config
 
 
-def _stage(num_epochs: int, base_learning_rate: float) -> ConfigDict:
+def _stage(num_epochs: int, batch_size: int, base_learning_rate: float) -> ConfigDict:
     stage = ConfigDict()
     stage.num_epochs = num_epochs
-    stage.batch_size = 100
+    stage.batch_size = batch_size
     stage.optimizer = "adamw"
     stage.base_learning_rate = base_learning_rate
     stage.schedule = "cosine"
