@@ -181,7 +181,9 @@ class StageLoop:
             score = float(records.ce.mean(axis=0).sum())
         else:
             score = objective(records, run.cost, target=run.target, eta=config.joint.eta)
-            self._warn_of_unused(average(self._epoch)["shares_sampled"])
+            shares = average(self._epoch)["shares_sampled"]
+            for warning in unused_warnings(run.model.resolutions, shares):
+                self._progress.message(warning)
         if not np.isfinite(score):
             self._stop_at(step, self._epoch[-1])
         fixed = [entry["top1"] for entry in summary["fixed"]]
@@ -197,14 +199,15 @@ class StageLoop:
         self._checkpoints.save(step, state, objective=score)
         self._epoch, self._since = [], time.perf_counter()
 
-    def _warn_of_unused(self, shares: list[float]) -> None:
-        for resolution, share in zip(self._run.model.resolutions, shares, strict=True):
-            if share < _MIN_SHARE:
-                self._progress.message(
-                    f"warning: only {100 * share:.1f} % of this epoch's samples went to "
-                    f"{resolution} px; if it stays so, lower joint.eta, raise joint.tau, or use "
-                    "model.statistics='all'"
-                )
+
+def unused_warnings(resolutions: tuple[int, ...], shares: list[float]) -> list[str]:
+    """A warning for every resolution whose share of an epoch's samples stayed below 2 %."""
+    return [
+        f"warning: only {100 * share:.1f} % of this epoch's samples went to {resolution} px; if it "
+        "stays so, lower joint.eta, raise joint.tau, or use model.statistics='all'"
+        for resolution, share in zip(resolutions, shares, strict=True)
+        if share < _MIN_SHARE
+    ]
 
 
 @contextmanager

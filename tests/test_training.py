@@ -151,6 +151,10 @@ def test_the_checkpoint_of_the_lowest_objective_is_evaluated(finished: Path) -> 
 def test_finished_run_evaluates_again_and_refuses_other_values(finished: Path) -> None:
     first = json.loads((finished / "eval.json").read_text())
     assert first["num_images"] == 70
+    assert list(first) == [
+        *("num_images", "top1", "top5", "gmacs", "gmacs_classifier", "resolutions", "shares"),
+        *("fixed", "by_apparent_size", "stage", "checkpoint_step", "split", "config"),
+    ]
     again = restore_and_evaluate(small_config(**{"eval.batch_size": 32}), finished)
     for name in ("top1", "top5", "gmacs", "shares", "fixed", "checkpoint_step"):
         assert again[name] == first[name], name

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from drnet_jax.stage_loop import unused_warnings
 from drnet_jax.writers import MetricWriter, average, write_json
 
 STAGES = ("pretrain", "joint")
@@ -51,3 +52,10 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
         write_json(path, content)
         assert json.loads(path.read_text()) == content
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_warning_of_an_unused_resolution() -> None:
+    """Below 2 %, named with its size and its share."""
+    (warning,) = unused_warnings((64, 48, 32), [0.965, 0.02, 0.015])
+    assert "only 1.5 %" in warning and "32 px" in warning
+    assert unused_warnings((64, 32), [0.5, 0.5]) == []
