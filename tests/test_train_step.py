@@ -128,7 +128,7 @@ def test_bfloat16_keeps_float32_state() -> None:
 
 
 def test_four_devices_take_the_same_step_as_one() -> None:
-    """Loss and gradient norm of a batch that is sharded over four devices."""
+    """Loss and gradient norm of a batch that is sharded over four devices, in one trace."""
     model, tx = tiny_model(), optax.sgd(0.1)
     step = make_train_step("joint", model, tx, settings())
     _, alone = step(initial_state(model, tx), make_batch())
@@ -136,7 +136,10 @@ def test_four_devices_take_the_same_step_as_one() -> None:
     assert mesh.size == 4
     state = jax.device_put(initial_state(model, tx), NamedSharding(mesh, PartitionSpec()))
     batch = jax.device_put(make_batch(), NamedSharding(mesh, PartitionSpec("data")))
-    _, together = step(state, batch)
+    traces = step._cache_size()  # type: ignore[attr-defined]
+    state, together = step(state, batch)
+    step(state, batch)
+    assert step._cache_size() == traces + 1  # type: ignore[attr-defined]
     for name in ("loss", "ce", "grad_norm"):
         assert float(together[name]) == pytest.approx(float(alone[name]), rel=1e-4), name
 
