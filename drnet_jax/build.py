@@ -62,8 +62,10 @@ def create_mesh() -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis split over all devices of `mesh`."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def replicated_sharding(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device of `mesh`."""
     return NamedSharding(mesh, PartitionSpec())

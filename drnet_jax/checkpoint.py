@@ -50,6 +50,7 @@ class StageCheckpoints:
 
     @property
     def latest_step(self) -> int | None:
+        """The step of the newest complete checkpoint, None without one."""
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 

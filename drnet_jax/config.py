@@ -30,51 +30,11 @@ def default_config() -> ConfigDict:
     # Evaluation: a workdir whose checkpoint to evaluate instead of --workdir's own.
     config.restore_from = ""
 
-    config.model = ConfigDict()
-    config.model.name = "resnet10"
-    config.model.width = 16
-    config.model.stem = "small"
-    # Candidate sides in pixels, largest first. One resolution: a plain classifier.
-    config.model.resolutions = (64, 48, 32)
-    # False: one BatchNorm for all resolutions (the paper's ablation).
-    config.model.resolution_aware = True
-    # Samples in the joint stage's BatchNorm statistics: 'all', or 'routed' (the paper's text).
-    config.model.statistics = "all"
-    # With fewer samples than this the running statistics normalise.
-    config.model.min_samples = 4
-    config.model.zero_init_residual = False
-    config.model.dtype = "float32"
-
-    config.predictor = ConfigDict()
-    config.predictor.size = 32
-    config.predictor.stage_sizes = (1, 1, 1)
-    config.predictor.width = 8
-    config.predictor.stem = "small"
-
-    config.data = ConfigDict()
-    config.data.name = "digits_on_photos"
-    config.data.flip = False
-    config.data.mean = (0.5, 0.5, 0.5)
-    config.data.std = (0.25, 0.25, 0.25)
-    # Images of each split (the first ones); 0: all.
-    config.data.train_images = 0
-    config.data.eval_images = 0
-
+    config.model = _model()
+    config.predictor = _predictor()
+    config.data = _data()
     config.pretrain = _stage(num_epochs=4, batch_size=32, base_learning_rate=4e-3)
-    config.joint = _stage(num_epochs=3, batch_size=96, base_learning_rate=1e-3)
-    # Another run's workdir, whose finished stage 1 stage 2 starts from.
-    config.joint.init_from = ""
-    config.joint.predictor_lr_scale = 3.0
-    config.joint.eta = 0.3
-    # Target cost of the classifier, at most one of: alpha in GMACs (without the predictor), or a
-    # fraction of the largest resolution's cost. Both unset: no regulariser.
-    config.joint.alpha = placeholder(float)
-    config.joint.alpha_fraction = placeholder(float)
-    config.joint.alpha_fraction = 0.5
-    # Gumbel-softmax temperature: max(tau_min, tau * tau_decay^epoch).
-    config.joint.tau = 1.0
-    config.joint.tau_decay = 1.0
-    config.joint.tau_min = 0.1
+    config.joint = _joint()
 
     config.eval = ConfigDict()
     config.eval.batch_size = 256
@@ -89,6 +49,63 @@ def default_config() -> ConfigDict:
     config.log.every_steps = 20
     config.log.tensorboard = True
     return config
+
+
+def _model() -> ConfigDict:
+    model = ConfigDict()
+    model.name = "resnet10"
+    model.width = 16
+    model.stem = "small"
+    # Candidate sides in pixels, largest first. One resolution: a plain classifier.
+    model.resolutions = (64, 48, 32)
+    # False: one BatchNorm for all resolutions (the paper's ablation).
+    model.resolution_aware = True
+    # Samples in the joint stage's BatchNorm statistics: 'all', or 'routed' (the paper's text).
+    model.statistics = "all"
+    # With fewer samples than this the running statistics normalise.
+    model.min_samples = 4
+    model.zero_init_residual = False
+    model.dtype = "float32"
+    return model
+
+
+def _predictor() -> ConfigDict:
+    predictor = ConfigDict()
+    predictor.size = 32
+    predictor.stage_sizes = (1, 1, 1)
+    predictor.width = 8
+    predictor.stem = "small"
+    return predictor
+
+
+def _data() -> ConfigDict:
+    data = ConfigDict()
+    data.name = "digits_on_photos"
+    data.flip = False
+    data.mean = (0.5, 0.5, 0.5)
+    data.std = (0.25, 0.25, 0.25)
+    # Images of each split (the first ones); 0: all.
+    data.train_images = 0
+    data.eval_images = 0
+    return data
+
+
+def _joint() -> ConfigDict:
+    joint = _stage(num_epochs=3, batch_size=96, base_learning_rate=1e-3)
+    # Another run's workdir, whose finished stage 1 stage 2 starts from.
+    joint.init_from = ""
+    joint.predictor_lr_scale = 3.0
+    joint.eta = 0.3
+    # Target cost of the classifier, at most one of: alpha in GMACs (without the predictor), or a
+    # fraction of the largest resolution's cost. Both unset: no regulariser.
+    joint.alpha = placeholder(float)
+    joint.alpha_fraction = placeholder(float)
+    joint.alpha_fraction = 0.5
+    # Gumbel-softmax temperature: max(tau_min, tau * tau_decay^epoch).
+    joint.tau = 1.0
+    joint.tau_decay = 1.0
+    joint.tau_min = 0.1
+    return joint
 
 
 def _stage(num_epochs: int, batch_size: int, base_learning_rate: float) -> ConfigDict:

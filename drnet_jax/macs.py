@@ -32,10 +32,12 @@ class ModelCost:
 
     @property
     def classifier_gmacs(self) -> tuple[float, ...]:
+        """`classifier` in 10^9 MACs."""
         return tuple(macs / GIGA for macs in self.classifier)
 
     @property
     def predictor_gmacs(self) -> float:
+        """`predictor` in 10^9 MACs."""
         return self.predictor / GIGA
 
 

@@ -8,6 +8,8 @@ import os
 import shutil
 import tempfile
 
+from absl import flags
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _DEVICES = "--xla_force_host_platform_device_count=4"
 if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
@@ -17,6 +19,5 @@ atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-from absl import flags  # noqa: E402
-
+# Grain reads absl flags, which pytest does not parse.
 flags.FLAGS.mark_as_parsed()
