@@ -1,4 +1,6 @@
-"""From a configuration to a model, its costs and its device mesh."""
+"""From a configuration to a model, its data set and its device mesh."""
+
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +8,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from drnet_jax.config import ConfigError
+from drnet_jax.data.datasets import DataSettings
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.predictor import ResolutionPredictor
 from drnet_jax.models.resnet import ARCHITECTURES, ResNet
@@ -54,6 +57,25 @@ def _check_size(field: str, size: int, network: ResNet) -> None:
             f"{field}: {size} px is below the network's stride of {network.network_stride} px; "
             "use larger sizes or fewer stages"
         )
+
+
+def data_settings(config: ConfigDict, workdir: Path) -> DataSettings:
+    """How to read the configured data set; images get the largest resolution's size."""
+    data = config.data
+    return DataSettings(
+        name=data.name,
+        dir=data.dir,
+        cache_dir=workdir / "cache",
+        size=max(config.model.resolutions),
+        train_images=data.train_images,
+        eval_images=data.eval_images,
+        images_per_class=data.images_per_class,
+        calibration_fraction=data.calibration_fraction,
+        test_fraction=data.test_fraction,
+        split_seed=data.split_seed,
+        crop_scale=tuple(data.crop_scale),
+        eval_crop=data.eval_crop,
+    )
 
 
 def create_mesh() -> Mesh:

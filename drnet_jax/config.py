@@ -12,7 +12,10 @@ from ml_collections.config_dict import placeholder
 STAGES = ("pretrain", "joint")
 SPLITS = ("train", "calibration", "test")
 # Fields that may differ when a run is resumed: they do not change what it computes.
-FREE_FIELDS = ("log.", "eval.", "checkpoint.", "restore_from")
+FREE_FIELDS = (
+    *("log.", "eval.", "checkpoint.", "restore_from"),
+    *("data.dir", "data.num_workers", "data.max_corrupt", "data.skip_corrupt"),
+)
 # Fields that say what a trained model is and what it expects as input.
 MODEL_FIELDS = ("model.", "predictor.", "data.name", "data.mean", "data.std")
 
@@ -80,11 +83,33 @@ def _predictor() -> ConfigDict:
 
 def _data() -> ConfigDict:
     data = ConfigDict()
+    # 'digits_on_photos' (embedded), 'folder' (your own pictures), 'imagenet100', or any image
+    # classification set of TFDS by its name.
     data.name = "digits_on_photos"
+    # The folder of pictures, or where TFDS keeps its data sets.
+    data.dir = ""
+    # Of the data set: another number is an error; 0: whatever it has.
+    data.num_classes = 0
+    # Held out of every class, where the data set has no such split of its own.
+    data.calibration_fraction = 0.1
+    data.test_fraction = 0.2
+    data.split_seed = 0
+    # Processes that decode; 0: threads.
+    data.num_workers = 0
+    # Random resized crops in training: smallest and largest fraction of the picture's area.
+    data.crop_scale = (0.08, 1.0)
+    # Centred crop in evaluation, as a fraction of the picture's shorter side.
+    data.eval_crop = 224 / 256
+    # Training stops when more images than this cannot be decoded; up to then they are left out.
+    data.max_corrupt = 20
+    # True: evaluation leaves them out too, instead of stopping.
+    data.skip_corrupt = False
     data.flip = False
     data.mean = (0.5, 0.5, 0.5)
     data.std = (0.25, 0.25, 0.25)
-    # Images of each split (the first ones); 0: all.
+    # Training images of every class; 0: all.
+    data.images_per_class = 0
+    # Images of each split (random ones; of the embedded data the first ones); 0: all.
     data.train_images = 0
     data.eval_images = 0
     return data
@@ -147,10 +172,7 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
             f"model.resolutions={tuple(resolutions)} must name the sides largest first, none twice"
         )
     _check_sizes("predictor.stage_sizes", config.predictor.stage_sizes)
-    for name in ("mean", "std"):
-        values = config.data[name]
-        if len(values) != 3 or (name == "std" and min(values) <= 0):
-            raise ConfigError(f"data.{name}={tuple(values)} must be three numbers, std above zero")
+    _check_data(config.data)
     if not config.stages or list(config.stages) != [s for s in STAGES if s in config.stages]:
         raise ConfigError(
             f"stages={tuple(config.stages)} must be ('pretrain', 'joint'), ('pretrain',) or "
@@ -176,6 +198,24 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
 def _check_sizes(name: str, sizes: tuple[Any, ...]) -> None:
     if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise ConfigError(f"{name}={tuple(sizes)} must be one or more integers above zero")
+
+
+def _check_data(data: ConfigDict) -> None:
+    for name in ("mean", "std"):
+        values = data[name]
+        if len(values) != 3 or (name == "std" and min(values) <= 0):
+            raise ConfigError(f"data.{name}={tuple(values)} must be three numbers, std above zero")
+    scale = tuple(data.crop_scale)
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+        raise ConfigError(f"data.crop_scale={scale} must be two fractions in (0, 1], smaller first")
+    if not 0 < data.eval_crop <= 1:
+        raise ConfigError(f"data.eval_crop={data.eval_crop} must lie in (0, 1]")
+    fractions = data.calibration_fraction, data.test_fraction
+    if min(fractions) <= 0 or sum(fractions) >= 1:
+        raise ConfigError(
+            f"data.calibration_fraction={fractions[0]} and data.test_fraction={fractions[1]} must "
+            "be above zero and leave some for training"
+        )
 
 
 def _check_choices(config: ConfigDict) -> None:
@@ -206,6 +246,8 @@ def _check_numbers(config: ConfigDict) -> None:
         if not _get(config, name) > 0:
             raise ConfigError(f"{name}={_get(config, name)} must be above zero")
     zero_or_more = ["joint.eta", "checkpoint.every_steps", "data.train_images", "data.eval_images"]
+    zero_or_more += ["data.num_classes", "data.num_workers", "data.max_corrupt"]
+    zero_or_more += ["data.images_per_class", "data.split_seed"]
     for stage in STAGES:
         zero_or_more += [f"{stage}.{field}" for field in ("weight_decay", "clip_norm")]
         zero_or_more.append(f"{stage}.warmup_epochs")

@@ -12,15 +12,16 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from drnet_jax.build import batch_sharding
+from drnet_jax.build import batch_sharding, data_settings
 from drnet_jax.config import flatten
+from drnet_jax.data.datasets import class_names, load_source
 from drnet_jax.data.pipeline import eval_batches
 from drnet_jax.data.preprocess import normalise
-from drnet_jax.data.sources import ImageSource, load_source
+from drnet_jax.data.sources import DataError, Source
 from drnet_jax.macs import model_cost
 from drnet_jax.metrics import EvalRecords, by_size, hull_top1, matched_random_top1, summarise
 from drnet_jax.models.drnet import DRNet
-from drnet_jax.restore import restore_model
+from drnet_jax.restore import check_classes, restore_model
 from drnet_jax.writers import say, write_json
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
@@ -44,31 +45,54 @@ def make_eval_step(model: DRNet, mean: tuple[float, ...], std: tuple[float, ...]
             "choice": output.scores.argmax(-1),
             "index": batch["index"],
             "mask": batch["mask"],
+            "corrupt": batch["corrupt"],
         }
 
     return eval_step
 
 
 def evaluate(
-    eval_step: EvalStep, variables: Any, source: ImageSource, *, batch_size: int, mesh: Mesh
+    eval_step: EvalStep,
+    variables: Any,
+    source: Source,
+    *,
+    batch_size: int,
+    mesh: Mesh,
+    num_workers: int = 0,
+    skip_corrupt: bool = False,
 ) -> EvalRecords:
     """Records every image of `source` exactly once, whatever the batch size and device count.
 
     Raises:
+      DataError: an image cannot be decoded, and `skip_corrupt` is not set.
       RuntimeError: the input pipeline lost or repeated an image.
     """
     parts: list[dict[str, np.ndarray]] = []
-    batches = eval_batches(source, batch_size=batch_size, sharding=batch_sharding(mesh))
+    batches = eval_batches(
+        source, batch_size=batch_size, sharding=batch_sharding(mesh), num_workers=num_workers
+    )
     for batch in batches:
         record = eval_step(variables, batch)
         parts.append(multihost_utils.process_allgather(record, tiled=True))
     merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    corrupt = np.sort(merged["index"][merged["corrupt"]])
+    if len(corrupt) and not skip_corrupt:
+        raise DataError(
+            f"{len(corrupt)} images cannot be decoded: {name_images(source, corrupt)}; remove "
+            "them, or set data.skip_corrupt=True to leave them out of the evaluation"
+        )
     real = merged["mask"]
     order = np.argsort(merged["index"][real], kind="stable")
-    if not np.array_equal(merged["index"][real][order], np.arange(len(source))):
-        raise RuntimeError("the input pipeline lost or repeated an image")
     rows = {name: values[real][order] for name, values in merged.items()}
-    return EvalRecords(rows["ce"], rows["top1"], rows["top5"], rows["choice"])
+    if not np.array_equal(rows["index"], np.setdiff1d(np.arange(len(source)), corrupt)):
+        raise RuntimeError("the input pipeline lost or repeated an image")
+    return EvalRecords(rows["ce"], rows["top1"], rows["top5"], rows["choice"], rows["index"])
+
+
+def name_images(source: Source, indices: np.ndarray) -> str:
+    """The first few images of a message."""
+    names = [source.name(int(index)) for index in indices[:5]]
+    return ", ".join(names) + (", ..." if len(indices) > 5 else "")
 
 
 def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -84,11 +108,13 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     Raises:
       CheckpointError: no checkpoint, or one of another model.
-      DataError: the data cannot be read.
+      DataError: the data cannot be read, or has other classes.
     """
     origin = Path(config.restore_from) if config.restore_from else workdir
     restored = restore_model(config, origin)
-    source = load_source(config.data.name, config.eval.split, config.data.eval_images or None)
+    settings = data_settings(config, workdir)
+    check_classes(origin, class_names(settings))
+    source = load_source(settings, config.eval.split)
     eval_step = make_eval_step(restored.model, tuple(config.data.mean), tuple(config.data.std))
     records = evaluate(
         eval_step,
@@ -96,14 +122,16 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         source,
         batch_size=config.eval.batch_size,
         mesh=restored.mesh,
+        num_workers=config.data.num_workers,
+        skip_corrupt=config.data.skip_corrupt,
     )
     summary = summarise(records, restored.model.resolutions, model_cost(restored.model))
     if restored.stage == "pretrain" and len(restored.model.resolutions) > 1:
         summary |= dict.fromkeys(("top1", "top5", "gmacs", "gmacs_classifier", "shares"))
     elif "apparent_size" in source.metadata:
-        summary["by_apparent_size"] = by_size(
-            records, source.metadata["apparent_size"], _SIZE_EDGES
-        )
+        sizes = source.metadata["apparent_size"][records.index]
+        summary["by_apparent_size"] = by_size(records, sizes, _SIZE_EDGES)
+    summary["num_corrupt"] = len(source) - len(records.index)
     summary |= {"stage": restored.stage, "checkpoint_step": restored.step}
     summary |= {"split": config.eval.split, "config": restored.config | evaluation_fields(config)}
     write_json(workdir / "eval.json", summary)

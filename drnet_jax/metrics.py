@@ -17,12 +17,14 @@ class EvalRecords:
       top1: `[n, m]` bool, right.
       top5: `[n, m]` bool, right among the best five.
       choice: `[n]` index of the resolution that the predictor picked.
+      index: `[n]` of the image in the source; images that cannot be decoded are left out.
     """
 
     ce: np.ndarray
     top1: np.ndarray
     top5: np.ndarray
     choice: np.ndarray
+    index: np.ndarray
 
     def chosen(self, values: np.ndarray) -> np.ndarray:
         """`[n]`: the column of `values` `[n, m]` that each image's choice picks."""

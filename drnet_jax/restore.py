@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 from drnet_jax.build import create_mesh, create_model, replicated_sharding
 from drnet_jax.checkpoint import CheckpointError, StageCheckpoints
 from drnet_jax.config import MODEL_FIELDS, STAGES, changed_fields, flatten
-from drnet_jax.data.sources import num_classes
+from drnet_jax.data.sources import DataError
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.train_state import classifier_variables, init_variables, merge_variables
+from drnet_jax.writers import write_json
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class RestoredModel:
       stage: the stage the checkpoint is of; after `'pretrain'` the predictor is untrained.
       step: the step of that stage.
       mesh: the devices.
+      classes: their names, in the order of the logits.
       config: flattened, as it was when the model was trained.
     """
 
@@ -35,6 +37,7 @@ class RestoredModel:
     stage: str
     step: int
     mesh: Mesh
+    classes: tuple[str, ...]
     config: dict[str, Any]
 
 
@@ -51,7 +54,8 @@ def restore_model(config: ConfigDict, origin: Path) -> RestoredModel:
     stage = find_stage(origin)
     trained = trained_config(config, origin)
     mesh = create_mesh()
-    model = create_model(config, num_classes(config.data.name))
+    classes = read_classes(origin)
+    model = create_model(config, len(classes))
     initial = jax.device_put(
         init_variables(model, jax.random.key(config.seed)), replicated_sharding(mesh)
     )
@@ -60,7 +64,7 @@ def restore_model(config: ConfigDict, origin: Path) -> RestoredModel:
         assert step is not None
         ema = trained[f"{stage}.ema_decay"] > 0
         variables = load_variables(checkpoints, step, initial, stage=stage, ema=ema)
-    return RestoredModel(model, variables, stage, step, mesh, trained)
+    return RestoredModel(model, variables, stage, step, mesh, classes, trained)
 
 
 def trained_config(config: ConfigDict, origin: Path) -> dict[str, Any]:
@@ -80,6 +84,39 @@ def trained_config(config: ConfigDict, origin: Path) -> dict[str, Any]:
             "the config and overrides it was trained with"
         )
     return trained
+
+
+def write_classes(workdir: Path, classes: tuple[str, ...]) -> None:
+    """Keeps the names of the classes, in the order of the logits, beside the checkpoints."""
+    write_json(workdir / "classes.json", {"classes": list(classes)})
+
+
+def read_classes(origin: Path) -> tuple[str, ...]:
+    """The classes that the run in `origin` was trained on.
+
+    Raises:
+      CheckpointError: they are missing.
+    """
+    path = origin / "classes.json"
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing: it names the classes of the checkpoints")
+    return tuple(json.loads(path.read_text())["classes"])
+
+
+def check_classes(origin: Path, classes: tuple[str, ...]) -> None:
+    """Compares the classes of a data set with those that `origin` was trained on.
+
+    Raises:
+      DataError: they differ, in their order too.
+    """
+    trained = read_classes(origin)
+    if classes != trained:
+        lacking, new = set(trained) - set(classes), set(classes) - set(trained)
+        what = f"lacking: {sorted(lacking)[:5]}, new: {sorted(new)[:5]}"
+        raise DataError(
+            f"{origin} was trained on {len(trained)} classes, and the data set has {len(classes)}, "
+            f"not the same ones in the same order ({what}); set data.dir to the data of that run"
+        )
 
 
 def find_stage(origin: Path) -> str:

@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from drnet_jax.build import batch_sharding
 from drnet_jax.checkpoint import StageCheckpoints
 from drnet_jax.config import STAGES
-from drnet_jax.data.pipeline import train_batches
-from drnet_jax.data.sources import ImageSource
-from drnet_jax.evaluate import evaluate, make_eval_step
+from drnet_jax.data.pipeline import TrainBatch, train_batches
+from drnet_jax.data.sources import DataError, Source
+from drnet_jax.evaluate import evaluate, make_eval_step, name_images
 from drnet_jax.macs import ModelCost
 from drnet_jax.metrics import objective, summarise
 from drnet_jax.models.drnet import DRNet
@@ -44,8 +44,8 @@ class Run:
     cost: ModelCost
     target: float | None
     mesh: Mesh
-    train: ImageSource
-    calibration: ImageSource
+    train: Source
+    calibration: Source
 
 
 class StageLoop:
@@ -69,6 +69,7 @@ class StageLoop:
         self._num_steps = num_steps
         self._checkpoints = checkpoints
         self._start = start_step
+        self._corrupt: set[int] = set()
         self._pending: list[dict[str, jax.Array]] = []
         self._epoch: list[dict[str, np.ndarray]] = []
         self._waited = 0.0
@@ -94,23 +95,25 @@ class StageLoop:
             seed=len(STAGES) * self._config.seed + STAGES.index(self._stage),
             start_step=self._start,
             sharding=batch_sharding(self._run.mesh),
+            num_workers=self._config.data.num_workers,
         )
         every = self._config.checkpoint.every_steps
-        with _interruptions() as interrupted:
+        with closing(batches), _interruptions() as interrupted:
             for step in range(self._start + 1, self._num_steps + 1):
                 state = self._step(state, step_fn, batches)
                 at_epoch = step % self._steps_per_epoch == 0
                 if at_epoch or step % self._config.log.every_steps == 0:
                     self._log(step)
+                reason = "interrupted" if interrupted else self._too_many_corrupt()
                 if at_epoch:
                     self._end_epoch(step, state)
-                elif (every and step % every == 0) or interrupted:
+                elif (every and step % every == 0) or reason:
                     self._log(step)
                     self._checkpoints.save(step, state)
-                if interrupted:
+                if reason:
                     self.close()
                     raise TrainingError(
-                        f"interrupted after step {step} of {self._stage}, which is saved; run the "
+                        f"{reason} after step {step} of {self._stage}, which is saved; run the "
                         "same command to resume"
                     )
         self.close()
@@ -121,15 +124,34 @@ class StageLoop:
         self._progress.close()
         self._writer.close()
 
-    def _step(self, state: TrainState, step_fn: Any, batches: Iterator[Any]) -> TrainState:
+    def _step(self, state: TrainState, step_fn: Any, batches: Iterator[TrainBatch]) -> TrainState:
         asked = time.perf_counter()
         batch = next(batches)
         self._waited += time.perf_counter() - asked
+        if len(batch.corrupt):
+            self._note_corrupt(batch.corrupt)
         # Every value the step needs is on the devices already; a hidden copy would be a bug.
         with jax.transfer_guard("disallow"):
-            state, metrics = step_fn(state, batch)
+            state, metrics = step_fn(state, batch.arrays)
         self._pending.append(metrics)
         return state
+
+    def _note_corrupt(self, indices: np.ndarray) -> None:
+        new = sorted(set(indices.tolist()) - self._corrupt)
+        self._corrupt |= set(new)
+        for index in new:
+            self._progress.message(f"left out, cannot be decoded: {self._run.train.name(index)}")
+
+    def _too_many_corrupt(self) -> str:
+        """Why to stop, or nothing."""
+        limit = self._config.data.max_corrupt
+        if len(self._corrupt) <= limit:
+            return ""
+        named = name_images(self._run.train, np.array(sorted(self._corrupt)))
+        return (
+            f"{len(self._corrupt)} training images cannot be decoded ({named}), more than "
+            f"data.max_corrupt={limit}: repair them or raise it; stopped"
+        )
 
     def _log(self, step: int) -> None:
         if not self._pending:
@@ -146,6 +168,7 @@ class StageLoop:
         figures["epoch"] = step / self._steps_per_epoch
         figures["images_per_second"] = len(metrics) * batch_size / elapsed
         figures["input_wait"] = self._waited / elapsed
+        figures["corrupt"] = len(self._corrupt)
         self._writer.write(self._stage, step, figures)
         self._progress.report(step, figures)
         self._epoch += metrics
@@ -169,13 +192,20 @@ class StageLoop:
 
     def _end_epoch(self, step: int, state: TrainState) -> None:
         run, config = self._run, self._config
-        records = evaluate(
-            self._eval_step,
-            merge_variables(self._untrained, state.eval_variables),
-            run.calibration,
-            batch_size=config.eval.batch_size,
-            mesh=run.mesh,
-        )
+        try:
+            records = evaluate(
+                self._eval_step,
+                merge_variables(self._untrained, state.eval_variables),
+                run.calibration,
+                batch_size=config.eval.batch_size,
+                mesh=run.mesh,
+                num_workers=config.data.num_workers,
+                skip_corrupt=config.data.skip_corrupt,
+            )
+        except DataError:
+            self._checkpoints.save(step, state)
+            self.close()
+            raise
         summary = summarise(records, run.model.resolutions, run.cost)
         if self._stage == "pretrain":
             score = float(records.ce.mean(axis=0).sum())

@@ -8,7 +8,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from drnet_jax.build import create_mesh, create_model, replicated_sharding
+from drnet_jax.build import create_mesh, create_model, data_settings, replicated_sharding
 from drnet_jax.checkpoint import CheckpointError, StageCheckpoints
 from drnet_jax.config import (
     STAGES,
@@ -18,13 +18,12 @@ from drnet_jax.config import (
     check_config,
     flatten,
 )
-from drnet_jax.data.sources import load_source, num_classes
-from drnet_jax.evaluate import (
-    restore_and_evaluate,
-)
+from drnet_jax.data.datasets import class_names, load_source
+from drnet_jax.data.sources import DataError
+from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.macs import model_cost
 from drnet_jax.optim import create_learning_rate_fn, create_optimizer
-from drnet_jax.restore import load_variables, trained_config
+from drnet_jax.restore import check_classes, load_variables, trained_config, write_classes
 from drnet_jax.stage_loop import Run, StageLoop
 from drnet_jax.train_state import (
     create_train_state,
@@ -63,15 +62,26 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
         raise ConfigError(
             "restore_from belongs to --mode=eval; joint.init_from starts stage 2 from another run"
         )
-    model = create_model(config, num_classes(config.data.name))
+    _check_workdir(config, workdir)
+    settings = data_settings(config, workdir)
+    classes = class_names(settings)
+    if config.data.num_classes not in (0, len(classes)):
+        raise DataError(
+            f"{config.data.name} in {config.data.dir} has {len(classes)} classes, not "
+            f"data.num_classes={config.data.num_classes}; correct one of them"
+        )
+    model = create_model(config, len(classes))
     cost = model_cost(model)
     target = alpha_target(config, cost.classifier_gmacs)
-    _check_workdir(config, workdir)
+    if any(_has_checkpoint(workdir / stage) for stage in STAGES):
+        check_classes(workdir, classes)
     if config.joint.init_from and not _has_checkpoint(workdir / "joint"):
         check_stage_one(config, Path(config.joint.init_from))
-    data = config.data
-    train = load_source(data.name, "train", data.train_images or None)
-    calibration = load_source(data.name, "calibration", data.eval_images or None)
+        check_classes(Path(config.joint.init_from), classes)
+    train = load_source(settings, "train")
+    calibration = load_source(settings, "calibration")
+    # Missing test images would else be noticed only after the training.
+    load_source(settings, "test")
     for stage in config.stages:
         if len(train) < config[stage].batch_size:
             raise ConfigError(
@@ -79,6 +89,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
                 "images"
             )
     write_json(workdir / "config.json", flatten(config))
+    write_classes(workdir, classes)
     return Run(config, workdir, model, cost, target, create_mesh(), train, calibration)
 
 

@@ -16,7 +16,8 @@ from drnet_jax.config import (
     default_config,
     flatten,
 )
-from drnet_jax.data.sources import DataError, load_source, num_classes
+from drnet_jax.data.datasets import load_source
+from drnet_jax.data.sources import DataError
 from drnet_jax.macs import model_cost
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +31,7 @@ def test_config_builds(name: str) -> None:
     assert f"python main.py --config=configs/{name}.py" in module.__doc__
     config = module.get_config()
     check_config(config, 1)
-    model = create_model(config, num_classes(config.data.name))
+    model = create_model(config, config.data.num_classes or 10)
     size = config.model.resolutions[0]
     image = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)

@@ -21,7 +21,7 @@ from drnet_jax import train
 from drnet_jax.build import create_mesh, create_model
 from drnet_jax.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError, flatten
-from drnet_jax.data.sources import load_source
+from drnet_jax.data.datasets import DataSettings, load_source
 from drnet_jax.evaluate import evaluate, make_eval_step, restore_and_evaluate
 from drnet_jax.metrics import EvalRecords
 from drnet_jax.restore import restore_model
@@ -153,7 +153,15 @@ def test_finished_run_evaluates_again_and_refuses_other_values(finished: Path) -
     assert first["num_images"] == 70
     assert list(first) == [
         *("num_images", "top1", "top5", "gmacs", "gmacs_classifier", "resolutions", "shares"),
-        *("fixed", "by_apparent_size", "stage", "checkpoint_step", "split", "config"),
+        *(
+            "fixed",
+            "by_apparent_size",
+            "num_corrupt",
+            "stage",
+            "checkpoint_step",
+            "split",
+            "config",
+        ),
     ]
     again = restore_and_evaluate(small_config(**{"eval.batch_size": 32}), finished)
     for name in ("top1", "top5", "gmacs", "shares", "fixed", "checkpoint_step"):
@@ -247,7 +255,7 @@ def test_every_image_counts_once(batch_size: int) -> None:
     config = small_config()
     model = create_model(config, 10)
     variables = init_variables(model, jax.random.key(0))
-    source = load_source("digits_on_photos", "test", 50)
+    source = load_source(DataSettings("digits_on_photos", eval_images=50), "test")
     mean, std = tuple(config.data.mean), tuple(config.data.std)
     step = make_eval_step(model, mean, std)
     records = evaluate(step, variables, source, batch_size=batch_size, mesh=create_mesh())

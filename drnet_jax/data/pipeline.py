@@ -1,6 +1,9 @@
 """From a source to batches on the devices (Grain)."""
 
+import os
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,7 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from drnet_jax.data.sources import ImageSource
+from drnet_jax.data.crops import EvalCrop, TrainCrop
+from drnet_jax.data.sources import EncodedSource, Sample, Source
 
 Batch = dict[str, jax.Array]
 # Batches that wait in host memory and on the devices, ahead of the step.
@@ -17,62 +21,104 @@ _HOST_BUFFER = 4
 _DEVICE_BUFFER = 2
 
 
+@dataclass(frozen=True)
+class TrainBatch:
+    """A batch for a training step.
+
+    Attributes:
+      arrays: `image`, `label` and, of encoded images, `mask`, on the devices.
+      corrupt: indices of this process's images in it that could not be decoded; their mask is
+        False.
+    """
+
+    arrays: Batch
+    corrupt: np.ndarray
+
+
 def train_batches(
-    source: ImageSource,
+    source: Source,
     *,
     batch_size: int,
     seed: int,
     start_step: int,
     sharding: NamedSharding,
-) -> Iterator[Batch]:
-    """An endless stream of shuffled batches, placed on the devices ahead of time.
+    num_workers: int,
+) -> grain.DatasetIterator[TrainBatch]:
+    """An endless stream of shuffled batches, placed on the devices ahead of time; to be closed.
 
-    The stream depends on `seed` alone; from `start_step` on it is the very same stream, so that a
-    resumed run sees what the uninterrupted one would have seen. Every process reads its share.
+    The stream, random crops included, depends on `seed` alone; from `start_step` on it is the very
+    same stream, so that a resumed run sees what the uninterrupted one would have seen. Every
+    process reads its share.
 
     Args:
       source: the images.
       batch_size: samples in a batch, over all processes.
-      seed: of the shuffling; every epoch has another order.
+      seed: of shuffling and crops; every epoch has another order.
       start_step: batches to skip.
       sharding: where the batch axis goes.
+      num_workers: processes that read and decode; 0: threads of this process.
     """
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    names = ["image", "label"]
+    if isinstance(source, EncodedSource):
+        dataset = dataset.random_map(TrainCrop(source.size, source.crop_scale))
+        names.append("mask")
     dataset = dataset[jax.process_index() :: jax.process_count()]
     dataset = dataset.batch(batch_size // jax.process_count())[start_step:]
 
-    def place(batch: dict[str, np.ndarray]) -> Batch:
-        return _place({"image": batch["image"], "label": batch["label"]}, sharding)
+    def place(batch: Sample) -> TrainBatch:
+        arrays = _place({name: batch[name] for name in names}, sharding)
+        return TrainBatch(arrays, batch["index"][batch["corrupt"]])
 
-    iter_dataset = dataset.to_iter_dataset(
-        grain.ReadOptions(num_threads=1, prefetch_buffer_size=_HOST_BUFFER)
-    )
     ahead = grain.experimental.ThreadPrefetchIterDataset(
-        iter_dataset.map(place), prefetch_buffer_size=_DEVICE_BUFFER
+        _parallel(dataset, source, num_workers).map(place), prefetch_buffer_size=_DEVICE_BUFFER
     )
     return iter(ahead)
 
 
 def eval_batches(
-    source: ImageSource, *, batch_size: int, sharding: NamedSharding
+    source: Source, *, batch_size: int, sharding: NamedSharding, num_workers: int
 ) -> Iterator[Batch]:
-    """Every image once, in order; the last batch is padded with samples whose `mask` is False.
+    """Every image once, in order, with its `index` and whether it is `corrupt`.
 
-    With several processes each reads every n-th image, and all yield equally many batches.
+    `mask` is False for corrupt images and for the padding of the last batch. With several
+    processes each reads every n-th image, and all yield equally many batches.
     """
     processes = jax.process_count()
     local_size = batch_size // processes
     num_batches = -(-len(source) // batch_size)
-    dataset = grain.MapDataset.source(source)[jax.process_index() :: processes]
+    dataset = grain.MapDataset.source(source)
+    if isinstance(source, EncodedSource):
+        dataset = dataset.map(EvalCrop(source.size, source.eval_crop))
+    empty = [{name: np.zeros_like(value) for name, value in dataset[0].items()}] * local_size
+    dataset = dataset[jax.process_index() :: processes]
     pad = partial(grain.experimental.batch_and_pad, batch_size=local_size)
     dataset = dataset.batch(local_size, batch_fn=pad)
-    for index in range(num_batches):
-        batch = dataset[index] if index < len(dataset) else _empty(source, local_size)
-        yield _place(batch, sharding)
+    with closing(iter(_parallel(dataset, source, num_workers))) as batches:
+        for index in range(num_batches):
+            batch = next(batches) if index < len(dataset) else _stack(empty)
+            yield _place(batch, sharding)
 
 
-def _empty(source: ImageSource, size: int) -> dict[str, np.ndarray]:
-    return {name: np.stack([np.zeros_like(value)] * size) for name, value in source[0].items()}
+def _parallel(dataset: grain.MapDataset, source: Source, num_workers: int) -> grain.IterDataset:
+    """Whole batches, in order, made by threads or by processes."""
+    # Images in memory are only stacked: more threads would wait for each other.
+    threads = 1
+    if isinstance(source, EncodedSource) and num_workers == 0:
+        threads = os.cpu_count() or 1
+    options = grain.ReadOptions(
+        num_threads=threads, prefetch_buffer_size=max(_HOST_BUFFER, threads)
+    )
+    batches = dataset.to_iter_dataset(options)
+    if num_workers:
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=_DEVICE_BUFFER)
+        )
+    return batches
+
+
+def _stack(samples: list[Sample]) -> Sample:
+    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
 def _place(batch: dict[str, Any], sharding: NamedSharding) -> Batch:

@@ -1,14 +1,12 @@
-"""Where labelled images come from: one random-access source a split."""
+"""One split of a data set: labelled images by index, in memory or encoded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
-from drnet_jax.data import digits_on_photos
-
-# Number of classes of every data set that configs may name.
-CLASSES = {"digits_on_photos": 10, "imagenet100": 100, "imagenet2012": 1000}
+Sample = dict[str, Any]
 
 
 class DataError(ValueError):
@@ -16,7 +14,7 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True)
-class ImageSource:
+class ArraySource:
     """Images in memory.
 
     Attributes:
@@ -32,51 +30,69 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> Sample:
         """One sample: `image`, `label`, its `index`, and `mask` True (padding has False)."""
         return {
             "image": self.images[index],
             "label": self.labels[index],
             "index": np.int32(index),
             "mask": np.bool_(True),
+            "corrupt": np.bool_(False),
         }
 
+    def name(self, index: int) -> str:
+        """What to call an image in a message."""
+        return f"image {index}"
 
-def num_classes(name: str) -> int:
-    """Number of classes of a data set, without reading it.
 
-    Raises:
-      DataError: the data set is unknown.
+class Reader(Protocol):
+    """Encoded images by position; it travels to worker processes by pickling."""
+
+    def read(self, position: int) -> bytes:
+        """The encoded image."""
+
+    def name(self, position: int) -> str:
+        """What to call an image in a message: a path, say."""
+
+
+@dataclass(frozen=True)
+class EncodedSource:
+    """Encoded images (JPEG, PNG, WebP), decoded and cropped by the workers of the pipeline.
+
+    Attributes:
+      reader: where the bytes are.
+      positions: `[n]` of the images in the reader.
+      labels: `[n]` int32.
+      size: side in pixels that images are cropped and resized to.
+      crop_scale: area of a training crop, smallest and largest fraction of the picture's.
+      eval_crop: side of the centred test crop, as a fraction of the picture's shorter side.
+      metadata: further facts about each image, `[n, ...]` arrays by name.
     """
-    if name not in CLASSES:
-        raise DataError(f"unknown data set {name!r}; there are: {', '.join(CLASSES)}")
-    return CLASSES[name]
+
+    reader: Reader
+    positions: np.ndarray
+    labels: np.ndarray
+    size: int
+    crop_scale: tuple[float, float]
+    eval_crop: float
+    metadata: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Sample:
+        """One sample as `ArraySource`'s, with bytes `encoded` in the place of `image`."""
+        return {
+            "encoded": self.reader.read(int(self.positions[index])),
+            "label": self.labels[index],
+            "index": np.int32(index),
+            "mask": np.bool_(True),
+            "corrupt": np.bool_(False),
+        }
+
+    def name(self, index: int) -> str:
+        """What to call an image in a message."""
+        return self.reader.name(int(self.positions[index]))
 
 
-def load_source(name: str, split: str, num_images: int | None = None) -> ImageSource:
-    """Loads one split of a data set.
-
-    Args:
-      name: the data set.
-      split: `'train'`, `'calibration'` or `'test'`.
-      num_images: how many images, the first of the split; default: all.
-
-    Raises:
-      DataError: the data set is unknown, cannot be read, or has fewer images.
-    """
-    if name != "digits_on_photos":
-        num_classes(name)
-        raise DataError(
-            f"data set {name!r} needs ImageNet-2012 (ILSVRC2012_img_train.tar and "
-            "ILSVRC2012_img_val.tar, from image-net.org), and this version cannot read it yet; "
-            "--config.data.name=digits_on_photos trains on the embedded data"
-        )
-    if num_images is not None and num_images > digits_on_photos.IMAGES[split]:
-        raise DataError(
-            f"the {split} split of {name} has {digits_on_photos.IMAGES[split]} images, not "
-            f"{num_images}; lower data.train_images or data.eval_images"
-        )
-    composed = digits_on_photos.compose(split, num_images)
-    return ImageSource(
-        composed["image"], composed["label"], {"apparent_size": composed["apparent_size"]}
-    )
+Source = ArraySource | EncodedSource

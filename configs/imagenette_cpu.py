@@ -1,0 +1,24 @@
+"""Ten classes of photographs in a folder of classes (Imagenette, say) on two CPU cores.
+
+python main.py --config=configs/imagenette_cpu.py --config.data.dir=PATH
+"""
+
+from ml_collections import ConfigDict
+
+from drnet_jax.config import default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.model.width = 16
+    config.data.name = "folder"
+    config.data.crop_scale = (0.25, 1.0)
+    config.data.eval_crop = 1.0
+    config.data.flip = True
+    config.data.mean = (0.485, 0.456, 0.406)
+    config.data.std = (0.229, 0.224, 0.225)
+    config.pretrain.num_epochs = 36
+    config.pretrain.batch_size = 32
+    config.joint.num_epochs = 12
+    config.joint.batch_size = 64
+    return config

@@ -1,0 +1,48 @@
+"""The transformations that workers apply to encoded samples (Grain)."""
+
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+
+from drnet_jax.data.decode import (
+    ChooseBox,
+    CorruptImageError,
+    centre_crop_box,
+    decode_crop,
+    random_crop_box,
+)
+from drnet_jax.data.sources import Sample
+
+
+@dataclass(frozen=True)
+class TrainCrop(grain.transforms.RandomMap):
+    """A random resized crop of `scale` of the picture's area, to `size` px."""
+
+    size: int
+    scale: tuple[float, float]
+
+    def random_map(self, element: Sample, rng: np.random.Generator) -> Sample:
+        return _decoded(element, self.size, lambda w, h: random_crop_box(rng, w, h, self.scale))
+
+
+@dataclass(frozen=True)
+class EvalCrop(grain.transforms.Map):
+    """The centred square of `fraction` of the picture's shorter side, to `size` px."""
+
+    size: int
+    fraction: float
+
+    def map(self, element: Sample) -> Sample:
+        return _decoded(element, self.size, lambda w, h: centre_crop_box(w, h, self.fraction))
+
+
+def _decoded(sample: Sample, size: int, choose_box: ChooseBox) -> Sample:
+    """The sample with `image` for `encoded`; a corrupt one is black, with `mask` False."""
+    rest = {name: value for name, value in sample.items() if name != "encoded"}
+    try:
+        image = decode_crop(sample["encoded"], choose_box, size)
+    except CorruptImageError:
+        black = np.zeros((size, size, 3), np.uint8)
+        return rest | {"image": black, "mask": np.bool_(False), "corrupt": np.bool_(True)}
+    return rest | {"image": image}

@@ -1,0 +1,141 @@
+"""The data sets that configs name, and their train, calibration and test splits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from drnet_jax.data import digits_on_photos
+from drnet_jax.data.folder import Folder
+from drnet_jax.data.sources import ArraySource, DataError, EncodedSource, Reader, Source
+from drnet_jax.data.splits import some, some_of_each_class, split_by_class
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What a data set is read with; `drnet_jax/config.py` describes the fields.
+
+    Attributes:
+      name: `'digits_on_photos'`, `'folder'`, `'imagenet100'`, or a TFDS data set.
+      dir: where it is; the embedded data needs none.
+      cache_dir: where an index may be kept if `dir` is read-only.
+      size: side in pixels that encoded images are cropped and resized to.
+      train_images: of the training split; 0: all.
+      eval_images: of each other split; 0: all.
+      images_per_class: of the training split before `train_images`; 0: all.
+      calibration_fraction: of every class of the training images, if there is no such split.
+      test_fraction: of every class, if there is no such split.
+      split_seed: which images go where.
+      crop_scale: see `EncodedSource`.
+      eval_crop: see `EncodedSource`.
+    """
+
+    name: str
+    dir: str = ""
+    cache_dir: Path = Path("cache")
+    size: int = 224
+    train_images: int = 0
+    eval_images: int = 0
+    images_per_class: int = 0
+    calibration_fraction: float = 0.1
+    test_fraction: float = 0.2
+    split_seed: int = 0
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    eval_crop: float = 0.875
+
+
+class Dataset(Protocol):
+    """A data set with the splits it comes with: of train, test and calibration; or `'all'`."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def official(self) -> tuple[str, ...]: ...
+
+    def read_split(self, split: str) -> tuple[Reader, np.ndarray]: ...
+
+
+def class_names(settings: DataSettings) -> tuple[str, ...]:
+    """The classes of a data set, in the order of their labels, without reading any image.
+
+    Raises:
+      DataError: the data set is unknown or missing.
+    """
+    if settings.name == "digits_on_photos":
+        return tuple("0123456789")
+    return _open(settings).classes
+
+
+def load_source(settings: DataSettings, split: str) -> Source:
+    """One split of a data set.
+
+    Args:
+      settings: which, where, and how to crop.
+      split: `'train'`, `'calibration'` or `'test'`.
+
+    Raises:
+      DataError: the data set is unknown, missing or unusable, or has too few images.
+    """
+    wanted = settings.train_images if split == "train" else settings.eval_images
+    if settings.name == "digits_on_photos":
+        _check_count(settings, split, wanted, digits_on_photos.IMAGES[split])
+        composed = digits_on_photos.compose(split, wanted or None)
+        metadata = {"apparent_size": composed["apparent_size"]}
+        return ArraySource(composed["image"], composed["label"], metadata)
+    dataset = _open(settings)
+    reader, labels, chosen = _part(dataset, settings, split)
+    _check_every_class(settings, split, labels[chosen], dataset.classes)
+    if split == "train" and settings.images_per_class:
+        count = settings.images_per_class
+        chosen = chosen[some_of_each_class(labels[chosen], count, settings.split_seed)]
+    _check_count(settings, split, wanted, len(chosen))
+    if wanted:
+        chosen = chosen[some(len(chosen), wanted, settings.split_seed)]
+    return EncodedSource(
+        reader, chosen, labels[chosen], settings.size, settings.crop_scale, settings.eval_crop
+    )
+
+
+def _open(settings: DataSettings) -> Dataset:
+    if not settings.dir:
+        raise DataError(f"data.name={settings.name!r} needs data.dir: add --config.data.dir=PATH")
+    return Folder(Path(settings.dir))
+
+
+def _part(
+    dataset: Dataset, settings: DataSettings, split: str
+) -> tuple[Reader, np.ndarray, np.ndarray]:
+    """Reader and labels of one of the data set's own splits, and which of its images are meant."""
+    if split != "train" and split in dataset.official:
+        reader, labels = dataset.read_split(split)
+        return reader, labels, np.arange(len(labels))
+    fractions = {}
+    if "calibration" not in dataset.official:
+        fractions["calibration"] = settings.calibration_fraction
+    if "test" not in dataset.official:
+        fractions["test"] = settings.test_fraction
+    reader, labels = dataset.read_split("train" if "train" in dataset.official else "all")
+    return reader, labels, split_by_class(labels, fractions, settings.split_seed)[split]
+
+
+def _check_every_class(
+    settings: DataSettings, split: str, labels: np.ndarray, classes: tuple[str, ...]
+) -> None:
+    empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
+    if len(empty):
+        names = ", ".join(classes[label] for label in empty[:5])
+        raise DataError(
+            f"the {split} split of {settings.name} in {settings.dir} has no image of {len(empty)} "
+            f"of {len(classes)} classes ({names}); add images, or raise "
+            "data.calibration_fraction or data.test_fraction"
+        )
+
+
+def _check_count(settings: DataSettings, split: str, wanted: int, found: int) -> None:
+    if wanted > found:
+        raise DataError(
+            f"the {split} split of {settings.name} has {found} images, not {wanted}; lower "
+            "data.train_images or data.eval_images"
+        )

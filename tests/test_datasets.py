@@ -1,0 +1,139 @@
+"""Folders of pictures and their splits; unusable data is one clear error."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drnet_jax.data.datasets import DataSettings, class_names, load_source
+from drnet_jax.data.sources import DataError, EncodedSource
+from drnet_jax.data.splits import official_splits, some_of_each_class, split_by_class
+
+
+def write_pictures(folder: Path, count: int, first: int = 0) -> None:
+    folder.mkdir(parents=True)
+    for number in range(first, first + count):
+        picture = Image.new("RGB", (20, 16), (number % 256, 0, 0))
+        picture.save(folder / f"{number:03}.{('jpg', 'png', 'webp')[number % 3]}")
+
+
+def folder_settings(root: Path, **further: object) -> DataSettings:
+    return DataSettings("folder", dir=str(root), size=16, **further)
+
+
+def encoded(settings: DataSettings, split: str) -> EncodedSource:
+    source = load_source(settings, split)
+    assert isinstance(source, EncodedSource)
+    return source
+
+
+def paths(source: EncodedSource) -> set[str]:
+    return {source.name(index) for index in range(len(source))}
+
+
+@pytest.fixture
+def classes_only(tmp_path: Path) -> Path:
+    for name, count in (("cat", 30), ("ant", 20), ("bee", 10)):
+        write_pictures(tmp_path / name, count)
+    (tmp_path / "cat" / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_one_folder_of_classes_is_split_by_seed(classes_only: Path) -> None:
+    """Every class in the same parts, no picture twice, the same parts every time."""
+    settings = folder_settings(classes_only)
+    assert class_names(settings) == ("ant", "bee", "cat")
+    parts = {split: encoded(settings, split) for split in ("train", "calibration", "test")}
+    counts = {split: np.bincount(source.labels).tolist() for split, source in parts.items()}
+    assert counts == {"train": [14, 7, 21], "calibration": [2, 1, 3], "test": [4, 2, 6]}
+    together = Counter(path for source in parts.values() for path in paths(source))
+    assert len(together) == 60 and set(together.values()) == {1}
+    for source in parts.values():
+        for index in range(len(source)):
+            assert (
+                Path(source.name(index)).parent.name == class_names(settings)[source.labels[index]]
+            )
+            assert source[index]["encoded"] == Path(source.name(index)).read_bytes()
+    assert paths(encoded(settings, "test")) == paths(parts["test"])
+    other = folder_settings(classes_only, split_seed=1)
+    assert paths(encoded(other, "test")) != paths(parts["test"])
+
+
+def test_a_folder_with_splits(tmp_path: Path) -> None:
+    for number, name in enumerate(("ant", "bee")):
+        write_pictures(tmp_path / "train" / name, 10, 100 * number)
+        write_pictures(tmp_path / "val" / name, 3, 50 + 100 * number)
+    settings = folder_settings(tmp_path)
+    assert np.bincount(encoded(settings, "train").labels).tolist() == [9, 9]
+    assert np.bincount(encoded(settings, "calibration").labels).tolist() == [1, 1]
+    assert all("/val/" in path for path in paths(encoded(settings, "test")))
+    # With a test folder beside it, val serves for calibration.
+    for name in ("ant", "bee"):
+        write_pictures(tmp_path / "test" / name, 2)
+    assert len(encoded(settings, "train")) == 20
+    assert all("/val/" in path for path in paths(encoded(settings, "calibration")))
+    assert all("/test/" in path for path in paths(encoded(settings, "test")))
+
+
+def test_subsets(classes_only: Path) -> None:
+    settings = folder_settings(classes_only, images_per_class=8, train_images=0)
+    assert np.bincount(encoded(settings, "train").labels).tolist() == [8, 7, 8]
+    few = folder_settings(classes_only, train_images=20, eval_images=5)
+    assert len(encoded(few, "train")) == 20 and len(encoded(few, "test")) == 5
+    assert set(encoded(few, "train").labels) == {0, 1, 2}
+    with pytest.raises(DataError, match="the test split of folder has 12 images, not 13"):
+        load_source(folder_settings(classes_only, eval_images=13), "test")
+
+
+def test_unusable_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="needs data.dir"):
+        load_source(DataSettings("folder"), "train")
+    with pytest.raises(DataError, match="not a folder of pictures"):
+        load_source(folder_settings(tmp_path / "none"), "train")
+    with pytest.raises(DataError, match="two folders or more"):
+        load_source(folder_settings(tmp_path), "train")
+    for name in ("ant", "bee"):
+        write_pictures(tmp_path / "train" / name, 10)
+    with pytest.raises(DataError, match="none named test, val or validation"):
+        load_source(folder_settings(tmp_path), "train")
+    write_pictures(tmp_path / "test" / "ant", 3)
+    write_pictures(tmp_path / "test" / "cow", 3)
+    with pytest.raises(DataError, match="lacks bee and has cow, which train lacks"):
+        load_source(folder_settings(tmp_path), "train")
+    (tmp_path / "test" / "cow").rename(tmp_path / "test" / "bee")
+    for picture in (tmp_path / "test" / "bee").iterdir():
+        picture.unlink()
+    with pytest.raises(DataError, match="bee has no picture"):
+        load_source(folder_settings(tmp_path), "test")
+
+
+def test_a_class_missing_from_a_split(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "ant", 40)
+    write_pictures(tmp_path / "bee", 3)
+    with pytest.raises(DataError, match=r"the calibration split .* has no image of 1 of 2 .*bee"):
+        load_source(folder_settings(tmp_path), "calibration")
+
+
+def test_official_splits() -> None:
+    assert official_splits(["train", "validation"]) == {"train": "train", "test": "validation"}
+    assert official_splits(["validation", "test", "train"]) == {
+        "train": "train",
+        "test": "test",
+        "calibration": "validation",
+    }
+
+
+def test_split_by_class_and_some_of_each() -> None:
+    labels = np.repeat([0, 1, 2], [100, 50, 10])
+    parts = split_by_class(labels, {"calibration": 0.1, "test": 0.3}, seed=3)
+    assert {name: np.bincount(labels[part]).tolist() for name, part in parts.items()} == {
+        "calibration": [10, 5, 1],
+        "test": [30, 15, 3],
+        "train": [60, 30, 6],
+    }
+    np.testing.assert_array_equal(np.sort(np.concatenate(list(parts.values()))), np.arange(160))
+    chosen = some_of_each_class(labels, 20, seed=0)
+    assert np.bincount(labels[chosen]).tolist() == [20, 20, 10]
+    assert len(set(chosen.tolist())) == 50

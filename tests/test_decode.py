@@ -1,0 +1,146 @@
+"""Decoding and cropping against Pillow."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from sklearn.datasets import load_sample_image
+
+from drnet_jax.data import decode
+from drnet_jax.data.decode import (
+    Box,
+    CorruptImageError,
+    centre_crop_box,
+    random_crop_box,
+)
+
+PHOTO = Image.fromarray(load_sample_image("china.jpg"))
+
+
+def encode(picture: Image.Image, form: str = "JPEG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def decode_crop(encoded: bytes, box: Box, size: int) -> np.ndarray:
+    return decode.decode_crop(encoded, lambda width, height: box, size)
+
+
+def pillow(encoded: bytes, box: Box, size: int) -> np.ndarray:
+    """The reference: whole decoding, antialiased bilinear resize of the box."""
+    picture = Image.open(io.BytesIO(encoded)).convert("RGB")
+    corners = (box.left, box.top, box.left + box.width, box.top + box.height)
+    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=corners))
+
+
+def difference(left: np.ndarray, right: np.ndarray) -> float:
+    return float(np.abs(left.astype(float) - right.astype(float)).mean())
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    ("box", "size"),
+    [
+        # Enlarged; factors of 1 to 2, of 2 to 4 (a JPEG is decoded at half size), and more.
+        (Box(101, 53, 90, 80), 112),
+        (Box(33, 21, 200, 180), 112),
+        (Box(34, 22, 300, 260), 112),
+        (Box(16, 8, 600, 400), 64),
+        (Box(0, 0, 640, 427), 32),
+    ],
+)
+def test_crops_are_close_to_pillows(form: str, box: Box, size: int) -> None:
+    encoded = encode(PHOTO, form, quality=90)
+    crop = decode_crop(encoded, box, size)
+    assert crop.shape == (size, size, 3) and crop.dtype == np.uint8
+    assert difference(crop, pillow(encoded, box, size)) < 3
+
+
+def test_a_small_crop_is_antialiased() -> None:
+    """A fine checkerboard becomes an even grey; without a filter black and white would stay."""
+    board = (np.indices((256, 256)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    encoded = encode(Image.fromarray(board), "PNG")
+    crop = decode_crop(encoded, Box(0, 0, 256, 256), 96)
+    assert np.abs(crop.astype(float) - 127.5).max() < 30
+
+
+@pytest.mark.parametrize("box", [Box(3, 1, 131, 97), Box(5, 7, 300, 64), Box(0, 0, 499, 500)])
+def test_a_flat_colour_stays(box: Box) -> None:
+    flat = encode(Image.new("RGB", (500, 501), (10, 128, 250)), "PNG")
+    crop = decode_crop(flat, box, 48)
+    np.testing.assert_array_equal(crop, np.broadcast_to((10, 128, 250), (48, 48, 3)))
+
+
+def test_grey_transparent_and_cmyk_pictures_are_rgb() -> None:
+    whole = Box(0, 0, 640, 427)
+    grey = decode_crop(encode(PHOTO.convert("L")), whole, 64)
+    np.testing.assert_array_equal(grey[..., 0], grey[..., 2])
+    transparent = PHOTO.convert("RGBA")
+    transparent.putalpha(100)
+    encoded = encode(transparent, "PNG")
+    assert difference(decode_crop(encoded, whole, 64), pillow(encode(PHOTO, "PNG"), whole, 64)) < 2
+    cmyk = encode(PHOTO.convert("CMYK"), quality=95)
+    assert difference(decode_crop(cmyk, whole, 64), pillow(cmyk, whole, 64)) < 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation: int) -> None:
+    """The picture is seen as a viewer shows it; Pillow's exif_transpose is the reference."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    encoded = encode(PHOTO, exif=exif.tobytes(), quality=95)
+    sizes = []
+    decode.decode_crop(encoded, lambda *size: sizes.append(size) or Box(0, 0, 9, 9), 8)
+    assert sizes == [(640, 427) if orientation < 5 else (427, 640)]
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
+    box = Box(40, 80, 260, 300)
+    want = pillow(encode(upright, "PNG"), box, 112)
+    assert difference(decode_crop(encoded, box, 112), want) < 4
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.98])
+def test_a_cut_off_picture_is_corrupt(form: str, kept: float) -> None:
+    encoded = encode(PHOTO, form)
+    cut = encoded[: int(kept * len(encoded))]
+    with pytest.raises(CorruptImageError):
+        decode_crop(cut, Box(0, 0, 640, 427), 64)
+
+
+def test_other_bytes_are_corrupt() -> None:
+    for garbage in (b"", b"no picture", encode(PHOTO)[300:]):
+        with pytest.raises(CorruptImageError):
+            decode_crop(garbage, Box(0, 0, 9, 9), 64)
+
+
+def test_random_crop_boxes() -> None:
+    """Inside the picture, areas even over the scale, logarithms of aspect ratios even."""
+    rng = np.random.default_rng(0)
+    boxes = [random_crop_box(rng, 500, 400, (0.1, 0.4)) for _ in range(4000)]
+    assert all(b.left >= 0 and b.left + b.width <= 500 for b in boxes)
+    assert all(b.top >= 0 and b.top + b.height <= 400 for b in boxes)
+    areas = np.array([b.width * b.height / (500 * 400) for b in boxes])
+    ratios = np.log([b.width / b.height for b in boxes])
+    assert areas.min() == pytest.approx(0.1, abs=0.005)
+    assert areas.max() == pytest.approx(0.4, abs=0.005)
+    assert areas.mean() == pytest.approx(0.25, abs=0.005)
+    assert ratios.mean() == pytest.approx(0, abs=0.01)
+    assert ratios.std() == pytest.approx(2 * np.log(4 / 3) / np.sqrt(12), abs=0.01)
+    lefts = np.array([b.left / (500 - b.width) for b in boxes])
+    assert lefts.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_random_crop_of_a_long_picture_falls_back_to_the_centre() -> None:
+    box = random_crop_box(np.random.default_rng(0), 1000, 100, (1.0, 1.0))
+    assert box == Box((1000 - 133) // 2, 0, 133, 100)
+
+
+def test_centre_crop_is_scaling_the_shorter_side_to_256_and_cropping_224() -> None:
+    box = centre_crop_box(500, 375, 224 / 256)
+    assert box == Box(86, 23, 328, 328)
+    encoded = encode(PHOTO.resize((500, 375)), "PNG")
+    scaled = Image.open(io.BytesIO(encoded)).resize((341, 256), Image.Resampling.BILINEAR)
+    want = np.asarray(scaled.crop((58, 16, 58 + 224, 16 + 224)))
+    assert difference(decode_crop(encoded, box, 224), want) < 8
