@@ -1,6 +1,6 @@
-"""DR-ResNet-50 on imagenet2012, the paper's recipe: eta 0.2, alpha 2.5 GMACs.
+"""DR-ResNet-50 on ImageNet-1K, the paper's recipe: eta 0.2, alpha 2.5 GMACs.
 
-python main.py --config=configs/resnet_in1k.py
+python main.py --config=configs/resnet_in1k.py --config.data.dir=PATH
 """
 
 from ml_collections import ConfigDict
@@ -11,4 +11,5 @@ from configs.paper import paper_config
 def get_config() -> ConfigDict:
     config = paper_config()
     config.data.name = "imagenet2012"
+    config.data.num_classes = 1000
     return config

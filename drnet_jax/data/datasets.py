@@ -2,14 +2,23 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from drnet_jax.data import digits_on_photos
 from drnet_jax.data.folder import Folder
-from drnet_jax.data.sources import ArraySource, DataError, EncodedSource, Reader, Source
+from drnet_jax.data.imagenet100 import ClassSubset, imagenet100_classes
+from drnet_jax.data.imagenet_tars import TRAIN_TAR, ImagenetTars
+from drnet_jax.data.sources import (
+    ArraySource,
+    DataError,
+    Dataset,
+    EncodedSource,
+    Reader,
+    Source,
+)
 from drnet_jax.data.splits import some, some_of_each_class, split_by_class
+from drnet_jax.data.tfds_source import TfdsDataset
 
 
 @dataclass(frozen=True)
@@ -43,18 +52,6 @@ class DataSettings:
     split_seed: int = 0
     crop_scale: tuple[float, float] = (0.08, 1.0)
     eval_crop: float = 0.875
-
-
-class Dataset(Protocol):
-    """A data set with the splits it comes with: of train, test and calibration; or `'all'`."""
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-
-    @property
-    def official(self) -> tuple[str, ...]: ...
-
-    def read_split(self, split: str) -> tuple[Reader, np.ndarray]: ...
 
 
 def class_names(settings: DataSettings) -> tuple[str, ...]:
@@ -99,9 +96,17 @@ def load_source(settings: DataSettings, split: str) -> Source:
 
 
 def _open(settings: DataSettings) -> Dataset:
-    if not settings.dir:
-        raise DataError(f"data.name={settings.name!r} needs data.dir: add --config.data.dir=PATH")
-    return Folder(Path(settings.dir))
+    if settings.name == "folder":
+        if not settings.dir:
+            raise DataError("data.name='folder' needs data.dir: add --config.data.dir=PATH")
+        return Folder(Path(settings.dir))
+    name = "imagenet2012" if settings.name == "imagenet100" else settings.name
+    classes = imagenet100_classes() if settings.name == "imagenet100" else None
+    root = Path(settings.dir)
+    if name == "imagenet2012" and (root / TRAIN_TAR).is_file():
+        return ImagenetTars(root, settings.cache_dir, classes)
+    dataset = TfdsDataset(name, settings.dir or None, settings.cache_dir)
+    return ClassSubset(dataset, classes) if classes else dataset
 
 
 def _part(

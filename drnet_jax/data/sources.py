@@ -55,6 +55,25 @@ class Reader(Protocol):
         """What to call an image in a message: a path, say."""
 
 
+class Dataset(Protocol):
+    """A data set with the splits it comes with: of train, test and calibration; or `'all'`."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of the labels."""
+
+    @property
+    def official(self) -> tuple[str, ...]:
+        """The names of its splits."""
+
+    def read_split(self, split: str) -> tuple[Reader, np.ndarray]:
+        """Images and labels `[n]` of one of them, in an order that does not depend on the machine.
+
+        Raises:
+          DataError: unusable data.
+        """
+
+
 @dataclass(frozen=True)
 class EncodedSource:
     """Encoded images (JPEG, PNG, WebP), decoded and cropped by the workers of the pipeline.

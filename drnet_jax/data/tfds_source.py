@@ -1,0 +1,116 @@
+"""Image classification sets prepared by TensorFlow Datasets, read without TensorFlow."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from drnet_jax.data.index_cache import cached
+from drnet_jax.data.sources import DataError
+from drnet_jax.data.splits import official_splits
+
+# Labels are withheld in their test split.
+_WITHHELD = ("imagenet2012",)
+
+
+@dataclass(frozen=True)
+class TfdsReader:
+    """The encoded images of one split.
+
+    Attributes:
+      records: TFDS's random-access source.
+      split: what to call it in messages.
+    """
+
+    records: Any
+    split: str
+
+    def read(self, position: int) -> bytes:
+        """The encoded image, as the data set holds it."""
+        return self.records[position]["image"]
+
+    def name(self, position: int) -> str:
+        """The record's file name if it has one, and its number."""
+        file_name = self.records[position].get("file_name", b"")
+        name = file_name.decode() if isinstance(file_name, bytes) else str(file_name)
+        return f"{self.split}[{position}] {name}".strip()
+
+
+class TfdsDataset:
+    """A prepared data set with features `image` and `label`.
+
+    Args:
+      name: as TFDS writes it: `name`, `name/config` or `name/config:version`.
+      data_dir: where TFDS keeps its data sets; None: its own default.
+      cache_dir: where the labels are kept if the data set's directory is read-only.
+
+    Raises:
+      DataError: an unknown name, not prepared, not as ArrayRecord, or without such features.
+    """
+
+    def __init__(self, name: str, data_dir: str | None, cache_dir: Path) -> None:
+        import tensorflow_datasets as tfds
+
+        try:
+            self._builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        except tfds.core.registered.DatasetNotFoundError as error:
+            raise DataError(
+                f"data.name={name!r} is neither digits_on_photos, folder, imagenet100 nor a data "
+                "set of TFDS (tensorflow.org/datasets/catalog)"
+            ) from error
+        except ValueError as error:
+            raise DataError(f"data.name={name!r}: {error}") from error
+        info = self._builder.info
+        if not info.splits:
+            raise DataError(_how_to_prepare(name, str(self._builder.data_path)))
+        features = info.features
+        has_class = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
+        if "image" not in features or not has_class:
+            raise DataError(f"data.name={name!r} has no features 'image' and 'label' (a class)")
+        self.classes: tuple[str, ...] = tuple(features["label"].names)
+        names = [split for split in info.splits if split != "test" or name not in _WITHHELD]
+        self._splits = official_splits(names)
+        if "train" not in self._splits:
+            raise DataError(f"data.name={name!r} has no train split, only {', '.join(names)}")
+        self._directories = (Path(str(self._builder.data_path)), cache_dir)
+
+    @property
+    def official(self) -> tuple[str, ...]:
+        """Its own splits: of train, test and calibration."""
+        return tuple(self._splits)
+
+    def read_split(self, split: str) -> tuple[TfdsReader, np.ndarray]:
+        """Images and labels `[n]` of one of its own splits; the labels are read once and kept."""
+        import tensorflow_datasets as tfds
+
+        name = self._splits[split]
+        keep_encoded = {"image": tfds.decode.SkipDecoding()}
+        records = self._builder.as_data_source(name, decoders=keep_encoded)
+        key = f"{self._builder.info.full_name.replace('/', '_')}_{name}_{len(records)}_labels"
+        labels = cached(key, self._directories, lambda: _read_labels(records, key))
+        return TfdsReader(records, name), labels
+
+
+def _read_labels(records: Any, name: str) -> np.ndarray:
+    labels = np.empty(len(records), np.int32)
+    for position in tqdm(range(len(records)), desc=f"reading {name}", unit="record", leave=False):
+        labels[position] = records[position]["label"]
+    return labels
+
+
+def _how_to_prepare(name: str, path: str) -> str:
+    command = f"tfds build {name} --file_format=array_record --data_dir=DIR"
+    if name.startswith("imagenet2012"):
+        command += " --manual_dir=FOLDER_OF_THE_TARS"
+    text = (
+        f"data set {name!r} is not prepared as ArrayRecord in {path}; once, in an environment of "
+        f"its own: pip install -r requirements-prepare.txt && {command}; then --config.data.dir=DIR"
+    )
+    if name.startswith("imagenet2012"):
+        text += (
+            ". Or without preparation: data.dir = the folder of ILSVRC2012_img_train.tar and "
+            "ILSVRC2012_img_val.tar (from image-net.org)"
+        )
+    return text

@@ -1,0 +1,238 @@
+"""Data sets of TFDS, ImageNet's tar files and ImageNet-100, with tiny files of the real layout."""
+
+import io
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from drnet_jax.data.datasets import DataSettings, class_names, load_source
+from drnet_jax.data.imagenet100 import imagenet100_classes
+from drnet_jax.data.imagenet_tars import TEST_TAR, TRAIN_TAR
+from drnet_jax.data.sources import DataError, EncodedSource
+
+ROOT = Path(__file__).parents[1]
+PER_CLASS = 20
+VALIDATION_WNIDS = (
+    Path(str(tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")))
+    .read_text()
+    .split()
+)
+
+
+def jpeg(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def write_tars(root: Path, wnids: list[str], num_test: int) -> dict[str, tuple[str, bytes]]:
+    """Both tars; returns the class and content of every file by its name."""
+    files: dict[str, tuple[str, bytes]] = {}
+    with tarfile.open(root / TRAIN_TAR, "w") as outer:
+        for number, wnid in enumerate(wnids):
+            inner_bytes = io.BytesIO()
+            with tarfile.open(fileobj=inner_bytes, mode="w") as inner:
+                for index in range(PER_CLASS):
+                    name = f"{wnid}_{index}.JPEG"
+                    files[name] = (wnid, jpeg(number * PER_CLASS + index))
+                    add(inner, name, files[name][1])
+            add(outer, f"{wnid}.tar", inner_bytes.getvalue())
+    with tarfile.open(root / TEST_TAR, "w") as tar:
+        # As in the real one, the order in the tar is not that of the names.
+        for index in reversed(range(num_test)):
+            name = f"ILSVRC2012_val_{index + 1:08}.JPEG"
+            files[name] = (VALIDATION_WNIDS[index], jpeg(10_000 + index))
+            add(tar, name, files[name][1])
+    return files
+
+
+def check(source: EncodedSource, classes: tuple[str, ...], files: dict[str, Any]) -> list[str]:
+    """Every image has the content and class of its file; returns the names."""
+    names = []
+    for index in range(len(source)):
+        name = source.name(index).replace(":", " ").split()[-1]
+        wnid, content = files[name]
+        sample = source[index]
+        assert sample["encoded"] == content and classes[sample["label"]] == wnid
+        names.append(name)
+    assert len(set(names)) == len(names)
+    return names
+
+
+def encoded(settings: DataSettings, split: str) -> EncodedSource:
+    source = load_source(settings, split)
+    assert isinstance(source, EncodedSource)
+    return source
+
+
+def test_the_list_of_imagenet100() -> None:
+    classes = imagenet100_classes()
+    assert len(set(classes)) == 100 and classes[:2] == ("n02869837", "n01749939")
+    assert set(classes) <= set(VALIDATION_WNIDS)
+
+
+def test_tars_are_read_as_they_are(tmp_path: Path) -> None:
+    wnids = sorted(set(VALIDATION_WNIDS[:8]))
+    files = write_tars(tmp_path, wnids, 8)
+    settings = DataSettings("imagenet2012", dir=str(tmp_path), size=16, images_per_class=10)
+    classes = class_names(settings)
+    assert classes == tuple(wnids)
+    train, calibration = encoded(settings, "train"), encoded(settings, "calibration")
+    assert np.bincount(train.labels).tolist() == [10] * len(wnids)
+    assert np.bincount(calibration.labels).tolist() == [2] * len(wnids)
+    names = check(train, classes, files) + check(calibration, classes, files)
+    assert len(set(names)) == 12 * len(wnids)
+    assert len(check(encoded(settings, "test"), classes, files)) == 8
+
+
+def imagenet100_tars(root: Path) -> tuple[dict[str, tuple[str, bytes]], int]:
+    """All its classes, two others, and as many test images as it takes to see each class."""
+    wanted = imagenet100_classes()
+    last = max(VALIDATION_WNIDS.index(wnid) for wnid in wanted)
+    others = sorted(set(VALIDATION_WNIDS) - set(wanted))[:2]
+    files = write_tars(root, sorted([*wanted, *others]), last + 1)
+    return files, sum(wnid in wanted for wnid in VALIDATION_WNIDS[: last + 1])
+
+
+def test_imagenet100_from_the_tars_in_a_read_only_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its classes only, in the order of the list; the index goes to the cache."""
+    data, cache = tmp_path / "data", tmp_path / "cache"
+    data.mkdir()
+    files, num_test = imagenet100_tars(data)
+    settings = DataSettings("imagenet100", dir=str(data), cache_dir=cache, size=16)
+    # The tests may run as root, whom no mode keeps out: a file in the way does.
+    real_mkstemp = __import__("tempfile").mkstemp
+
+    def refuse(*, dir: Path, suffix: str) -> Any:
+        if Path(dir) == data:
+            raise PermissionError("read-only")
+        return real_mkstemp(dir=dir, suffix=suffix)
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    classes = class_names(settings)
+    assert classes == imagenet100_classes()
+    train = encoded(settings, "train")
+    assert np.bincount(train.labels).tolist() == [18] * 100
+    check(train, classes, files)
+    test = encoded(settings, "test")
+    assert len(check(test, classes, files)) == num_test
+    assert len(list(cache.glob("*.npy"))) == 2 and not list(data.glob("*.npy"))
+    monkeypatch.setattr("tarfile.TarFile.extractfile", None)
+    np.testing.assert_array_equal(encoded(settings, "train").labels, train.labels)
+
+
+class ImagenetLike(tfds.core.GeneratorBasedBuilder):
+    """Writes what TFDS's own builder writes, which needs TensorFlow."""
+
+    VERSION = tfds.core.Version("5.1.0")
+    name = "imagenet2012"
+    files: dict[str, tuple[str, bytes]] = {}
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        wnids = sorted({wnid for wnid, _ in self.files.values()})
+        features = tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(encoding_format="jpeg"),
+                "label": tfds.features.ClassLabel(names=wnids),
+                "file_name": tfds.features.Text(),
+            }
+        )
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, _: Any) -> dict[str, Any]:
+        train = [name for name in self.files if not name.startswith("ILSVRC")]
+        rest = [name for name in self.files if name.startswith("ILSVRC")]
+        return {
+            "train": self._generate_examples(train),
+            "validation": self._generate_examples(rest),
+            "test": self._generate_examples(["unlabelled"]),
+        }
+
+    def _generate_examples(self, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name in names:
+            wnid, content = self.files.get(name, (-1, jpeg(0)))
+            yield name, {"image": io.BytesIO(content), "label": wnid, "file_name": name}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A data directory of TFDS with an imagenet2012 that has 102 classes."""
+    root = tmp_path_factory.mktemp("tfds")
+    files, _ = imagenet100_tars(tmp_path_factory.mktemp("tars"))
+    wnids = {wnid for name, (wnid, _) in files.items() if not name.startswith("ILSVRC")}
+    ImagenetLike.files = {name: file for name, file in files.items() if file[0] in wnids}
+    builder = ImagenetLike(data_dir=str(root), file_format="array_record")
+    builder.download_and_prepare()
+    return root, ImagenetLike.files
+
+
+def test_prepared_imagenet_and_imagenet100(prepared: tuple[Path, dict[str, Any]]) -> None:
+    root, files = prepared
+    whole = DataSettings("imagenet2012", dir=str(root), size=16)
+    assert len(class_names(whole)) == 102
+    # The unlabelled test split is not used.
+    num_test = sum(name.startswith("ILSVRC") for name in files)
+    assert len(check(encoded(whole, "test"), class_names(whole), files)) == num_test
+    hundred = DataSettings("imagenet100", dir=str(root), size=16, images_per_class=15)
+    assert class_names(hundred) == imagenet100_classes()
+    train = encoded(hundred, "train")
+    assert np.bincount(train.labels).tolist() == [15] * 100
+    check(train, class_names(hundred), files)
+
+
+class TinySet(ImagenetLike):
+    """Another process does not know its code, and reads it from its files alone."""
+
+    name = "tiny_set"
+
+
+def test_tfds_is_read_without_tensorflow(tmp_path: Path) -> None:
+    wnids = VALIDATION_WNIDS[:2]
+    names = [f"{wnid}_{number}.JPEG" for wnid in wnids for number in range(20)]
+    TinySet.files = {name: (name[:9], jpeg(index)) for index, name in enumerate(names)}
+    TinySet.files["ILSVRC_1"], TinySet.files["ILSVRC_2"] = ((wnid, jpeg(99)) for wnid in wnids)
+    TinySet._split_generators = lambda self, _: {
+        "train": self._generate_examples(names),
+        "validation": self._generate_examples(["ILSVRC_1", "ILSVRC_2"]),
+    }
+    TinySet(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    code = (
+        "import sys; from drnet_jax.data.datasets import *; "
+        f"s = DataSettings('tiny_set', dir={str(tmp_path)!r}); "
+        "sources = [load_source(s, split) for split in ('train', 'calibration', 'test')]; "
+        "assert len(sources[2][0]['encoded']) > 100; assert 'tensorflow' not in sys.modules; "
+        "print(*map(len, sources))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["36", "4", "2"]
+
+
+def test_clear_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="tfds build imagenette/320px-v2 --file_format=array_rec"):
+        load_source(DataSettings("imagenette/320px-v2", dir=str(tmp_path)), "train")
+    with pytest.raises(DataError, match="neither digits_on_photos, folder, imagenet100 nor"):
+        load_source(DataSettings("imagnet", dir=str(tmp_path)), "train")
+    write_tars(tmp_path, ["n02869837", "n01749939"], 1)
+    with pytest.raises(DataError, match="lacks 98 classes"):
+        load_source(DataSettings("imagenet100", dir=str(tmp_path)), "train")
+    (tmp_path / TEST_TAR).unlink()
+    with pytest.raises(DataError, match=f"lacks {TEST_TAR}"):
+        load_source(DataSettings("imagenet2012", dir=str(tmp_path)), "train")
