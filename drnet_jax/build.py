@@ -33,6 +33,7 @@ def create_model(config: ConfigDict, num_classes: int) -> DRNet:
         resolution_aware=model.resolution_aware,
         zero_init_residual=model.zero_init_residual,
         min_samples=model.min_samples,
+        remat=model.remat,
         dtype=dtype,
     )
     _check_size("model.resolutions", min(resolutions), classifier)

@@ -13,7 +13,7 @@ STAGES = ("pretrain", "joint")
 SPLITS = ("train", "calibration", "test")
 # Fields that may differ when a run is resumed: they do not change what it computes.
 FREE_FIELDS = (
-    *("log.", "eval.", "checkpoint.", "restore_from"),
+    *("log.", "eval.", "checkpoint.", "restore_from", "model.remat"),
     *("data.dir", "data.num_workers", "data.max_corrupt", "data.skip_corrupt"),
 )
 # Fields that say what a trained model is and what it expects as input.
@@ -69,6 +69,8 @@ def _model() -> ConfigDict:
     model.min_samples = 4
     model.zero_init_residual = False
     model.dtype = "float32"
+    # Compute the inside of every block anew in the backward pass: less memory, more time.
+    model.remat = False
     return model
 
 
@@ -137,6 +139,8 @@ def _stage(num_epochs: int, batch_size: int, base_learning_rate: float) -> Confi
     stage = ConfigDict()
     stage.num_epochs = num_epochs
     stage.batch_size = batch_size
+    # Work a batch off in so many micro-batches, for a smaller memory; BatchNorm sees one at a time.
+    stage.accumulate = 1
     stage.optimizer = "adamw"
     stage.base_learning_rate = base_learning_rate
     stage.schedule = "cosine"
@@ -188,10 +192,12 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
             "--config.joint.alpha_fraction=None, say"
         )
     for section in (*STAGES, "eval"):
-        batch_size = config[section].batch_size
-        if batch_size % num_devices:
+        batch_size, parts = config[section].batch_size, config[section].get("accumulate", 1)
+        if batch_size % (num_devices * parts):
+            times = f" times {section}.accumulate={parts}" if parts > 1 else ""
             raise ConfigError(
-                f"{section}.batch_size={batch_size} is not divisible by the {num_devices} devices"
+                f"{section}.batch_size={batch_size} is not divisible by the {num_devices} "
+                f"devices{times}"
             )
 
 
@@ -239,8 +245,8 @@ def _check_numbers(config: ConfigDict) -> None:
     positive = ["model.width", "model.min_samples", "predictor.width", "predictor.size"]
     positive += ["eval.batch_size", "checkpoint.keep_latest", "log.every_steps", "joint.tau_min"]
     for stage in STAGES:
-        positive += [f"{stage}.{field}" for field in ("num_epochs", "batch_size", "decay_epochs")]
-        positive += [f"{stage}.base_learning_rate", f"{stage}.decay_rate"]
+        positive += [f"{stage}.{field}" for field in ("num_epochs", "batch_size", "accumulate")]
+        positive += [f"{stage}.base_learning_rate", f"{stage}.decay_epochs", f"{stage}.decay_rate"]
     positive += ["joint.tau", "joint.tau_decay", "joint.predictor_lr_scale"]
     for name in positive:
         if not _get(config, name) > 0:

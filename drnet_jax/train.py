@@ -175,6 +175,7 @@ def step_settings(
         flip=run.config.data.flip,
         label_smoothing=section.label_smoothing,
         ema_decay=section.ema_decay,
+        accumulate=section.accumulate,
     )
 
 

@@ -24,6 +24,7 @@ from drnet_jax.train_state import TrainState
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 LossFn = Callable[[Any, Any, Batch, jax.Array, jax.Array], tuple[jax.Array, tuple[Any, Metrics]]]
+GradFn = Callable[[Any, Any, Batch, jax.Array, jax.Array], tuple[Any, tuple[Any, Metrics]]]
 StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -43,6 +44,7 @@ class StepSettings:
       flip: mirror images at random.
       label_smoothing: of the cross-entropies.
       ema_decay: of the moving average of weights and statistics; 0 keeps none.
+      accumulate: micro-batches a step.
     """
 
     costs: tuple[float, ...]
@@ -56,6 +58,7 @@ class StepSettings:
     flip: bool
     label_smoothing: float
     ema_decay: float
+    accumulate: int = 1
 
 
 def create_tau_fn(stage: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
@@ -75,9 +78,14 @@ def make_train_step(
 
     A batch has `image` `[n, h, w, 3]` uint8, `label` `[n]` and optionally `mask` `[n]` bool. All
     randomness comes from `fold_in(settings.key, state.step)`. Metrics are scalars or `[m]` arrays.
+
+    With `settings.accumulate` a batch is worked off in as many micro-batches, one after another:
+    gradients, losses and metrics are means over them, the regulariser sees the cost of one, and
+    BatchNorm normalises with the statistics of one and updates its running statistics after each.
     """
     losses = {"pretrain": _pretrain_loss, "joint": _joint_loss}
     loss_fn: LossFn = partial(losses[stage], model, settings)
+    grad_fn = _accumulated(jax.grad(loss_fn, has_aux=True), settings.accumulate)
 
     @partial(jax.jit, donate_argnames="state")
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -85,7 +93,7 @@ def make_train_step(
         images = normalise(batch["image"], settings.mean, settings.std)
         if settings.flip:
             images = random_flip(flip_key, images)
-        grads, (collections, metrics) = jax.grad(loss_fn, has_aux=True)(
+        grads, (collections, metrics) = grad_fn(
             state.params, state.collections, {**batch, "image": images}, gumbel_key, state.step
         )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -101,6 +109,35 @@ def make_train_step(
         return TrainState(state.step + 1, params, collections, opt_state, ema), metrics
 
     return train_step
+
+
+def _accumulated(grad_fn: GradFn, count: int) -> GradFn:
+    """The same function, worked off in `count` micro-batches."""
+    if count == 1:
+        return grad_fn
+
+    def split(values: jax.Array) -> jax.Array:
+        # Every count-th sample: the batch axis stays where it lies on the devices.
+        return values.reshape(-1, count, *values.shape[1:]).swapaxes(0, 1)
+
+    def accumulated(
+        params: Any, collections: Any, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[Any, tuple[Any, Metrics]]:
+        def work_off(carry: Any, part: Any) -> tuple[Any, Metrics]:
+            collections, total = carry
+            micro_batch, index = part
+            grads, (collections, metrics) = grad_fn(
+                params, collections, micro_batch, jax.random.fold_in(key, index), step
+            )
+            return (collections, jax.tree.map(jnp.add, total, grads)), metrics
+
+        parts = jax.tree.map(split, batch), jnp.arange(count)
+        start = collections, jax.tree.map(jnp.zeros_like, params)
+        (collections, total), metrics = jax.lax.scan(work_off, start, parts)
+        means = jax.tree.map(lambda values: values.mean(axis=0), metrics)
+        return jax.tree.map(lambda grad: grad / count, total), (collections, means)
+
+    return accumulated
 
 
 def _pretrain_loss(

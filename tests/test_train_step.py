@@ -156,6 +156,121 @@ def test_four_devices_take_the_same_step_as_one() -> None:
         assert float(together[name]) == pytest.approx(float(alone[name]), rel=1e-4), name
 
 
+def assert_close(left: Any, right: Any, rtol: float = 1e-5) -> None:
+    """Every array to `rtol` of its own largest value."""
+
+    def compare(a: Any, b: Any) -> None:
+        b = np.asarray(b)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max())
+
+    jax.tree.map(compare, left, right)
+
+
+def gradient(before: TrainState, after: TrainState) -> Any:
+    """What a step of SGD with learning rate 1 took."""
+    return jax.tree.map(
+        lambda old, new: np.asarray(old) - np.asarray(new), before.params, after.params
+    )
+
+
+def test_four_devices_have_the_gradients_of_one() -> None:
+    """In float32, loss and every gradient array to 1e-5 of its largest entry."""
+    model, tx = tiny_model(), optax.sgd(1.0)
+    step = make_train_step("pretrain", model, tx, settings())
+    want, alone = step(initial_state(model, tx), make_batch())
+    mesh = create_mesh()
+    state = jax.device_put(initial_state(model, tx), NamedSharding(mesh, PartitionSpec()))
+    batch = jax.device_put(make_batch(), NamedSharding(mesh, PartitionSpec("data")))
+    got, together = step(state, batch)
+    assert float(together["loss"]) == pytest.approx(float(alone["loss"]), rel=1e-5)
+    before = initial_state(model, tx)
+    assert_close(gradient(before, got), gradient(before, want))
+    assert_close(got.collections, want.collections)
+
+
+def test_four_devices_follow_one_for_twenty_steps_in_float64() -> None:
+    """The joint stage, momentum and statistics included: every loss to 1e-9."""
+    with jax.enable_x64(True):
+        model, tx = tiny_model("float64"), optax.sgd(0.05, momentum=0.9)
+        step = make_train_step("joint", model, tx, settings())
+        variables = jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float64), initial_variables(tiny_model())
+        )
+        mesh = create_mesh()
+        losses: dict[str, list[float]] = {"one": [], "four": []}
+        for devices in losses:
+            state = create_train_state(jax.tree.map(jnp.copy, variables), tx, ema=False)
+            if devices == "four":
+                state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+            for seed in range(20):
+                batch = make_batch(seed % 4)
+                if devices == "four":
+                    batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+                state, metrics = step(state, batch)
+                assert metrics["loss"].dtype == jnp.float64
+                losses[devices].append(float(metrics["loss"]))
+        assert losses["one"][-1] < losses["one"][0]
+        np.testing.assert_allclose(losses["four"], losses["one"], rtol=1e-9)
+
+
+def test_accumulation_is_the_mean_over_micro_batches() -> None:
+    """Against two plain steps from the same parameters, the second with the first's statistics."""
+    model, tx = tiny_model(), optax.sgd(1.0)
+    plain = make_train_step("pretrain", model, tx, settings())
+    start = initial_state(model, tx)
+    collections, grads, losses = start.collections, [], []
+    for part in range(2):
+        state = initial_state(model, tx).replace(collections=jax.tree.map(jnp.copy, collections))
+        batch = {name: values[part::2] for name, values in make_batch().items()}
+        state, metrics = plain(state, batch)
+        collections = state.collections
+        grads.append(gradient(start, state))
+        losses.append(float(metrics["loss"]))
+    step = make_train_step("pretrain", model, tx, replace(settings(), accumulate=2))
+    state, metrics = step(initial_state(model, tx), make_batch())
+    assert_close(gradient(start, state), jax.tree.map(lambda a, b: (a + b) / 2, *grads))
+    assert_close(state.collections, collections)
+    assert float(metrics["loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_accumulated_noise_differs_between_micro_batches() -> None:
+    """Eight copies of one image: with one noise for all, both halves would choose alike."""
+    model, tx = tiny_model(), optax.sgd(0.0)
+    step = make_train_step("joint", model, tx, replace(settings(), accumulate=8))
+    batch = {name: jnp.repeat(values[:1], 16, axis=0) for name, values in make_batch().items()}
+    shares = [float(step(initial_state(model, tx), batch)[1]["shares_sampled"][0])]
+    assert shares[0] * 16 % 8 != 0
+
+
+def test_remat_changes_no_gradient() -> None:
+    model, tx = tiny_model(), optax.sgd(1.0)
+    again = model.clone(classifier=model.classifier.clone(remat=True))
+    results = [
+        make_train_step("joint", network, tx, settings())(initial_state(model, tx), make_batch())
+        for network in (model, again)
+    ]
+    assert float(results[0][1]["loss"]) == pytest.approx(float(results[1][1]["loss"]), rel=1e-6)
+    start = initial_state(model, tx)
+    assert_close(gradient(start, results[1][0]), gradient(start, results[0][0]))
+    assert_close(results[1][0].collections, results[0][0].collections)
+
+
+def test_masked_samples_change_nothing() -> None:
+    """A batch with corrupt (black, masked) images takes the step of the batch without them."""
+    model, tx = tiny_model(), optax.sgd(1.0)
+    step = make_train_step("pretrain", model, tx, settings())
+    keep = np.arange(16) % 4 != 1
+    without = {name: values[keep] for name, values in make_batch().items()}
+    want, alone = step(initial_state(model, tx), without)
+    masked = make_batch() | {"mask": jnp.asarray(keep)}
+    masked["image"] = jnp.where(keep[:, None, None, None], masked["image"], 0)
+    got, metrics = step(initial_state(model, tx), masked)
+    start = initial_state(model, tx)
+    assert_close(gradient(start, got), gradient(start, want))
+    assert_close(got.collections, want.collections)
+    assert float(metrics["accuracy"]) == pytest.approx(float(alone["accuracy"]))
+
+
 def test_one_resolution_is_a_plain_classifier() -> None:
     """No predictor, no regulariser: the loss is the cross-entropy of the only branch."""
     model, tx = DRNet(ResNet(10, (1, 1), width=4, stem="small"), None, (32,)), optax.sgd(0.1)

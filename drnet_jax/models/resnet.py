@@ -96,6 +96,7 @@ class ResNet(nn.Module):
         parameters a resolution.
       zero_init_residual: start the last scale of every block at zero (Goyal et al. 2017).
       min_samples: see `ResolutionBatchNorm`.
+      remat: keep only what goes from block to block for the backward pass (Chen et al. 2016).
       dtype: dtype of the computation; parameters and statistics stay float32, logits are float32.
     """
 
@@ -107,6 +108,7 @@ class ResNet(nn.Module):
     resolution_aware: bool = True
     zero_init_residual: bool = False
     min_samples: int = 4
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @property
@@ -141,6 +143,12 @@ class ResNet(nn.Module):
         norm_args: dict[str, Any] = dict(
             resolution=resolution, train=train, sample_mask=sample_mask
         )
+
+        def run_block(block: nn.Module, x: jax.Array) -> jax.Array:
+            return block(x, **norm_args)
+
+        if self.remat:
+            run_block = nn.remat(run_block)
         last_scale_init = initializers.zeros if self.zero_init_residual else initializers.ones
         kernel, pool = STEMS[self.stem]
 
@@ -152,13 +160,14 @@ class ResNet(nn.Module):
             x = max_pool(x)
         for stage, size in enumerate(self.stage_sizes):
             for index in range(size):
-                x = BLOCKS[self.block](
+                block = BLOCKS[self.block](
                     features=self.width * 2**stage,
                     strides=2 if stage > 0 and index == 0 else 1,
                     conv=conv,
                     norm=norm,
                     last_scale_init=last_scale_init,
                     name=f"layer{stage + 1}_{index}",
-                )(x, **norm_args)
+                )
+                x = run_block(block, x)
         x = x.mean(axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
         return nn.Dense(self.num_classes, name="fc")(x)
