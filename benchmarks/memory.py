@@ -1,0 +1,99 @@
+"""Memory of a training step: what XLA plans for each config, before anything runs.
+
+python benchmarks/memory.py [names of configs; default: all]
+
+Compiles the joint step, without running it, and adds up what `compiled.memory_analysis()` says:
+arguments (state and batch), outputs that reuse no argument, and temporaries. The compiler is the
+one of the device at hand. Other devices fuse otherwise, and a CPU widens bfloat16: there the table
+compares ways to save memory, and does not say what a GPU will take. The last line is ResNet-50's
+memory at batch 256 with remat and accumulation, over that of the plain step.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from drnet_jax.build import create_model
+from drnet_jax.config import alpha_target
+from drnet_jax.macs import model_cost
+from drnet_jax.optim import create_learning_rate_fn, create_optimizer
+from drnet_jax.train_state import create_train_state
+from drnet_jax.train_step import StepSettings, create_tau_fn, make_train_step
+
+GOAL = 0.25
+CONFIGS = ("digits_on_photos", "resnet_imagenette", "resnet_in1k")
+WAYS: dict[str, dict[str, object]] = {
+    "as it is": {},
+    "bfloat16": {"model.dtype": "bfloat16"},
+    "remat": {"model.remat": True},
+    "accumulate=4": {"joint.accumulate": 4},
+    "both": {"model.remat": True, "joint.accumulate": 4},
+}
+
+
+def main() -> int:
+    names = sys.argv[1:] or list(CONFIGS)
+    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, one device, GiB, joint step")
+    print(f"{'config':<22}{'batch':>6}" + "".join(f"{way:>15}" for way in WAYS))
+    ratio = None
+    for name in names:
+        config = importlib.import_module(f"configs.{name}").get_config()
+        row = [step_gib(config, overrides) for overrides in WAYS.values()]
+        print(
+            f"{name:<22}{config.joint.batch_size:>6}" + "".join(f"{gib:>15.2f}" for gib in row),
+            flush=True,
+        )
+        if name == "resnet_in1k":
+            ratio = row[-1] / row[0]
+    if ratio is None:
+        return 0
+    print(f"memory with both over the plain step, resnet_in1k: {ratio:.3f} (goal <= {GOAL})")
+    return int(ratio > GOAL)
+
+
+def step_gib(config: ConfigDict, overrides: dict[str, object]) -> float:
+    """Arguments, outputs and temporaries of one compiled joint step."""
+    config = ConfigDict(config.to_dict())
+    config.update_from_flattened_dict(overrides)
+    model = create_model(config, config.data.num_classes or 10)
+    cost = model_cost(model)
+    section = config.joint
+    rates = {
+        part: create_learning_rate_fn(section, 1000, 1.0) for part in ("classifier", "predictor")
+    }
+    tx = create_optimizer(section, rates)
+    settings = StepSettings(
+        costs=cost.classifier_gmacs,
+        target=alpha_target(config, cost.classifier_gmacs),
+        eta=section.eta,
+        tau_fn=create_tau_fn(section, 1000),
+        learning_rate_fns=rates,
+        key=jax.random.key(0),
+        mean=tuple(config.data.mean),
+        std=tuple(config.data.std),
+        flip=config.data.flip,
+        label_smoothing=section.label_smoothing,
+        ema_decay=section.ema_decay,
+        accumulate=section.accumulate,
+    )
+    size, count = model.resolutions[0], section.batch_size
+    images = jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8)
+    floats = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), floats)
+    state = jax.eval_shape(lambda v: create_train_state(v, tx, ema=False), variables)
+    batch = {"image": images, "label": jax.ShapeDtypeStruct((count,), jnp.int32)}
+    step = jax.jit(make_train_step("joint", model, tx, settings), donate_argnums=0)
+    analysis = step.lower(state, batch).compile().memory_analysis()
+    total = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
+    total += analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return total / 2**30
+
+
+if __name__ == "__main__":
+    sys.exit(main())
