@@ -3,7 +3,6 @@
 import io
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,67 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from drnet_jax.data.datasets import DataSettings, class_names, load_source
 from drnet_jax.data.imagenet100 import imagenet100_classes
-from drnet_jax.data.imagenet_tars import TEST_TAR, TRAIN_TAR
+from drnet_jax.data.imagenet_tars import TEST_TAR
 from drnet_jax.data.sources import DataError, EncodedSource
+from tests.tiny_imagenet import VALIDATION_WNIDS, check, jpeg, write_tars
 
 ROOT = Path(__file__).parents[1]
-PER_CLASS = 20
-VALIDATION_WNIDS = (
-    Path(str(tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")))
-    .read_text()
-    .split()
-)
-
-
-def jpeg(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
-
-
-def write_tars(root: Path, wnids: list[str], num_test: int) -> dict[str, tuple[str, bytes]]:
-    """Both tars; returns the class and content of every file by its name."""
-    files: dict[str, tuple[str, bytes]] = {}
-    with tarfile.open(root / TRAIN_TAR, "w") as outer:
-        for number, wnid in enumerate(wnids):
-            inner_bytes = io.BytesIO()
-            with tarfile.open(fileobj=inner_bytes, mode="w") as inner:
-                for index in range(PER_CLASS):
-                    name = f"{wnid}_{index}.JPEG"
-                    files[name] = (wnid, jpeg(number * PER_CLASS + index))
-                    add(inner, name, files[name][1])
-            add(outer, f"{wnid}.tar", inner_bytes.getvalue())
-    with tarfile.open(root / TEST_TAR, "w") as tar:
-        # As in the real one, the order in the tar is not that of the names.
-        for index in reversed(range(num_test)):
-            name = f"ILSVRC2012_val_{index + 1:08}.JPEG"
-            files[name] = (VALIDATION_WNIDS[index], jpeg(10_000 + index))
-            add(tar, name, files[name][1])
-    return files
-
-
-def check(source: EncodedSource, classes: tuple[str, ...], files: dict[str, Any]) -> list[str]:
-    """Every image has the content and class of its file; returns the names."""
-    names = []
-    for index in range(len(source)):
-        name = source.name(index).replace(":", " ").split()[-1]
-        wnid, content = files[name]
-        sample = source[index]
-        assert sample["encoded"] == content and classes[sample["label"]] == wnid
-        names.append(name)
-    assert len(set(names)) == len(names)
-    return names
 
 
 def encoded(settings: DataSettings, split: str) -> EncodedSource:
