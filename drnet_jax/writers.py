@@ -141,6 +141,8 @@ def _describe(figures: Figures) -> str:
         each = "/".join(f"{value:.3f}" for value in figures["accuracy_per_resolution"])
         parts.append(f"each {each}")
     parts.append(f"{figures['images_per_second']:.0f} img/s")
+    # The share of the time that the step waited for its batch.
+    parts.append(f"wait {100 * figures['input_wait']:.0f} %")
     return " ".join(parts)
 
 

@@ -26,6 +26,7 @@ ORDER = [
     "data.imagenet_tars",
     "data.tfds_source",
     "data.datasets",
+    "data.prepare",
     "data.preprocess",
     "data.pipeline",
     "config",

@@ -101,7 +101,7 @@ def _read_labels(records: Any, name: str) -> np.ndarray:
 
 
 def _how_to_prepare(name: str, path: str) -> str:
-    command = f"tfds build {name} --file_format=array_record --data_dir=DIR"
+    command = f"python -m drnet_jax.data.prepare {name} --data_dir=DIR"
     if name.startswith("imagenet2012"):
         command += " --manual_dir=FOLDER_OF_THE_TARS"
     text = (

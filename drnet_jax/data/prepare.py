@@ -1,0 +1,31 @@
+"""Prepares a data set of TFDS once, in an environment with `requirements-prepare.txt`.
+
+python -m drnet_jax.data.prepare imagenette/320px-v2 --data_dir=DIR
+python -m drnet_jax.data.prepare imagenet2012 --data_dir=DIR --manual_dir=FOLDER_OF_THE_TARS
+
+TFDS downloads what it can; `imagenet2012` needs ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar
+in `--manual_dir`. (`tfds build` does the same and needs Apache Beam too.)
+"""
+
+import argparse
+
+import tensorflow_datasets as tfds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", help="of the data set, as TFDS writes it")
+    parser.add_argument("--data_dir", required=True, help="where prepared data sets go")
+    parser.add_argument("--manual_dir", help="where what TFDS cannot download lies")
+    arguments = parser.parse_args()
+    builder = tfds.builder(arguments.name, data_dir=arguments.data_dir, file_format="array_record")
+    config = tfds.download.DownloadConfig(manual_dir=arguments.manual_dir)
+    builder.download_and_prepare(download_config=config)
+    counts = ", ".join(
+        f"{name} {split.num_examples}" for name, split in builder.info.splits.items()
+    )
+    print(f"{builder.info.full_name}: {counts}; --config.data.dir={arguments.data_dir}")
+
+
+if __name__ == "__main__":
+    main()
