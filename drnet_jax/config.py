@@ -18,6 +18,11 @@ FREE_FIELDS = (
 )
 # Fields that say what a trained model is and what it expects as input.
 MODEL_FIELDS = ("model.", "predictor.", "data.name", "data.mean", "data.std")
+# Those of them that stage 1 already settles: it trains no predictor, and every sample counts.
+STAGE_ONE_FIELDS = (
+    *("model.name", "model.width", "model.stem", "model.resolutions", "model.resolution_aware"),
+    *("data.name", "data.mean", "data.std"),
+)
 
 
 class ConfigError(ValueError):

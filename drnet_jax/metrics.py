@@ -26,6 +26,11 @@ class EvalRecords:
     choice: np.ndarray
     index: np.ndarray
 
+    def take(self, rows: np.ndarray) -> "EvalRecords":
+        """The records of some images, with repetitions if `rows` `[k]` has them."""
+        fields = (self.ce, self.top1, self.top5, self.choice, self.index)
+        return EvalRecords(*(values[rows] for values in fields))
+
     def chosen(self, values: np.ndarray) -> np.ndarray:
         """`[n]`: the column of `values` `[n, m]` that each image's choice picks."""
         return np.take_along_axis(values, self.choice[:, None], axis=1)[:, 0]

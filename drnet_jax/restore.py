@@ -67,8 +67,15 @@ def restore_model(config: ConfigDict, origin: Path) -> RestoredModel:
     return RestoredModel(model, variables, stage, step, mesh, classes, trained)
 
 
-def trained_config(config: ConfigDict, origin: Path) -> dict[str, Any]:
+def trained_config(
+    config: ConfigDict, origin: Path, *, fields: tuple[str, ...] = MODEL_FIELDS
+) -> dict[str, Any]:
     """The flattened configuration that the run in `origin` was trained with.
+
+    Args:
+      config: the present one.
+      origin: the workdir of the run.
+      fields: prefixes of the names that have to agree.
 
     Raises:
       CheckpointError: it is missing, or `config` describes another model or another input.
@@ -77,7 +84,7 @@ def trained_config(config: ConfigDict, origin: Path) -> dict[str, Any]:
     if not path.exists():
         raise CheckpointError(f"{path} is missing: it says what the checkpoints beside it hold")
     trained = json.loads(path.read_text())
-    changed = changed_fields(trained, flatten(config), only=MODEL_FIELDS)
+    changed = changed_fields(trained, flatten(config), only=fields)
     if changed:
         raise CheckpointError(
             f"{origin} holds another model than the configured one ({'; '.join(changed)}); give "

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from drnet_jax.build import create_mesh, create_model, data_settings, replicated_sharding
 from drnet_jax.checkpoint import CheckpointError, StageCheckpoints
 from drnet_jax.config import (
+    STAGE_ONE_FIELDS,
     STAGES,
     ConfigError,
     alpha_target,
@@ -206,7 +207,7 @@ def check_stage_one(config: ConfigDict, origin: Path) -> dict[str, Any]:
     """
     if not _finished(origin, "pretrain").exists():
         raise CheckpointError(f"no finished stage 1 in {origin}: finish it, or name another run")
-    return trained_config(config, origin)
+    return trained_config(config, origin, fields=STAGE_ONE_FIELDS)
 
 
 def _finished(workdir: Path, stage: str) -> Path:

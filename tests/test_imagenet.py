@@ -172,9 +172,7 @@ def test_tfds_is_read_without_tensorflow(tmp_path: Path) -> None:
 
 
 def test_clear_errors(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match="data.prepare imagenette/320px-v2 --data_dir=DIR"
-    ):
+    with pytest.raises(DataError, match="data.prepare imagenette/320px-v2 --data_dir=DIR"):
         load_source(DataSettings("imagenette/320px-v2", dir=str(tmp_path)), "train")
     with pytest.raises(DataError, match="neither digits_on_photos, folder, imagenet100 nor"):
         load_source(DataSettings("imagnet", dir=str(tmp_path)), "train")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
+from PIL import Image
 
 from configs.tiny import get_config
 from drnet_jax import train
@@ -22,9 +23,10 @@ from drnet_jax.build import create_mesh, create_model
 from drnet_jax.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError, flatten
 from drnet_jax.data.datasets import DataSettings, load_source
+from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import evaluate, make_eval_step, restore_and_evaluate
 from drnet_jax.metrics import EvalRecords
-from drnet_jax.restore import restore_model
+from drnet_jax.restore import check_classes, restore_model
 from drnet_jax.stage_loop import TrainingError
 from drnet_jax.train import prepare, stage_two_variables, train_and_evaluate
 from drnet_jax.train_state import init_variables
@@ -171,8 +173,12 @@ def test_finished_run_evaluates_again_and_refuses_other_values(finished: Path) -
 
 
 def test_stage_two_starts_from_another_runs_stage_one(finished: Path, tmp_path: Path) -> None:
-    """Its classifier, statistics included, is that of the other run's last step to the bit."""
-    config = small_config(**{"stages": ("joint",), "joint.init_from": str(finished)})
+    """Its classifier, statistics included, is that of the other run's last step to the bit.
+
+    Its predictor and the statistics of stage 2 may be others.
+    """
+    further = {"predictor.width": 6, "model.statistics": "routed"}
+    config = small_config(stages=("joint",), **{"joint.init_from": str(finished)} | further)
     run = prepare(config, tmp_path)
     fresh = init_variables(run.model, jax.random.key(5))
     variables = stage_two_variables(run, fresh)
@@ -193,6 +199,44 @@ def test_stage_two_needs_a_finished_stage_one(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no finished stage 1 in .*none"):
         train_and_evaluate(config, tmp_path / "here")
     assert not (tmp_path / "here").exists()
+
+
+def test_corrupt_images_stop_the_run_before_anything_is_lost(tmp_path: Path) -> None:
+    """Beyond max_corrupt the state is saved; in evaluation it takes skip_corrupt."""
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(40):
+            path = tmp_path / "data" / name / f"{number:02}.jpg"
+            Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(path)
+    config = small_config(
+        **{"data.name": "folder", "data.dir": str(tmp_path / "data"), "model.resolutions": (32,)},
+        **{"data.train_images": 0, "data.eval_images": 0, "pretrain.batch_size": 20},
+        **{"stages": ("pretrain",), "eval.batch_size": 12, "data.max_corrupt": 1},
+    )
+    run = prepare(config, tmp_path / "run")
+    for index in (3, 4):
+        Path(run.train.name(index)).write_bytes(b"no picture")
+    with pytest.raises(TrainingError, match="2 training images cannot be decoded .*max_corrupt=1"):
+        train_and_evaluate(config, tmp_path / "run")
+    assert any(path.name.isdigit() for path in (tmp_path / "run" / "pretrain").iterdir())
+    config.data.max_corrupt = 2
+    Path(run.calibration.name(0)).write_bytes(b"no picture")
+    with pytest.raises(DataError, match="1 images cannot be decoded: .*data.skip_corrupt=True"):
+        train_and_evaluate(config, tmp_path / "run")
+    config.data.skip_corrupt = True
+    summary = train_and_evaluate(config, tmp_path / "run")
+    assert summary["num_images"] == 16 and summary["num_corrupt"] == 0
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert {line["corrupt"] for line in lines if "corrupt" in line} <= {0, 1, 2}
+
+
+def test_other_classes_are_refused(finished: Path, tmp_path: Path) -> None:
+    config = small_config(**{"data.num_classes": 12})
+    with pytest.raises(DataError, match="has 10 classes, not data.num_classes=12"):
+        prepare(config, tmp_path)
+    with pytest.raises(DataError, match="10 classes, and the data set has 2, not the same"):
+        check_classes(finished, ("ant", "bee"))
 
 
 def test_another_model_is_refused(finished: Path, tmp_path: Path) -> None:
