@@ -40,7 +40,7 @@ def create_model(config: ConfigDict, num_classes: int) -> DRNet:
     predictor = None
     if len(resolutions) > 1:
         network = ResNet(
-            len(resolutions),
+            num_classes if small.class_head else len(resolutions),
             tuple(small.stage_sizes),
             width=small.width,
             stem=small.stem,
@@ -48,7 +48,8 @@ def create_model(config: ConfigDict, num_classes: int) -> DRNet:
             dtype=dtype,
         )
         _check_size("predictor.size", small.size, network)
-        predictor = ResolutionPredictor(network, small.size)
+        class_head = len(resolutions) if small.class_head else None
+        predictor = ResolutionPredictor(network, small.size, class_head)
     return DRNet(classifier, predictor, resolutions, statistics=model.statistics)
 
 
