@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.predictor.class_head = True
     config.pretrain.num_epochs = 30
     config.pretrain.batch_size = 32
-    config.joint.num_epochs = 12
+    config.joint.num_epochs = 8
     config.joint.batch_size = 64
     config.joint.eta = 1.0
     config.joint.alpha_fraction = 0.4
