@@ -89,7 +89,9 @@ def step_gib(config: ConfigDict, overrides: dict[str, object]) -> float:
     state = jax.eval_shape(lambda v: create_train_state(v, tx, ema=False), variables)
     batch = {"image": images, "label": jax.ShapeDtypeStruct((count,), jnp.int32)}
     step = jax.jit(make_train_step("joint", model, tx, settings), donate_argnums=0)
-    analysis = step.lower(state, batch).compile().memory_analysis()
+    # Buffers are planned before the backend optimises, which takes minutes.
+    fast = {"xla_backend_optimization_level": 0}
+    analysis = step.lower(state, batch).compile(compiler_options=fast).memory_analysis()
     total = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
     total += analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return total / 2**30

@@ -209,6 +209,11 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
                 f"{section}.batch_size={batch_size} is not divisible by the {num_devices} "
                 f"devices{times}"
             )
+        if parts > 1 and batch_size // parts < config.model.min_samples:
+            raise ConfigError(
+                f"{section}.batch_size={batch_size} in {section}.accumulate={parts} parts is less "
+                f"than model.min_samples={config.model.min_samples}: no statistics would be taken"
+            )
 
 
 def _check_sizes(name: str, sizes: tuple[Any, ...]) -> None:

@@ -21,7 +21,7 @@ from drnet_jax.data.sources import DataError, Source
 from drnet_jax.macs import model_cost
 from drnet_jax.metrics import EvalRecords, by_size, hull_top1, matched_random_top1, summarise
 from drnet_jax.models.drnet import DRNet
-from drnet_jax.restore import check_classes, restore_model
+from drnet_jax.restore import check_data, restore_model
 from drnet_jax.writers import say, write_json
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
@@ -78,7 +78,7 @@ def evaluate(
     corrupt = np.sort(merged["index"][merged["corrupt"]])
     if len(corrupt) and not skip_corrupt:
         raise DataError(
-            f"{len(corrupt)} images cannot be decoded: {name_images(source, corrupt)}; remove "
+            f"{len(corrupt)} images cannot be decoded: {name_images(source, corrupt)}; repair "
             "them, or set data.skip_corrupt=True to leave them out of the evaluation"
         )
     real = merged["mask"]
@@ -113,8 +113,8 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     origin = Path(config.restore_from) if config.restore_from else workdir
     restored = restore_model(config, origin)
     settings = data_settings(config, workdir)
-    check_classes(origin, class_names(settings))
     source = load_source(settings, config.eval.split)
+    check_data(origin, class_names(settings), {config.eval.split: source.identity})
     eval_step = make_eval_step(restored.model, tuple(config.data.mean), tuple(config.data.std))
     records = evaluate(
         eval_step,
@@ -141,7 +141,7 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 def evaluation_fields(config: ConfigDict) -> dict[str, Any]:
     """The fields that belong to the evaluation, not to the training."""
-    names = ("eval.", "data.eval_images", "restore_from")
+    names = ("eval.", "data.eval_", "data.dir", "data.skip_corrupt", "restore_from")
     return {name: value for name, value in flatten(config).items() if name.startswith(names)}
 
 

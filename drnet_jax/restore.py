@@ -93,37 +93,62 @@ def trained_config(
     return trained
 
 
-def write_classes(workdir: Path, classes: tuple[str, ...]) -> None:
-    """Keeps the names of the classes, in the order of the logits, beside the checkpoints."""
-    write_json(workdir / "classes.json", {"classes": list(classes)})
+def write_data(workdir: Path, classes: tuple[str, ...], identities: dict[str, str]) -> None:
+    """Keeps beside the checkpoints what they were trained on.
+
+    Args:
+      workdir: of the run.
+      classes: their names, in the order of the logits.
+      identities: of the train, calibration and test splits.
+    """
+    write_json(workdir / "data.json", {"classes": list(classes), "identities": identities})
 
 
 def read_classes(origin: Path) -> tuple[str, ...]:
-    """The classes that the run in `origin` was trained on.
+    """The classes that the run in `origin` was trained on, in the order of the logits.
 
     Raises:
       CheckpointError: they are missing.
     """
-    path = origin / "classes.json"
-    if not path.exists():
-        raise CheckpointError(f"{path} is missing: it names the classes of the checkpoints")
-    return tuple(json.loads(path.read_text())["classes"])
+    return tuple(_read_data(origin)["classes"])
 
 
-def check_classes(origin: Path, classes: tuple[str, ...]) -> None:
-    """Compares the classes of a data set with those that `origin` was trained on.
+def check_data(origin: Path, classes: tuple[str, ...], identities: dict[str, str]) -> None:
+    """Compares classes and splits with those of the run in `origin`.
+
+    A picture more or less draws the splits by seed anew, and training images would be tested on.
+
+    Args:
+      origin: the workdir of the run.
+      classes: of the present data set.
+      identities: of all or some of its splits.
 
     Raises:
-      DataError: they differ, in their order too.
+      DataError: the classes differ, in their order too, or a split holds other images.
     """
-    trained = read_classes(origin)
-    if classes != trained:
-        lacking, new = set(trained) - set(classes), set(classes) - set(trained)
-        what = f"lacking: {sorted(lacking)[:5]}, new: {sorted(new)[:5]}"
+    trained = _read_data(origin)
+    if list(classes) != trained["classes"]:
+        old, new = set(trained["classes"]), set(classes)
+        what = f"lacking: {sorted(old - new)[:5]}, new: {sorted(new - old)[:5]}"
         raise DataError(
-            f"{origin} was trained on {len(trained)} classes, and the data set has {len(classes)}, "
-            f"not the same ones in the same order ({what}); set data.dir to the data of that run"
+            f"{origin} was trained on {len(old)} classes, and the data set has {len(new)}, not the "
+            f"same ones in the same order ({what}); set data.dir to the data of that run"
         )
+    changed = [name for name in identities if identities[name] != trained["identities"][name]]
+    if changed:
+        raise DataError(
+            f"the images of {' and '.join(changed)} are not those that {origin} was trained with: "
+            "pictures came or went, or fields that split the data differ (data.split_seed, "
+            "data.test_fraction, data.calibration_fraction). Restore them, or train in another "
+            "--workdir; corrupt pictures may stay, see data.skip_corrupt"
+        )
+
+
+def _read_data(origin: Path) -> dict[str, Any]:
+    path = origin / "data.json"
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing: it says what the checkpoints were trained on")
+    return json.loads(path.read_text())
 
 
 def find_stage(origin: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -18,7 +19,7 @@ from drnet_jax.build import batch_sharding
 from drnet_jax.checkpoint import StageCheckpoints
 from drnet_jax.config import STAGES
 from drnet_jax.data.pipeline import TrainBatch, train_batches
-from drnet_jax.data.sources import DataError, Source
+from drnet_jax.data.sources import Source
 from drnet_jax.evaluate import evaluate, make_eval_step, name_images
 from drnet_jax.macs import ModelCost
 from drnet_jax.metrics import objective, summarise
@@ -28,6 +29,8 @@ from drnet_jax.writers import MetricWriter, Progress, average
 
 # A resolution whose share stays below this over an epoch is reported.
 _MIN_SHARE = 0.02
+# Steps that are handed to the device before the host waits for them.
+_IN_FLIGHT = 2
 
 
 class TrainingError(RuntimeError):
@@ -70,7 +73,7 @@ class StageLoop:
         self._checkpoints = checkpoints
         self._start = start_step
         self._corrupt: set[int] = set()
-        self._pending: list[dict[str, jax.Array]] = []
+        self._pending: list[dict[str, Any]] = []
         self._epoch: list[dict[str, np.ndarray]] = []
         self._waited = 0.0
         self._since = time.perf_counter()
@@ -100,11 +103,22 @@ class StageLoop:
         every = self._config.checkpoint.every_steps
         with closing(batches), _interruptions() as interrupted:
             for step in range(self._start + 1, self._num_steps + 1):
-                state = self._step(state, step_fn, batches)
+                try:
+                    batch = self._next(batches)
+                except (Exception, KeyboardInterrupt):
+                    # Ctrl-C reaches the workers too, and a disk may fail: keep what is done.
+                    self._save_before_stop(step - 1, state)
+                    if interrupted:
+                        raise self._stopped("interrupted", step - 1) from None
+                    raise
+                state = self._step(state, step_fn, batch)
                 at_epoch = step % self._steps_per_epoch == 0
-                if at_epoch or step % self._config.log.every_steps == 0:
+                logging = at_epoch or step % self._config.log.every_steps == 0
+                if logging:
                     self._log(step)
-                reason = "interrupted" if interrupted else self._too_many_corrupt()
+                reason = "interrupted" if interrupted else ""
+                if logging and not reason:
+                    reason = self._too_many_corrupt()
                 if at_epoch:
                     self._end_epoch(step, state)
                 elif (every and step % every == 0) or reason:
@@ -112,24 +126,42 @@ class StageLoop:
                     self._checkpoints.save(step, state)
                 if reason:
                     self.close()
-                    raise TrainingError(
-                        f"{reason} after step {step} of {self._stage}, which is saved; run the "
-                        "same command to resume"
-                    )
+                    raise self._stopped(reason, step)
         self.close()
         return state
+
+    def _save_before_stop(self, step: int, state: TrainState) -> None:
+        # Saving takes all processes, and only this one may be stopping.
+        if step > self._start and jax.process_count() == 1:
+            self._log(step)
+            self._checkpoints.save(step, state)
+        self.close()
+
+    def _stopped(self, reason: str, step: int) -> TrainingError:
+        return TrainingError(
+            f"{reason} after step {step} of {self._stage}, which is saved; run the same command "
+            "to resume"
+        )
 
     def close(self) -> None:
         self._checkpoints.close()
         self._progress.close()
         self._writer.close()
 
-    def _step(self, state: TrainState, step_fn: Any, batches: Iterator[TrainBatch]) -> TrainState:
+    def _next(self, batches: Iterator[TrainBatch]) -> TrainBatch:
+        if len(self._pending) >= _IN_FLIGHT:
+            # Else batches would pile up on the device, ahead of the steps.
+            jax.block_until_ready(self._pending[-_IN_FLIGHT]["loss"])
         asked = time.perf_counter()
         batch = next(batches)
-        self._waited += time.perf_counter() - asked
+        # Only if the device had nothing left to do meanwhile did it wait for this.
+        if self._pending and self._pending[-1]["loss"].is_ready():
+            self._waited += time.perf_counter() - asked
         if len(batch.corrupt):
             self._note_corrupt(batch.corrupt)
+        return batch
+
+    def _step(self, state: TrainState, step_fn: Any, batch: TrainBatch) -> TrainState:
         # Every value the step needs is on the devices already; a hidden copy would be a bug.
         with jax.transfer_guard("disallow"):
             state, metrics = step_fn(state, batch.arrays)
@@ -140,16 +172,17 @@ class StageLoop:
         new = sorted(set(indices.tolist()) - self._corrupt)
         self._corrupt |= set(new)
         for index in new:
-            self._progress.message(f"left out, cannot be decoded: {self._run.train.name(index)}")
+            self._progress.warn(f"left out, cannot be decoded: {self._run.train.name(index)}")
 
     def _too_many_corrupt(self) -> str:
-        """Why to stop, or nothing."""
+        """Why to stop, or nothing; all processes decide alike."""
+        counts = multihost_utils.process_allgather(np.int32(len(self._corrupt)))
         limit = self._config.data.max_corrupt
-        if len(self._corrupt) <= limit:
+        if counts.sum() <= limit:
             return ""
-        named = name_images(self._run.train, np.array(sorted(self._corrupt)))
+        named = name_images(self._run.train, np.array(sorted(self._corrupt), int))
         return (
-            f"{len(self._corrupt)} training images cannot be decoded ({named}), more than "
+            f"{counts.sum()} training images cannot be decoded ({named}), more than "
             f"data.max_corrupt={limit}: repair them or raise it; stopped"
         )
 
@@ -192,20 +225,20 @@ class StageLoop:
 
     def _end_epoch(self, step: int, state: TrainState) -> None:
         run, config = self._run, self._config
-        try:
-            records = evaluate(
-                self._eval_step,
-                merge_variables(self._untrained, state.eval_variables),
-                run.calibration,
-                batch_size=config.eval.batch_size,
-                mesh=run.mesh,
-                num_workers=config.data.num_workers,
-                skip_corrupt=config.data.skip_corrupt,
-            )
-        except DataError:
-            self._checkpoints.save(step, state)
-            self.close()
-            raise
+        records = evaluate(
+            self._eval_step,
+            merge_variables(self._untrained, state.eval_variables),
+            run.calibration,
+            batch_size=config.eval.batch_size,
+            mesh=run.mesh,
+            num_workers=config.data.num_workers,
+            # As in training they are left out and named; the evaluation proper is stricter.
+            skip_corrupt=True,
+        )
+        left_out = np.setdiff1d(np.arange(len(run.calibration)), records.index)
+        if len(left_out):
+            named = name_images(run.calibration, left_out)
+            self._progress.warn(f"calibration leaves out {len(left_out)} corrupt images: {named}")
         summary = summarise(records, run.model.resolutions, run.cost)
         if self._stage == "pretrain":
             score = float(records.ce.mean(axis=0).sum())

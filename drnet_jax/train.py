@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from drnet_jax.build import create_mesh, create_model, data_settings, replicated_sharding
 from drnet_jax.checkpoint import CheckpointError, StageCheckpoints
 from drnet_jax.config import (
+    SPLITS,
     STAGE_ONE_FIELDS,
     STAGES,
     ConfigError,
@@ -24,7 +25,7 @@ from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.macs import model_cost
 from drnet_jax.optim import create_learning_rate_fn, create_optimizer
-from drnet_jax.restore import check_classes, load_variables, trained_config, write_classes
+from drnet_jax.restore import check_data, load_variables, trained_config, write_data
 from drnet_jax.stage_loop import Run, StageLoop
 from drnet_jax.train_state import (
     create_train_state,
@@ -74,15 +75,16 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     model = create_model(config, len(classes))
     cost = model_cost(model)
     target = alpha_target(config, cost.classifier_gmacs)
-    if any(_has_checkpoint(workdir / stage) for stage in STAGES):
-        check_classes(workdir, classes)
     if config.joint.init_from and not _has_checkpoint(workdir / "joint"):
         check_stage_one(config, Path(config.joint.init_from))
-        check_classes(Path(config.joint.init_from), classes)
-    train = load_source(settings, "train")
-    calibration = load_source(settings, "calibration")
     # Missing test images would else be noticed only after the training.
-    load_source(settings, "test")
+    sources = {split: load_source(settings, split) for split in SPLITS}
+    identities = {split: source.identity for split, source in sources.items()}
+    if any(_has_checkpoint(workdir / stage) for stage in STAGES):
+        check_data(workdir, classes, identities)
+    if config.joint.init_from:
+        check_data(Path(config.joint.init_from), classes, identities)
+    train, calibration = sources["train"], sources["calibration"]
     for stage in config.stages:
         if len(train) < config[stage].batch_size:
             raise ConfigError(
@@ -90,7 +92,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
                 "images"
             )
     write_json(workdir / "config.json", flatten(config))
-    write_classes(workdir, classes)
+    write_data(workdir, classes, identities)
     return Run(config, workdir, model, cost, target, create_mesh(), train, calibration)
 
 

@@ -125,19 +125,24 @@ def _accumulated(grad_fn: GradFn, count: int) -> GradFn:
     def accumulated(
         params: Any, collections: Any, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[Any, tuple[Any, Metrics]]:
-        def work_off(carry: Any, part: Any) -> tuple[Any, Metrics]:
+        def work_off(carry: Any, part: Any) -> tuple[Any, tuple[Metrics, jax.Array]]:
             collections, total = carry
             micro_batch, index = part
             grads, (collections, metrics) = grad_fn(
                 params, collections, micro_batch, jax.random.fold_in(key, index), step
             )
-            return (collections, jax.tree.map(jnp.add, total, grads)), metrics
+            # Samples that count, so that masked ones do not weigh.
+            weight = micro_batch.get("mask", jnp.ones(len(micro_batch["label"]))).sum()
+            total = jax.tree.map(lambda old, grad: old + weight * grad, total, grads)
+            return (collections, total), (metrics, weight)
 
         parts = jax.tree.map(split, batch), jnp.arange(count)
         start = collections, jax.tree.map(jnp.zeros_like, params)
-        (collections, total), metrics = jax.lax.scan(work_off, start, parts)
-        means = jax.tree.map(lambda values: values.mean(axis=0), metrics)
-        return jax.tree.map(lambda grad: grad / count, total), (collections, means)
+        (collections, total), (metrics, weights) = jax.lax.scan(work_off, start, parts)
+        shares = weights / jnp.maximum(weights.sum(), 1)
+        means = jax.tree.map(lambda values: jnp.tensordot(shares, values, 1), metrics)
+        grads = jax.tree.map(lambda grad: grad / jnp.maximum(weights.sum(), 1), total)
+        return grads, (collections, means)
 
     return accumulated
 

@@ -126,6 +126,10 @@ class Progress:
         if not self._quiet:
             tqdm.write(text)
 
+    def warn(self, text: str) -> None:
+        """Prints a line that only this process knows, whichever it is."""
+        tqdm.write(text, file=sys.stderr)
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()

@@ -53,6 +53,10 @@ def test_missing_data_says_what_is_missing(name: str, tmp_path: Path) -> None:
         ("model.resolutions", (32, 48), "largest first"),
         ("pretrain.batch_size", 30, "pretrain.batch_size=30 is not divisible by the 4 devices"),
         ("joint.alpha", 0.01, "unset one"),
+        ("joint.accumulate", 5, "devices times joint.accumulate=5"),
+        ("joint.accumulate", 8, "less than model.min_samples=16"),
+        ("data.crop_scale", (0.5, 0.1), "smaller first"),
+        ("data.test_fraction", 0.95, "leave some for training"),
         ("joint.tau_min", 0.0, "joint.tau_min=0.0 must be above zero"),
         ("model.statistics", "some", "'all', 'routed'"),
         ("stages", ("joint", "pretrain"), "stages"),
@@ -62,6 +66,7 @@ def test_missing_data_says_what_is_missing(name: str, tmp_path: Path) -> None:
 def test_bad_fields(field: str, value: object, words: str) -> None:
     config = default_config()
     config.eval.batch_size = 240
+    config.model.min_samples = 16
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError, match=words):
         check_config(config, 4)

@@ -38,6 +38,9 @@ def classes_only(tmp_path: Path) -> Path:
     for name, count in (("cat", 30), ("ant", 20), ("bee", 10)):
         write_pictures(tmp_path / name, count)
     (tmp_path / "cat" / "notes.txt").write_text("no picture")
+    # macOS leaves these in archives.
+    (tmp_path / "cat" / "._000.jpg").write_bytes(b"no picture")
+    (tmp_path / "cat" / "folder.jpg").mkdir()
     return tmp_path
 
 
@@ -75,6 +78,25 @@ def test_a_folder_with_splits(tmp_path: Path) -> None:
     assert len(encoded(settings, "train")) == 20
     assert all("/val/" in path for path in paths(encoded(settings, "calibration")))
     assert all("/test/" in path for path in paths(encoded(settings, "test")))
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("bus", "train"):
+        write_pictures(tmp_path / name, 20)
+    assert class_names(folder_settings(tmp_path)) == ("bus", "train")
+
+
+def test_identity_is_that_of_the_split(classes_only: Path) -> None:
+    """Not of the part of it that is used; another picture or split is another identity."""
+    settings = folder_settings(classes_only)
+    whole = load_source(settings, "test")
+    few = folder_settings(classes_only, eval_images=5)
+    assert load_source(few, "test").identity == whole.identity
+    assert load_source(settings, "train").identity != whole.identity
+    other = folder_settings(classes_only, split_seed=1)
+    assert load_source(other, "test").identity != whole.identity
+    (classes_only / "bee" / "000.jpg").rename(classes_only / "bee" / "0000.jpg")
+    assert load_source(settings, "test").identity != whole.identity
 
 
 def test_subsets(classes_only: Path) -> None:

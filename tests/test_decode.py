@@ -109,6 +109,21 @@ def test_a_cut_off_picture_is_corrupt(form: str, kept: float) -> None:
         decode_crop(cut, Box(0, 0, 640, 427), 64)
 
 
+def test_what_follows_a_picture_does_not_matter() -> None:
+    """A phone's film clip, say, in which the markers occur by chance; and a thumbnail before it."""
+    thumbnail = encode(PHOTO.resize((40, 30)))
+    plain = encode(PHOTO)
+    segment = b"\xff\xed" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    inside = plain[:2] + segment + plain[2:]
+    box = Box(0, 0, 640, 427)
+    want = decode_crop(plain, box, 64)
+    for tail in (b"\xff\xda" * 5, b"\x00" * 1000, b"\xff\xda \xff\xd9 \xff\xda"):
+        np.testing.assert_array_equal(decode_crop(plain + tail, box, 64), want)
+    np.testing.assert_array_equal(decode_crop(inside, box, 64), want)
+    with pytest.raises(CorruptImageError, match="ends early"):
+        decode_crop(inside[:-100], box, 64)
+
+
 def test_other_bytes_are_corrupt() -> None:
     for garbage in (b"", b"no picture", encode(PHOTO)[300:]):
         with pytest.raises(CorruptImageError):

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from drnet_jax.data.datasets import DataSettings, class_names, load_source
 from drnet_jax.data.imagenet100 import imagenet100_classes
-from drnet_jax.data.imagenet_tars import TEST_TAR
+from drnet_jax.data.imagenet_tars import TEST_TAR, ImagenetTars
 from drnet_jax.data.sources import DataError, EncodedSource
 from tests.tiny_imagenet import VALIDATION_WNIDS, check, jpeg, write_tars
 
@@ -46,6 +46,25 @@ def test_tars_are_read_as_they_are(tmp_path: Path) -> None:
     assert len(check(encoded(settings, "test"), classes, files)) == 8
 
 
+def test_a_missing_validation_image_shifts_no_label(tmp_path: Path) -> None:
+    wnids = sorted(set(VALIDATION_WNIDS[:8]))
+    files = write_tars(tmp_path, wnids, 8, leave_out=2)
+    settings = DataSettings("imagenet2012", dir=str(tmp_path), size=16)
+    reader, labels = ImagenetTars(tmp_path, tmp_path).read_split("test")
+    assert len(labels) == 7
+    for position, label in enumerate(labels):
+        name = reader.name(position).split(":")[-1]
+        assert files[name] == (class_names(settings)[label], reader.read(position))
+
+
+def test_a_cut_off_tar_is_one_error(tmp_path: Path) -> None:
+    write_tars(tmp_path, sorted(set(VALIDATION_WNIDS[:8])), 8)
+    path = tmp_path / TEST_TAR
+    path.write_bytes(b"x" * 1000 + path.read_bytes()[1000:])
+    with pytest.raises(DataError, match="no whole, uncompressed tar"):
+        ImagenetTars(tmp_path, tmp_path).read_split("test")
+
+
 def imagenet100_tars(root: Path) -> tuple[dict[str, tuple[str, bytes]], int]:
     """All its classes, two others, and as many test images as it takes to see each class."""
     wanted = imagenet100_classes()
@@ -63,7 +82,7 @@ def test_imagenet100_from_the_tars_in_a_read_only_folder(
     data.mkdir()
     files, num_test = imagenet100_tars(data)
     settings = DataSettings("imagenet100", dir=str(data), cache_dir=cache, size=16)
-    # The tests may run as root, whom no mode keeps out: a file in the way does.
+    # The tests may run as root, whom no mode keeps out.
     real_mkstemp = __import__("tempfile").mkstemp
 
     def refuse(*, dir: Path, suffix: str) -> Any:

@@ -110,6 +110,6 @@ def test_evaluation_sees_every_image_once_in_order(folder: Path, workers: int) -
 
 def test_images_in_memory_need_no_mask() -> None:
     images = np.arange(12 * 4 * 4 * 3, dtype=np.uint8).reshape(12, 4, 4, 3)
-    batch = take(ArraySource(images, np.arange(12, dtype=np.int32)), 1)[0]
+    batch = take(ArraySource(images, np.arange(12, dtype=np.int32), "twelve"), 1)[0]
     assert set(batch.arrays) == {"image", "label"} and not len(batch.corrupt)
     np.testing.assert_array_equal(batch.arrays["image"], images[batch.arrays["label"]])

@@ -266,7 +266,7 @@ def test_accumulation_is_the_mean_over_micro_batches() -> None:
 
 
 def test_accumulated_noise_differs_between_micro_batches() -> None:
-    """Eight copies of one image: with one noise for all, both halves would choose alike."""
+    """Copies of one image: with one noise for all, the eight micro-batches would choose alike."""
     model, tx = tiny_model(), optax.sgd(0.0)
     step = make_train_step("joint", model, tx, replace(settings(), accumulate=8))
     batch = {name: jnp.repeat(values[:1], 16, axis=0) for name, values in make_batch().items()}
@@ -285,6 +285,23 @@ def test_remat_changes_no_gradient() -> None:
     start = initial_state(model, tx)
     assert_close(gradient(start, results[1][0]), gradient(start, results[0][0]))
     assert_close(results[1][0].collections, results[0][0].collections)
+
+
+def test_accumulation_weighs_micro_batches_by_their_samples() -> None:
+    """Without BatchNorm between the samples: the step of the batch without the masked ones."""
+    model, tx = tiny_model(), optax.sgd(1.0)
+    model = model.clone(classifier=model.classifier.clone(min_samples=1000))
+    plain = make_train_step("pretrain", model, tx, settings())
+    parts = make_train_step("pretrain", model, tx, replace(settings(), accumulate=4))
+    # The second micro-batch has no sample left, the third one.
+    keep = (np.arange(16) % 4 != 1) & ((np.arange(16) % 4 != 2) | (np.arange(16) == 2))
+    batch = make_batch() | {"mask": jnp.asarray(keep)}
+    want, alone = plain(initial_state(model, tx), batch)
+    got, metrics = parts(initial_state(model, tx), batch)
+    start = initial_state(model, tx)
+    assert_close(gradient(start, got), gradient(start, want), rtol=1e-4)
+    for name in ("loss", "accuracy"):
+        assert float(metrics[name]) == pytest.approx(float(alone[name]), rel=1e-5)
 
 
 def test_masked_samples_change_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,14 +20,14 @@ from PIL import Image
 
 from configs.tiny import get_config
 from drnet_jax import train
-from drnet_jax.build import create_mesh, create_model
+from drnet_jax.build import create_mesh, create_model, data_settings
 from drnet_jax.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError, flatten
 from drnet_jax.data.datasets import DataSettings, load_source
 from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import evaluate, make_eval_step, restore_and_evaluate
 from drnet_jax.metrics import EvalRecords
-from drnet_jax.restore import check_classes, restore_model
+from drnet_jax.restore import check_data, restore_model
 from drnet_jax.stage_loop import TrainingError
 from drnet_jax.train import prepare, stage_two_variables, train_and_evaluate
 from drnet_jax.train_state import init_variables
@@ -201,42 +202,104 @@ def test_stage_two_needs_a_finished_stage_one(tmp_path: Path) -> None:
     assert not (tmp_path / "here").exists()
 
 
-def test_corrupt_images_stop_the_run_before_anything_is_lost(tmp_path: Path) -> None:
-    """Beyond max_corrupt the state is saved; in evaluation it takes skip_corrupt."""
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two classes of forty pictures of noise: 28 to train, 4 for calibration, 8 for the test."""
     rng = np.random.default_rng(0)
     for name in ("ant", "bee"):
         (tmp_path / "data" / name).mkdir(parents=True)
         for number in range(40):
             path = tmp_path / "data" / name / f"{number:02}.jpg"
             Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(path)
-    config = small_config(
-        **{"data.name": "folder", "data.dir": str(tmp_path / "data"), "model.resolutions": (32,)},
-        **{"data.train_images": 0, "data.eval_images": 0, "pretrain.batch_size": 20},
-        **{"stages": ("pretrain",), "eval.batch_size": 12, "data.max_corrupt": 1},
-    )
+    return tmp_path / "data"
+
+
+def picture_config(pictures: Path, **further: Any) -> ConfigDict:
+    fields = {"data.name": "folder", "data.dir": str(pictures), "data.train_images": 0}
+    fields |= {"data.eval_images": 0, "model.resolutions": (32,), "stages": ("pretrain",)}
+    fields |= {"pretrain.batch_size": 20, "eval.batch_size": 12}
+    return small_config(**fields | further)
+
+
+def test_corrupt_images(pictures: Path, tmp_path: Path) -> None:
+    """Too many stop the run, saved; calibration leaves them out; evaluation wants skip_corrupt."""
+    config = picture_config(pictures, **{"data.max_corrupt": 1})
     run = prepare(config, tmp_path / "run")
     for index in (3, 4):
         Path(run.train.name(index)).write_bytes(b"no picture")
+    Path(run.calibration.name(0)).write_bytes(b"no picture")
+    test = load_source(data_settings(config, tmp_path), "test")
+    Path(test.name(5)).write_bytes(Path(test.name(5)).read_bytes()[:-50])
     with pytest.raises(TrainingError, match="2 training images cannot be decoded .*max_corrupt=1"):
         train_and_evaluate(config, tmp_path / "run")
-    assert any(path.name.isdigit() for path in (tmp_path / "run" / "pretrain").iterdir())
+    saved = [path.name for path in (tmp_path / "run" / "pretrain").iterdir()]
+    assert any(name.isdigit() for name in saved)
     config.data.max_corrupt = 2
-    Path(run.calibration.name(0)).write_bytes(b"no picture")
     with pytest.raises(DataError, match="1 images cannot be decoded: .*data.skip_corrupt=True"):
         train_and_evaluate(config, tmp_path / "run")
+    lines = list(map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()))
+    assert max(line["corrupt"] for line in lines if "corrupt" in line) == 2
+    assert any("calibration_objective" in line for line in lines)
     config.data.skip_corrupt = True
-    summary = train_and_evaluate(config, tmp_path / "run")
-    assert summary["num_images"] == 16 and summary["num_corrupt"] == 0
-    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
-    assert {line["corrupt"] for line in lines if "corrupt" in line} <= {0, 1, 2}
+    summary = restore_and_evaluate(config, tmp_path / "run")
+    assert summary["num_images"] == 15 and summary["num_corrupt"] == 1
 
 
-def test_other_classes_are_refused(finished: Path, tmp_path: Path) -> None:
-    config = small_config(**{"data.num_classes": 12})
-    with pytest.raises(DataError, match="has 10 classes, not data.num_classes=12"):
-        prepare(config, tmp_path)
-    with pytest.raises(DataError, match="10 classes, and the data set has 2, not the same"):
-        check_classes(finished, ("ant", "bee"))
+def test_skipped_images_leave_the_records_of_the_others_alone(pictures: Path) -> None:
+    config = picture_config(pictures)
+    model = create_model(config, 2)
+    variables = init_variables(model, jax.random.key(0))
+    step = make_eval_step(model, tuple(config.data.mean), tuple(config.data.std))
+    source = load_source(data_settings(config, pictures.parent), "test")
+    options = {"batch_size": 12, "mesh": create_mesh(), "skip_corrupt": True}
+    whole = evaluate(step, variables, source, **options)
+    Path(source.name(5)).write_bytes(b"no picture")
+    rest = evaluate(step, variables, source, **options)
+    assert rest.index.tolist() == [0, 1, 2, 3, 4, *range(6, 16)]
+    np.testing.assert_array_equal(rest.ce, whole.ce[rest.index])
+
+
+def test_other_images_and_classes_are_refused(pictures: Path, tmp_path: Path) -> None:
+    """A picture less draws the split anew; so does another seed of the split."""
+    config = picture_config(pictures, **{"pretrain.num_epochs": 1})
+    workdir = tmp_path / "run"
+    train_and_evaluate(config, workdir)
+    other = picture_config(pictures, **{"data.split_seed": 1})
+    with pytest.raises(DataError, match="the images of test are not those"):
+        restore_and_evaluate(other, workdir)
+    (pictures / "ant" / "07.jpg").unlink()
+    with pytest.raises(DataError, match="the images of train and .* pictures came or went"):
+        train_and_evaluate(config, workdir)
+    with pytest.raises(DataError, match="has 2 classes, not data.num_classes=3"):
+        prepare(picture_config(pictures, **{"data.num_classes": 3}), tmp_path / "new")
+    with pytest.raises(DataError, match="2 classes, and the data set has 1, not the same"):
+        check_data(workdir, ("ant",), {})
+
+
+def test_ctrl_c_with_workers_saves_first(pictures: Path, tmp_path: Path) -> None:
+    """A terminal sends SIGINT to the workers too, and they die of it."""
+    flags = picture_config(pictures, **{"data.num_workers": 2, "pretrain.num_epochs": 1000})
+    names = (*OVERRIDES, "data.name", "data.dir", "data.num_workers", "stages")
+    further = {name: flatten(flags)[name] for name in names}
+    further["model.resolutions"], further["stages"] = (32,), ("pretrain",)
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(
+        command(workdir, **further, **{"pretrain.num_epochs": 1000}),
+        env=os.environ | {"XLA_FLAGS": ""},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (workdir / "pretrain" / "6").is_dir():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    found = re.search(r"interrupted after step (\d+) of pretrain, which is saved", errors)
+    assert found is not None, errors
+    assert (workdir / "pretrain" / found[1]).is_dir()
 
 
 def test_another_model_is_refused(finished: Path, tmp_path: Path) -> None:
@@ -278,7 +341,8 @@ def test_stops_keep_what_is_good(
         broken = event == "nan gradient" and int(jax.device_get(state.step)) == 5
         if event == "SIGTERM" and int(jax.device_get(state.step)) == 5:
             os.kill(os.getpid(), signal.SIGTERM)
-        metrics = {"loss": 1.0, "accuracy": 0.5, "accuracy_per_resolution": np.ones(1)}
+        loss = jax.jit(lambda step: 0.0 * step + 1.0)(state.step)
+        metrics = {"loss": loss, "accuracy": 0.5, "accuracy_per_resolution": np.ones(1)}
         return state, metrics | {"grad_norm": np.nan if broken else 1.0}
 
     monkeypatch.setattr(train, "make_train_step", lambda *_: fake_step)

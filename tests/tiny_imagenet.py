@@ -41,8 +41,10 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def write_tars(root: Path, wnids: list[str], num_test: int) -> dict[str, tuple[str, bytes]]:
-    """Both tars; returns the class and content of every file by its name."""
+def write_tars(
+    root: Path, wnids: list[str], num_test: int, leave_out: int = -1
+) -> dict[str, tuple[str, bytes]]:
+    """Both tars, without one test image; returns class and content of every file by its name."""
     files: dict[str, tuple[str, bytes]] = {}
     with tarfile.open(root / TRAIN_TAR, "w") as outer:
         for number, wnid in enumerate(wnids):
@@ -56,6 +58,8 @@ def write_tars(root: Path, wnids: list[str], num_test: int) -> dict[str, tuple[s
     with tarfile.open(root / TEST_TAR, "w") as tar:
         # As in the real one, the order in the tar is not that of the names.
         for index in reversed(range(num_test)):
+            if index == leave_out:
+                continue
             name = f"ILSVRC2012_val_{index + 1:08}.JPEG"
             files[name] = (VALIDATION_WNIDS[index], jpeg(10_000 + index))
             add(tar, name, files[name][1])

@@ -9,6 +9,7 @@ from drnet_jax.data import digits_on_photos
 from drnet_jax.data.folder import Folder
 from drnet_jax.data.imagenet100 import ClassSubset, imagenet100_classes
 from drnet_jax.data.imagenet_tars import TRAIN_TAR, ImagenetTars
+from drnet_jax.data.index_cache import digest
 from drnet_jax.data.sources import (
     ArraySource,
     DataError,
@@ -80,10 +81,11 @@ def load_source(settings: DataSettings, split: str) -> Source:
         _check_count(settings, split, wanted, digits_on_photos.IMAGES[split])
         composed = digits_on_photos.compose(split, wanted or None)
         metadata = {"apparent_size": composed["apparent_size"]}
-        return ArraySource(composed["image"], composed["label"], metadata)
+        return ArraySource(composed["image"], composed["label"], split, metadata)
     dataset = _open(settings)
     reader, labels, chosen = _part(dataset, settings, split)
     _check_every_class(settings, split, labels[chosen], dataset.classes)
+    identity = digest(reader.identity(), chosen.tobytes())
     if split == "train" and settings.images_per_class:
         count = settings.images_per_class
         chosen = chosen[some_of_each_class(labels[chosen], count, settings.split_seed)]
@@ -91,7 +93,13 @@ def load_source(settings: DataSettings, split: str) -> Source:
     if wanted:
         chosen = chosen[some(len(chosen), wanted, settings.split_seed)]
     return EncodedSource(
-        reader, chosen, labels[chosen], settings.size, settings.crop_scale, settings.eval_crop
+        reader,
+        chosen,
+        labels[chosen],
+        identity,
+        settings.size,
+        settings.crop_scale,
+        settings.eval_crop,
     )
 
 

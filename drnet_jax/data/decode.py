@@ -18,7 +18,8 @@ from PIL import Image
 
 # Workers are processes or threads of ours; OpenCV's own threads would fight over the cores.
 cv2.setNumThreads(1)
-_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_JPEG_SCAN = 0xDA
 _EXIF_ORIENTATION = 0x0112
 # OpenCV's reduced flags are a factor and a colour order; BGR, which it names, costs a conversion.
 _REDUCED = {
@@ -93,8 +94,8 @@ def decode_crop(encoded: bytes, choose_box: ChooseBox, size: int) -> np.ndarray:
     box = choose_box(width, height)
     factor = 1
     if encoded.startswith(_JPEG_START):
-        # OpenCV fills what is missing with grey. In a scan's data the marker can only be the end.
-        if encoded.rfind(_JPEG_END) < encoded.rfind(_JPEG_SCAN):
+        # OpenCV fills what is missing with grey.
+        if _ends_early(encoded):
             raise CorruptImageError("the JPEG ends early")
         # A turned picture may begin with a part of a reduced pixel: its grid is another.
         if orientation == 1:
@@ -110,13 +111,26 @@ def decode_crop(encoded: bytes, choose_box: ChooseBox, size: int) -> np.ndarray:
     return _resize(picture, across, down, size)
 
 
+def _ends_early(jpeg: bytes) -> bool:
+    """Whether the data of the scan is not followed by the end marker; what comes later may be
+    anything (a phone's film clip, say), and what comes before may hold a whole thumbnail."""
+    position = 2
+    while position + 4 <= len(jpeg) and jpeg[position + 1] != _JPEG_SCAN:
+        if jpeg[position + 1] == 0xFF:
+            # A fill byte.
+            position += 1
+            continue
+        position += 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
+    return jpeg.find(_JPEG_END, position) < 0
+
+
 def _read_header(encoded: bytes) -> tuple[int, int, int]:
     """Width and height in pixels, the EXIF orientation applied, and that orientation (1 to 8)."""
     try:
         with Image.open(io.BytesIO(encoded)) as picture:
             width, height = picture.size
             exif = picture.getexif() if "exif" in picture.info else {}
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CorruptImageError(str(error)) from error
     orientation = exif.get(_EXIF_ORIENTATION, 1)
     if orientation in range(5, 9):

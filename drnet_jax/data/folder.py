@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from drnet_jax.data.index_cache import digest
 from drnet_jax.data.sources import DataError
 from drnet_jax.data.splits import official_splits
 
@@ -16,14 +17,20 @@ class FileReader:
     """Pictures in files of their own.
 
     Attributes:
+      root: the folder that all of them are in.
       paths: of the files.
     """
 
+    root: Path
     paths: tuple[Path, ...]
 
     def read(self, position: int) -> bytes:
         """The file's content."""
         return self.paths[position].read_bytes()
+
+    def identity(self) -> str:
+        """Which images these are: their paths from the root."""
+        return digest([path.relative_to(self.root).as_posix() for path in self.paths])
 
     def name(self, position: int) -> str:
         """The file's path."""
@@ -44,7 +51,9 @@ class Folder:
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
             raise DataError(f"data.dir={str(root)!r} is not a folder of pictures; set it to one")
-        names = official_splits([path.name for path in root.iterdir() if path.is_dir()])
+        # A folder of pictures named train is a class, not a split.
+        folders = [path for path in root.iterdir() if path.is_dir()]
+        names = official_splits([path.name for path in folders if _subfolders(path)])
         self._root = root
         self._folders = {split: root / name for split, name in names.items()}
         if "train" not in self._folders:
@@ -74,7 +83,7 @@ class Folder:
         paths: list[Path] = []
         labels: list[int] = []
         for label, name in enumerate(self.classes):
-            pictures = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES)
+            pictures = sorted(path for path in (folder / name).iterdir() if _is_picture(path))
             if not pictures:
                 raise DataError(
                     f"{folder / name} has no picture ({', '.join(SUFFIXES)}) in it; add some, or "
@@ -82,12 +91,20 @@ class Folder:
                 )
             paths += pictures
             labels += [label] * len(pictures)
-        return FileReader(tuple(paths)), np.array(labels, np.int32)
+        return FileReader(self._root, tuple(paths)), np.array(labels, np.int32)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _subfolders(folder: Path) -> list[str]:
+    names = [path.name for path in folder.iterdir() if path.is_dir()]
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    names = [path.name for path in folder.iterdir() if path.is_dir()]
-    names = sorted(name for name in names if not name.startswith("."))
+    names = _subfolders(folder)
     if len(names) < 2:
         raise DataError(f"{folder} needs two folders or more, one a class, with pictures in them")
     return tuple(names)

@@ -5,6 +5,7 @@ from importlib import resources
 
 import numpy as np
 
+from drnet_jax.data.index_cache import digest
 from drnet_jax.data.sources import DataError, Dataset, Reader
 
 
@@ -29,6 +30,10 @@ class ChosenReader:
     def read(self, position: int) -> bytes:
         """The encoded image."""
         return self.reader.read(int(self.positions[position]))
+
+    def identity(self) -> str:
+        """Which images these are."""
+        return digest(self.reader.identity(), self.positions.tobytes())
 
     def name(self, position: int) -> str:
         """As the other reader names it."""

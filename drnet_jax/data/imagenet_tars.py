@@ -1,13 +1,16 @@
 """ImageNet-2012 from its two tar files as they are."""
 
+import re
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from drnet_jax.data.index_cache import cached
+from drnet_jax.data.index_cache import cached, digest
 from drnet_jax.data.sources import DataError
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
@@ -31,6 +34,10 @@ class TarReader:
         with self.path.open("rb") as file:
             file.seek(int(self.index[position]["offset"]))
             return file.read(int(self.index[position]["size"]))
+
+    def identity(self) -> str:
+        """Which images these are: their names."""
+        return digest(self.index["name"].tobytes())
 
     def name(self, position: int) -> str:
         """The tar's path and the file's name in it."""
@@ -62,30 +69,34 @@ class ImagenetTars:
         missing = sorted(set(self.classes) - set(found))
         if missing:
             raise DataError(f"{root / TRAIN_TAR} lacks {len(missing)} classes: {missing[:5]}")
-        self._key = f"{len(self.classes)}_classes_from_{self.classes[0]}"
 
     def read_split(self, split: str) -> tuple[TarReader, np.ndarray]:
         """Images and labels `[n]` of `'train'` or `'test'`; where they are is found out once."""
         path = self._paths[split]
         index_split = _index_train if split == "train" else _index_test
-        name = f"{path.stem}_{path.stat().st_size}_{self._key}"
+        name = f"{path.stem}_{digest(path.stat().st_size, path.stat().st_mtime_ns, self.classes)}"
         index = cached(name, self._directories, lambda: index_split(path, self.classes))
         return TarReader(path, index), index["label"]
 
 
-def _list_classes(path: Path) -> list[str]:
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
     try:
-        with tarfile.open(path, "r:") as tar:
-            return [Path(member.name).stem for member in tar if member.name.endswith(".tar")]
+        yield
     except tarfile.ReadError as error:
-        raise DataError(f"{path} is no uncompressed tar: {error}") from error
+        raise DataError(f"{path} is no whole, uncompressed tar: {error}") from error
+
+
+def _list_classes(path: Path) -> list[str]:
+    with _clear_errors(path), tarfile.open(path, "r:") as tar:
+        return [Path(member.name).stem for member in tar if member.name.endswith(".tar")]
 
 
 def _index_train(path: Path, classes: tuple[str, ...]) -> np.ndarray:
     """A tar of `<wnid>.tar`: neither is compressed, so the offsets add up."""
     labels = {name: label for label, name in enumerate(classes)}
     rows = []
-    with tarfile.open(path, "r:") as tar:
+    with _clear_errors(path), tarfile.open(path, "r:") as tar:
         inner_tars = [member for member in tar if Path(member.name).stem in labels]
         for member in tqdm(inner_tars, desc=f"indexing {path.name}", unit="class", leave=False):
             label = labels[Path(member.name).stem]
@@ -99,23 +110,24 @@ def _index_train(path: Path, classes: tuple[str, ...]) -> np.ndarray:
 
 
 def _index_test(path: Path, classes: tuple[str, ...]) -> np.ndarray:
-    """A tar of images whose classes TFDS lists in the order of their names."""
+    """A tar of images; TFDS lists the classes of the validation images by their numbers."""
     import tensorflow_datasets as tfds
 
     text = Path(str(tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")))
     wnids = text.read_text().split()
     labels = {name: label for label, name in enumerate(classes)}
-    with tarfile.open(path, "r:") as tar:
-        files = sorted((file for file in tar if file.isfile()), key=lambda file: file.name)
-    if len(files) > len(wnids):
-        raise DataError(f"{path} has {len(files)} images, and the validation set {len(wnids)}")
-    return _as_records(
-        [
-            (file.offset_data, file.size, file.name, labels[wnid])
-            for file, wnid in zip(files, wnids, strict=False)
-            if wnid in labels
-        ]
-    )
+    rows = []
+    with _clear_errors(path), tarfile.open(path, "r:") as tar:
+        for file in tar:
+            if not file.isfile():
+                continue
+            number = re.search(r"_val_(\d{8})\.", file.name)
+            if number is None or not 1 <= int(number[1]) <= len(wnids):
+                raise DataError(f"{path} holds {file.name}, which is no validation image")
+            wnid = wnids[int(number[1]) - 1]
+            if wnid in labels:
+                rows.append((file.offset_data, file.size, file.name, labels[wnid]))
+    return _as_records(sorted(rows, key=lambda row: row[2]))
 
 
 def _as_records(rows: list[tuple[int, int, str, int]]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Indices that take long to make, made once."""
 
+import hashlib
 import os
 import sys
 import tempfile
@@ -7,6 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+
+
+def digest(*parts: object) -> str:
+    """A short name for whatever the parts say."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def cached(name: str, directories: Sequence[Path], build: Callable[[], np.ndarray]) -> np.ndarray:

@@ -20,11 +20,13 @@ class ArraySource:
     Attributes:
       images: `[n, h, w, 3]` uint8.
       labels: `[n]` int32.
+      identity: another value for another split of other images, whatever part of it this is.
       metadata: further facts about each image, `[n, ...]` arrays by name.
     """
 
     images: np.ndarray
     labels: np.ndarray
+    identity: str
     metadata: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -50,6 +52,9 @@ class Reader(Protocol):
 
     def read(self, position: int) -> bytes:
         """The encoded image."""
+
+    def identity(self) -> str:
+        """Which images these are, by name or version: another value for other images."""
 
     def name(self, position: int) -> str:
         """What to call an image in a message: a path, say."""
@@ -82,6 +87,7 @@ class EncodedSource:
       reader: where the bytes are.
       positions: `[n]` of the images in the reader.
       labels: `[n]` int32.
+      identity: another value for another split of other images, whatever part of it this is.
       size: side in pixels that images are cropped and resized to.
       crop_scale: area of a training crop, smallest and largest fraction of the picture's.
       eval_crop: side of the centred test crop, as a fraction of the picture's shorter side.
@@ -91,6 +97,7 @@ class EncodedSource:
     reader: Reader
     positions: np.ndarray
     labels: np.ndarray
+    identity: str
     size: int
     crop_scale: tuple[float, float]
     eval_crop: float

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from drnet_jax.data.index_cache import cached
+from drnet_jax.data.index_cache import cached, digest
 from drnet_jax.data.sources import DataError
 from drnet_jax.data.splits import official_splits
 
@@ -22,14 +22,20 @@ class TfdsReader:
     Attributes:
       records: TFDS's random-access source.
       split: what to call it in messages.
+      version: of the data set, and how it was prepared.
     """
 
     records: Any
     split: str
+    version: str
 
     def read(self, position: int) -> bytes:
         """The encoded image, as the data set holds it."""
         return self.records[position]["image"]
+
+    def identity(self) -> str:
+        """Which images these are: the split and the version of the data set."""
+        return digest(self.split, self.version)
 
     def name(self, position: int) -> str:
         """The record's file name if it has one, and its number."""
@@ -61,7 +67,9 @@ class TfdsDataset:
                 "set of TFDS (tensorflow.org/datasets/catalog)"
             ) from error
         except ValueError as error:
-            raise DataError(f"data.name={name!r}: {error}") from error
+            # It is there as TFRecord, say.
+            where = str(data_dir or "TFDS's default directory")
+            raise DataError(f"{_how_to_prepare(name, where)} ({error})") from error
         info = self._builder.info
         if not info.splits:
             raise DataError(_how_to_prepare(name, str(self._builder.data_path)))
@@ -70,7 +78,9 @@ class TfdsDataset:
         if "image" not in features or not has_class:
             raise DataError(f"data.name={name!r} has no features 'image' and 'label' (a class)")
         self.classes: tuple[str, ...] = tuple(features["label"].names)
-        names = [split for split in info.splits if split != "test" or name not in _WITHHELD]
+        names = [
+            split for split in info.splits if split != "test" or self._builder.name not in _WITHHELD
+        ]
         self._splits = official_splits(names)
         if "train" not in self._splits:
             raise DataError(f"data.name={name!r} has no train split, only {', '.join(names)}")
@@ -88,9 +98,14 @@ class TfdsDataset:
         name = self._splits[split]
         keep_encoded = {"image": tfds.decode.SkipDecoding()}
         records = self._builder.as_data_source(name, decoders=keep_encoded)
-        key = f"{self._builder.info.full_name.replace('/', '_')}_{name}_{len(records)}_labels"
+        full_name = self._builder.info.full_name
+        info = Path(str(self._builder.data_path)) / "dataset_info.json"
+        version = digest(full_name, info.read_bytes())
+        key = f"{full_name.replace('/', '_')}_{name}_labels_{version}"
         labels = cached(key, self._directories, lambda: _read_labels(records, key))
-        return TfdsReader(records, name), labels
+        if labels.min(initial=0) < 0:
+            raise DataError(f"the {name} split of {full_name} has images without a label")
+        return TfdsReader(records, name, version), labels
 
 
 def _read_labels(records: Any, name: str) -> np.ndarray:
