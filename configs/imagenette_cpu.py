@@ -17,7 +17,6 @@ def get_config() -> ConfigDict:
     config.data.flip = True
     config.data.mean = (0.485, 0.456, 0.406)
     config.data.std = (0.229, 0.224, 0.225)
-    config.predictor.class_head = True
     config.pretrain.num_epochs = 30
     config.pretrain.batch_size = 32
     config.joint.num_epochs = 8

@@ -40,7 +40,7 @@ def create_model(config: ConfigDict, num_classes: int) -> DRNet:
     predictor = None
     if len(resolutions) > 1:
         network = ResNet(
-            num_classes if small.class_head else len(resolutions),
+            len(resolutions),
             tuple(small.stage_sizes),
             width=small.width,
             stem=small.stem,
@@ -48,8 +48,7 @@ def create_model(config: ConfigDict, num_classes: int) -> DRNet:
             dtype=dtype,
         )
         _check_size("predictor.size", small.size, network)
-        class_head = len(resolutions) if small.class_head else None
-        predictor = ResolutionPredictor(network, small.size, class_head)
+        predictor = ResolutionPredictor(network, small.size)
     return DRNet(classifier, predictor, resolutions, statistics=model.statistics)
 
 

@@ -85,9 +85,6 @@ def _predictor() -> ConfigDict:
     predictor.stage_sizes = (1, 1, 1)
     predictor.width = 8
     predictor.stem = "small"
-    # True (not the paper's): it learns to classify too, with weight joint.predictor_ce, and scores
-    # the resolutions from what it takes the image for, and how surely.
-    predictor.class_head = False
     return predictor
 
 
@@ -131,8 +128,6 @@ def _joint() -> ConfigDict:
     joint.init_from = ""
     joint.predictor_lr_scale = 3.0
     joint.eta = 0.3
-    # Weight of the predictor's own cross-entropy, if it has a class head.
-    joint.predictor_ce = 1.0
     # Target cost of the classifier, at most one of: alpha in GMACs (without the predictor), or a
     # fraction of the largest resolution's cost. Both unset: no regulariser.
     joint.alpha = placeholder(float)
@@ -266,8 +261,7 @@ def _check_numbers(config: ConfigDict) -> None:
     for name in positive:
         if not _get(config, name) > 0:
             raise ConfigError(f"{name}={_get(config, name)} must be above zero")
-    zero_or_more = ["joint.eta", "joint.predictor_ce"]
-    zero_or_more += ["checkpoint.every_steps", "data.train_images", "data.eval_images"]
+    zero_or_more = ["joint.eta", "checkpoint.every_steps", "data.train_images", "data.eval_images"]
     zero_or_more += ["data.num_classes", "data.num_workers", "data.max_corrupt"]
     zero_or_more += ["data.images_per_class", "data.split_seed"]
     for stage in STAGES:

@@ -170,7 +170,6 @@ def step_settings(
         costs=run.cost.classifier_gmacs,
         target=run.target,
         eta=run.config.joint.eta,
-        predictor_ce=run.config.joint.predictor_ce,
         tau_fn=create_tau_fn(run.config.joint, steps_per_epoch),
         learning_rate_fns=learning_rate_fns,
         key=jax.random.fold_in(jax.random.key(run.config.seed), 1 + STAGES.index(stage)),

@@ -45,7 +45,6 @@ class StepSettings:
       label_smoothing: of the cross-entropies.
       ema_decay: of the moving average of weights and statistics; 0 keeps none.
       accumulate: micro-batches a step.
-      predictor_ce: weight of the predictor's own cross-entropy, if it has a class head.
     """
 
     costs: tuple[float, ...]
@@ -60,7 +59,6 @@ class StepSettings:
     label_smoothing: float
     ema_decay: float
     accumulate: int = 1
-    predictor_ce: float = 1.0
 
 
 def create_tau_fn(stage: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
@@ -185,7 +183,7 @@ def _joint_loss(
     gumbel_key: jax.Array,
     step: jax.Array,
 ) -> tuple[jax.Array, tuple[Any, Metrics]]:
-    """Stage 2: L_ce + eta * L_reg (DRNet eq. 8), and the predictor's own L_ce if it classifies."""
+    """Stage 2: L_ce + eta * L_reg (DRNet eq. 8)."""
     mask = batch.get("mask")
     costs = jnp.asarray(settings.costs)
     tau = settings.tau_fn(step)
@@ -197,10 +195,8 @@ def _joint_loss(
         sample_mask=mask,
         method="sample",
         rngs={"gumbel": gumbel_key},
-        mutable=[*collections, "auxiliary"],
+        mutable=list(collections),
     )
-    updated = dict(updated)
-    auxiliary = updated.pop("auxiliary", None)
     ce = cross_entropy(
         output.logits, batch["label"], label_smoothing=settings.label_smoothing, mask=mask
     )
@@ -222,12 +218,6 @@ def _joint_loss(
         "gmacs_argmax": expected_cost(greedy, costs, mask=mask),
         **_branch_accuracies(output.branch_logits, batch),
     }
-    if auxiliary is not None:
-        (class_logits,) = auxiliary["predictor"]["class_logits"]
-        predictor_ce = cross_entropy(class_logits, batch["label"], mask=mask)
-        metrics["predictor_ce"] = predictor_ce
-        loss += settings.predictor_ce * predictor_ce
-        metrics["loss"] = loss
     return loss, (updated, metrics)
 
 

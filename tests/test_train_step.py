@@ -13,7 +13,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from drnet_jax.build import create_mesh
 from drnet_jax.models.drnet import DRNet
-from drnet_jax.models.layers import resize
 from drnet_jax.models.predictor import ResolutionPredictor
 from drnet_jax.models.resnet import ResNet
 from drnet_jax.train_state import TrainState, create_train_state, init_variables
@@ -91,37 +90,6 @@ def test_joint_step_is_compiled_once_and_adds_up() -> None:
         assert float(metrics["loss"]) == pytest.approx(float(metrics["ce"]) + 0.5 * reg, rel=1e-5)
     assert compiled == [1, 0, 0]
     assert int(state.step) == 3
-
-
-def test_a_predictor_that_classifies_learns_from_its_own_loss() -> None:
-    """loss = ce + eta * reg + weight * its cross-entropy, against the network's own logits."""
-    small = ResNet(10, (1,), width=4, stem="small", resolution_aware=False)
-    model = tiny_model().clone(predictor=ResolutionPredictor(small, 16, class_head=2))
-    tx = optax.sgd(0.1)
-    step = make_train_step("joint", model, tx, replace(settings(), predictor_ce=0.25))
-    state = initial_state(model, tx)
-    assert not any("auxiliary" in name for name in state.collections)
-    images = (np.asarray(make_batch()["image"], np.float32) / 255 - 0.5) / 0.25
-    logits, _ = small.apply(
-        {
-            "params": state.params["predictor"]["network"],
-            "batch_stats": state.collections["batch_stats"]["predictor"]["network"],
-        },
-        resize(jnp.asarray(images), 16),
-        resolution=16,
-        train=True,
-        mutable=["batch_stats"],
-    )
-    log_p = np.asarray(logits) - np.log(np.exp(logits).sum(-1, keepdims=True))
-    want = -log_p[np.arange(16), make_batch()["label"]].mean()
-    before = jax.tree.map(np.array, state.params["predictor"])
-    state, metrics = step(state, make_batch())
-    assert float(metrics["predictor_ce"]) == pytest.approx(want, rel=1e-4)
-    total = float(metrics["ce"]) + 0.5 * float(metrics["reg"]) + 0.25 * want
-    assert float(metrics["loss"]) == pytest.approx(total, rel=1e-4)
-    assert set(state.collections) == {"batch_stats", "batch_stats_32", "batch_stats_16"}
-    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before, state.params["predictor"])
-    assert moved["network"]["fc"]["kernel"] > 0 and moved["head_scores"]["kernel"] > 0
 
 
 def test_noise_depends_on_the_step_alone() -> None:
