@@ -105,12 +105,8 @@ class StageLoop:
             for step in range(self._start + 1, self._num_steps + 1):
                 try:
                     batch = self._next(batches)
-                except (Exception, KeyboardInterrupt):
-                    # Ctrl-C reaches the workers too, and a disk may fail: keep what is done.
-                    self._save_before_stop(step - 1, state)
-                    if interrupted:
-                        raise self._stopped("interrupted", step - 1) from None
-                    raise
+                except (Exception, KeyboardInterrupt) as error:
+                    self._save_before_stop(step - 1, state, error, interrupted)
                 state = self._step(state, step_fn, batch)
                 at_epoch = step % self._steps_per_epoch == 0
                 logging = at_epoch or step % self._config.log.every_steps == 0
@@ -130,12 +126,18 @@ class StageLoop:
         self.close()
         return state
 
-    def _save_before_stop(self, step: int, state: TrainState) -> None:
+    def _save_before_stop(
+        self, step: int, state: TrainState, error: BaseException, interrupted: list[int]
+    ) -> NoReturn:
+        """No batch came: Ctrl-C reaches the workers too, and a disk may fail."""
         # Saving takes all processes, and only this one may be stopping.
         if step > self._start and jax.process_count() == 1:
             self._log(step)
             self._checkpoints.save(step, state)
         self.close()
+        if interrupted:
+            raise self._stopped("interrupted", step) from None
+        raise error
 
     def _stopped(self, reason: str, step: int) -> TrainingError:
         return TrainingError(
