@@ -101,7 +101,7 @@ def _data() -> ConfigDict:
     data.calibration_fraction = 0.1
     data.test_fraction = 0.2
     data.split_seed = 0
-    # Processes that decode; 0: threads.
+    # Processes that decode in training; 0: threads, as in evaluation.
     data.num_workers = 0
     # Random resized crops in training: smallest and largest fraction of the picture's area.
     data.crop_scale = (0.08, 1.0)

@@ -58,7 +58,6 @@ def evaluate(
     *,
     batch_size: int,
     mesh: Mesh,
-    num_workers: int = 0,
     skip_corrupt: bool = False,
 ) -> EvalRecords:
     """Records every image of `source` exactly once, whatever the batch size and device count.
@@ -68,9 +67,7 @@ def evaluate(
       RuntimeError: the input pipeline lost or repeated an image.
     """
     parts: list[dict[str, np.ndarray]] = []
-    batches = eval_batches(
-        source, batch_size=batch_size, sharding=batch_sharding(mesh), num_workers=num_workers
-    )
+    batches = eval_batches(source, batch_size=batch_size, sharding=batch_sharding(mesh))
     for batch in batches:
         record = eval_step(variables, batch)
         parts.append(multihost_utils.process_allgather(record, tiled=True))
@@ -122,7 +119,6 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         source,
         batch_size=config.eval.batch_size,
         mesh=restored.mesh,
-        num_workers=config.data.num_workers,
         skip_corrupt=config.data.skip_corrupt,
     )
     summary = summarise(records, restored.model.resolutions, model_cost(restored.model))

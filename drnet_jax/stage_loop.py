@@ -233,7 +233,6 @@ class StageLoop:
             run.calibration,
             batch_size=config.eval.batch_size,
             mesh=run.mesh,
-            num_workers=config.data.num_workers,
             # As in training they are left out and named; the evaluation proper is stricter.
             skip_corrupt=True,
         )

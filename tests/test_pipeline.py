@@ -92,13 +92,12 @@ def test_corrupt_images_are_masked_and_named(folder: Path) -> None:
         assert batch.arrays["image"][mask].any(axis=(1, 2, 3)).all()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_sees_every_image_once_in_order(folder: Path, workers: int) -> None:
+def test_evaluation_sees_every_image_once_in_order(folder: Path) -> None:
     whole = source(folder)
     sharding = batch_sharding(create_mesh())
     batches = [
         jax.tree.map(np.array, batch)
-        for batch in eval_batches(whole, batch_size=12, sharding=sharding, num_workers=workers)
+        for batch in eval_batches(whole, batch_size=12, sharding=sharding)
     ]
     joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     assert len(joined["mask"]) == 36

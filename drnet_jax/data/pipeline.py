@@ -1,6 +1,7 @@
 """From a source to batches on the devices (Grain)."""
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -76,10 +77,8 @@ def train_batches(
     return iter(ahead)
 
 
-def eval_batches(
-    source: Source, *, batch_size: int, sharding: NamedSharding, num_workers: int
-) -> Iterator[Batch]:
-    """Every image once, in order, with its `index` and whether it is `corrupt`.
+def eval_batches(source: Source, *, batch_size: int, sharding: NamedSharding) -> Iterator[Batch]:
+    """Every image once, in order, with its `index` and whether it is `corrupt`; decoded by threads.
 
     `mask` is False for corrupt images and for the padding of the last batch. With several
     processes each reads every n-th image, and all yield equally many batches.
@@ -94,13 +93,13 @@ def eval_batches(
     dataset = dataset[jax.process_index() :: processes]
     pad = partial(grain.experimental.batch_and_pad, batch_size=local_size)
     dataset = dataset.batch(local_size, batch_fn=pad)
-    with closing(iter(_parallel(dataset, source, num_workers))) as batches:
+    with closing(iter(_parallel(dataset, source))) as batches:
         for index in range(num_batches):
             batch = next(batches) if index < len(dataset) else _stack(empty)
             yield _place(batch, sharding)
 
 
-def _parallel(dataset: grain.MapDataset, source: Source, num_workers: int) -> grain.IterDataset:
+def _parallel(dataset: grain.MapDataset, source: Source, num_workers: int = 0) -> grain.IterDataset:
     """Whole batches, in order, made by threads or by processes."""
     # Images in memory are only stacked: more threads would wait for each other.
     threads = 1
@@ -112,9 +111,16 @@ def _parallel(dataset: grain.MapDataset, source: Source, num_workers: int) -> gr
     batches = dataset.to_iter_dataset(options)
     if num_workers:
         batches = batches.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=_DEVICE_BUFFER)
+            grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=_DEVICE_BUFFER),
+            worker_init_fn=_ignore_interrupts,
         )
     return batches
+
+
+def _ignore_interrupts(index: int, count: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the main one decides what to do about it."""
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _stack(samples: list[Sample]) -> Sample:
