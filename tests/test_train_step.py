@@ -255,6 +255,29 @@ def test_remat_changes_no_gradient() -> None:
     assert_close(results[1][0].collections, results[0][0].collections)
 
 
+def test_remat_saves_what_goes_between_blocks_only() -> None:
+    """Bytes that the backward pass of the classifier keeps, as JAX's own vjp says."""
+    kept = []
+    for remat in (False, True):
+        network = ResNet(10, (2, 2), width=8, stem="small", remat=remat)
+        images = jnp.zeros((4, 32, 32, 3))
+        variables = network.init(jax.random.key(0), images, resolution=32, train=False)
+        rest = {name: tree for name, tree in variables.items() if name != "params"}
+
+        def logits(params: Any, network: ResNet = network, rest: Any = rest) -> jax.Array:
+            return network.apply(
+                {"params": params, **rest},
+                jnp.zeros((4, 32, 32, 3)),
+                resolution=32,
+                train=True,
+                mutable=list(rest),
+            )[0]
+
+        saved = jax.eval_shape(lambda params, f=logits: jax.vjp(f, params)[1], variables["params"])
+        kept.append(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(saved)))
+    assert kept[1] < 0.5 * kept[0]
+
+
 def test_accumulation_weighs_micro_batches_by_their_samples() -> None:
     """Without BatchNorm between the samples: the step of the batch without the masked ones."""
     model, tx = tiny_model(), optax.sgd(1.0)
