@@ -16,7 +16,7 @@ MAIN = Path(__file__).parents[1] / "main.py"
         ("--config.joint.etaa=3", "unknown config field 'etaa'; did you mean 'eta'?"),
         ("--config.seed=one", "flag --config.seed=one: invalid literal for int()"),
         ("--config=none.py", "config file none.py does not exist"),
-        ("--config.data.name=cifar", "unknown data set 'cifar'; there are: digits_on_photos"),
+        ("--config.data.name=cifar", "data.name='cifar' is neither digits_on_photos, folder, imagenet100 nor a data set of TFDS"),
         ("--mode=eval", "no checkpoint in "),
     ],
 )

@@ -19,7 +19,14 @@ RECORDS = EvalRecords(
     top1=np.array([[1, 1, 0], [1, 1, 1], [0, 0, 0], [1, 0, 0]], dtype=bool),
     top5=np.array([[1, 1, 1], [1, 1, 1], [1, 0, 0], [1, 1, 0]], dtype=bool),
     choice=np.array([0, 2, 2, 1]),
+    index=np.arange(4),
 )
+
+
+def test_taken_records_are_those_images() -> None:
+    taken = RECORDS.take(np.array([3, 0, 3]))
+    assert taken.index.tolist() == [3, 0, 3] and taken.choice.tolist() == [1, 0, 1]
+    np.testing.assert_array_equal(taken.ce, RECORDS.ce[[3, 0, 3]])
 
 
 def test_summary_counts() -> None:
