@@ -16,7 +16,10 @@ MAIN = Path(__file__).parents[1] / "main.py"
         ("--config.joint.etaa=3", "unknown config field 'etaa'; did you mean 'eta'?"),
         ("--config.seed=one", "flag --config.seed=one: invalid literal for int()"),
         ("--config=none.py", "config file none.py does not exist"),
-        ("--config.data.name=cifar", "data.name='cifar' is neither digits_on_photos, folder, imagenet100 nor a data set of TFDS"),
+        (
+            "--config.data.name=cifar",
+            "data.name='cifar' is neither digits_on_photos, folder, imagenet100 nor a data set",
+        ),
         ("--mode=eval", "no checkpoint in "),
     ],
 )

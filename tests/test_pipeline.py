@@ -59,12 +59,11 @@ def assert_equal(left: list[TrainBatch], right: list[TrainBatch]) -> None:
 
 
 def test_the_stream_depends_on_the_seed_alone(folder: Path) -> None:
-    """Two epochs and more by threads, one process and two, and from a later step on."""
+    """Two epochs and more by threads and by two processes, and from a later step on."""
     whole = take(source(folder), 10)
-    for workers in (1, 2):
-        assert_equal(take(source(folder), 10, workers=workers), whole)
+    assert_equal(take(source(folder), 10, workers=2), whole)
     assert_equal(take(source(folder), 3, start=7), whole[7:])
-    assert_equal(take(source(folder), 3, start=7, workers=2), whole[7:])
+    assert_equal(take(source(folder), 3, start=7, workers=1), whole[7:])
 
 
 def test_an_epoch_holds_every_image_once_and_each_time_cropped_anew(folder: Path) -> None:
