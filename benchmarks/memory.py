@@ -24,8 +24,9 @@ from drnet_jax.build import create_model
 from drnet_jax.config import alpha_target
 from drnet_jax.macs import model_cost
 from drnet_jax.optim import create_learning_rate_fn, create_optimizer
+from drnet_jax.train import step_settings
 from drnet_jax.train_state import create_train_state
-from drnet_jax.train_step import StepSettings, create_tau_fn, make_train_step
+from drnet_jax.train_step import make_train_step
 
 GOAL = 0.3
 CONFIGS = ("digits_on_photos", "resnet_imagenette", "resnet_in1k")
@@ -70,20 +71,8 @@ def step_gib(config: ConfigDict, overrides: dict[str, object]) -> float:
         part: create_learning_rate_fn(section, 1000, 1.0) for part in ("classifier", "predictor")
     }
     tx = create_optimizer(section, rates)
-    settings = StepSettings(
-        costs=cost.classifier_gmacs,
-        target=alpha_target(config, cost.classifier_gmacs),
-        eta=section.eta,
-        tau_fn=create_tau_fn(section, 1000),
-        learning_rate_fns=rates,
-        key=jax.random.key(0),
-        mean=tuple(config.data.mean),
-        std=tuple(config.data.std),
-        flip=config.data.flip,
-        label_smoothing=section.label_smoothing,
-        ema_decay=section.ema_decay,
-        accumulate=section.accumulate,
-    )
+    target = alpha_target(config, cost.classifier_gmacs)
+    settings = step_settings(config, cost, target, "joint", rates, 1000)
     size, count = model.resolutions[0], section.batch_size
     images = jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8)
     floats = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)

@@ -5,7 +5,7 @@ python main.py --config=configs/imagenette_cpu.py --config.data.dir=PATH
 
 from ml_collections import ConfigDict
 
-from drnet_jax.config import default_config
+from drnet_jax.config import IMAGENET_MEAN, IMAGENET_STD, default_config
 
 
 def get_config() -> ConfigDict:
@@ -15,8 +15,8 @@ def get_config() -> ConfigDict:
     config.data.crop_scale = (0.25, 1.0)
     config.data.eval_crop = 1.0
     config.data.flip = True
-    config.data.mean = (0.485, 0.456, 0.406)
-    config.data.std = (0.229, 0.224, 0.225)
+    config.data.mean = IMAGENET_MEAN
+    config.data.std = IMAGENET_STD
     config.pretrain.num_epochs = 30
     config.pretrain.batch_size = 32
     config.joint.num_epochs = 8

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from drnet_jax.config import default_config
+from drnet_jax.config import IMAGENET_MEAN, IMAGENET_STD, default_config
 
 
 def paper_config() -> ConfigDict:
@@ -18,8 +18,8 @@ def paper_config() -> ConfigDict:
     config.predictor.width = 64
     config.predictor.stem = "imagenet"
     config.data.flip = True
-    config.data.mean = (0.485, 0.456, 0.406)
-    config.data.std = (0.229, 0.224, 0.225)
+    config.data.mean = IMAGENET_MEAN
+    config.data.std = IMAGENET_STD
     for stage in (config.pretrain, config.joint):
         stage.batch_size = 256
         stage.optimizer = "sgd"

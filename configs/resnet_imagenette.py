@@ -7,7 +7,7 @@ PATH is a data directory of TFDS in which imagenette/320px-v2 is prepared.
 
 from ml_collections import ConfigDict
 
-from drnet_jax.config import default_config
+from drnet_jax.config import IMAGENET_MEAN, IMAGENET_STD, default_config
 
 
 def get_config() -> ConfigDict:
@@ -22,8 +22,8 @@ def get_config() -> ConfigDict:
     config.data.name = "imagenette/320px-v2"
     config.data.num_classes = 10
     config.data.flip = True
-    config.data.mean = (0.485, 0.456, 0.406)
-    config.data.std = (0.229, 0.224, 0.225)
+    config.data.mean = IMAGENET_MEAN
+    config.data.std = IMAGENET_STD
     config.data.crop_scale = (0.25, 1.0)
     config.data.num_workers = 8
     config.pretrain.num_epochs = 60

@@ -23,6 +23,9 @@ STAGE_ONE_FIELDS = (
     *("model.name", "model.width", "model.stem", "model.resolutions", "model.resolution_aware"),
     *("data.name", "data.mean", "data.std"),
 )
+# Channel means and deviations of ImageNet's images, in 0..1, as torchvision has them.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ConfigError(ValueError):

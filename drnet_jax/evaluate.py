@@ -34,6 +34,7 @@ def make_eval_step(model: DRNet, mean: tuple[float, ...], std: tuple[float, ...]
 
     @jax.jit
     def eval_step(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Cross-entropies `[n, m]` in nats, hits `[n, m]` and choices `[n]` of a batch."""
         output: Any = model.apply(variables, normalise(batch["image"], mean, std))
         labels = jnp.broadcast_to(batch["label"][:, None], output.branch_logits.shape[:2])
         best = jax.lax.top_k(output.branch_logits, min(5, output.branch_logits.shape[-1]))[1]
@@ -146,6 +147,7 @@ def print_tables(summary: dict[str, Any]) -> None:
     largest = summary["fixed"][0]
 
     def row(name: str, top1: float, gmacs: float) -> str:
+        """One line: top-1 in %, GMACs, and these over the largest resolution's."""
         relative = gmacs / largest["gmacs"]
         return f"{name:<28}{100 * top1:8.2f}{gmacs:12.5f}{relative:10.2f}"
 

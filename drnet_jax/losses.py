@@ -48,6 +48,7 @@ def branch_cross_entropies(
     """Mean cross-entropy `[m]` of every resolution's logits `[n, m, k]`; stage 1 sums them."""
 
     def one_branch(logits: jax.Array) -> jax.Array:
+        """Mean cross-entropy of one resolution's logits `[n, k]`."""
         return cross_entropy(logits, labels, label_smoothing=label_smoothing, mask=mask)
 
     return jax.vmap(one_branch, in_axes=1)(branch_logits)

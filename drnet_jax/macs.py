@@ -64,6 +64,7 @@ def count_macs(module: nn.Module, *args: Any, **kwargs: Any) -> int:
         call_kwargs: dict[str, Any],
         context: nn.module.InterceptorContext,
     ) -> Any:
+        """Runs a module's method and adds up what its convolution or dense layer costs."""
         nonlocal total
         output = next_fun(*call_args, **call_kwargs)
         layer = context.module
@@ -73,6 +74,7 @@ def count_macs(module: nn.Module, *args: Any, **kwargs: Any) -> int:
         return output
 
     def initialise(*inputs: jax.Array) -> Any:
+        """Initialises the module, which visits every layer once."""
         with nn.intercept_methods(interceptor):
             return module.init(jax.random.key(0), *inputs, **kwargs)
 
@@ -102,6 +104,7 @@ def model_cost(model: DRNet) -> ModelCost:
     """Counts the predictor, and the classifier at every resolution."""
 
     def image(size: int) -> jax.ShapeDtypeStruct:
+        """An abstract image `[1, size, size, 3]`."""
         return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
 
     predictor = 0

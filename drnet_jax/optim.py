@@ -34,6 +34,7 @@ def create_learning_rate_fn(
     decay = decays[stage.schedule]
 
     def learning_rate(step: Any) -> Any:
+        """The rate of the update that follows `step` updates."""
         warmup = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
         return scale * stage.base_learning_rate * warmup * decay(step)
 

@@ -23,7 +23,7 @@ from drnet_jax.config import (
 from drnet_jax.data.datasets import class_names, load_source
 from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import restore_and_evaluate
-from drnet_jax.macs import model_cost
+from drnet_jax.macs import ModelCost, model_cost
 from drnet_jax.optim import create_learning_rate_fn, create_optimizer
 from drnet_jax.restore import check_data, load_variables, trained_config, write_data
 from drnet_jax.stage_loop import Run, StageLoop
@@ -131,7 +131,9 @@ def train_stage(run: Run, stage: str) -> None:
         part: create_learning_rate_fn(section, steps_per_epoch, scales[part]) for part in parts
     }
     tx = create_optimizer(section, learning_rate_fns)
-    settings = step_settings(run, stage, learning_rate_fns, steps_per_epoch)
+    settings = step_settings(
+        run.config, run.cost, run.target, stage, learning_rate_fns, steps_per_epoch
+    )
     keep_latest = run.config.checkpoint.keep_latest
     with StageCheckpoints(run.workdir / stage, keep_latest=keep_latest) as checkpoints:
         start = checkpoints.latest_step or 0
@@ -159,23 +161,25 @@ def train_stage(run: Run, stage: str) -> None:
 
 
 def step_settings(
-    run: Run,
+    config: ConfigDict,
+    cost: ModelCost,
+    target: float | None,
     stage: str,
     learning_rate_fns: dict[str, optax.Schedule],
     steps_per_epoch: int,
 ) -> StepSettings:
     """What the stage's step needs; its noise has a key of its own."""
-    section = run.config[stage]
+    section = config[stage]
     return StepSettings(
-        costs=run.cost.classifier_gmacs,
-        target=run.target,
-        eta=run.config.joint.eta,
-        tau_fn=create_tau_fn(run.config.joint, steps_per_epoch),
+        costs=cost.classifier_gmacs,
+        target=target,
+        eta=config.joint.eta,
+        tau_fn=create_tau_fn(config.joint, steps_per_epoch),
         learning_rate_fns=learning_rate_fns,
-        key=jax.random.fold_in(jax.random.key(run.config.seed), 1 + STAGES.index(stage)),
-        mean=tuple(run.config.data.mean),
-        std=tuple(run.config.data.std),
-        flip=run.config.data.flip,
+        key=jax.random.fold_in(jax.random.key(config.seed), 1 + STAGES.index(stage)),
+        mean=tuple(config.data.mean),
+        std=tuple(config.data.std),
+        flip=config.data.flip,
         label_smoothing=section.label_smoothing,
         ema_decay=section.ema_decay,
         accumulate=section.accumulate,

@@ -23,6 +23,7 @@ class TrainCrop(grain.transforms.RandomMap):
     scale: tuple[float, float]
 
     def random_map(self, element: Sample, rng: np.random.Generator) -> Sample:
+        """The sample with `image` `[size, size, 3]` uint8 for `encoded`."""
         return _decoded(element, self.size, lambda w, h: random_crop_box(rng, w, h, self.scale))
 
 
@@ -34,6 +35,7 @@ class EvalCrop(grain.transforms.Map):
     fraction: float
 
     def map(self, element: Sample) -> Sample:
+        """The sample with `image` `[size, size, 3]` uint8 for `encoded`."""
         return _decoded(element, self.size, lambda w, h: centre_crop_box(w, h, self.fraction))
 
 

@@ -11,12 +11,17 @@ import numpy as np
 
 
 def digest(*parts: object) -> str:
-    """A short name for whatever the parts say."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    """A short name for whatever the parts, bytes or anything with a `repr`, say."""
+    hashed = hashlib.sha256()
+    for part in parts:
+        content = part if isinstance(part, bytes) else repr(part).encode()
+        # With its length: the parts cannot run into each other.
+        hashed.update(len(content).to_bytes(8, "big") + content)
+    return hashed.hexdigest()[:16]
 
 
 def cached(name: str, directories: Sequence[Path], build: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array of `build()`, from the first directory that has them, else made and kept.
+    """The array of `build()`, from the first directory that has it, else made and kept.
 
     It is kept in the first directory that can be written to: beside the data, or, if that is
     read-only, in the run's cache.

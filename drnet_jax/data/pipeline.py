@@ -68,6 +68,7 @@ def train_batches(
     dataset = dataset.batch(batch_size // jax.process_count())[start_step:]
 
     def place(batch: Sample) -> TrainBatch:
+        """What the step needs, on the devices; the rest stays on the host."""
         arrays = _place({name: batch[name] for name in names}, sharding)
         return TrainBatch(arrays, batch["index"][batch["corrupt"]])
 
@@ -86,16 +87,15 @@ def eval_batches(source: Source, *, batch_size: int, sharding: NamedSharding) ->
     processes = jax.process_count()
     local_size = batch_size // processes
     num_batches = -(-len(source) // batch_size)
-    dataset = grain.MapDataset.source(source)
+    images = grain.MapDataset.source(source)
     if isinstance(source, EncodedSource):
-        dataset = dataset.map(EvalCrop(source.size, source.eval_crop))
-    empty = [{name: np.zeros_like(value) for name, value in dataset[0].items()}] * local_size
-    dataset = dataset[jax.process_index() :: processes]
+        images = images.map(EvalCrop(source.size, source.eval_crop))
+    dataset = images[jax.process_index() :: processes]
     pad = partial(grain.experimental.batch_and_pad, batch_size=local_size)
     dataset = dataset.batch(local_size, batch_fn=pad)
     with closing(iter(_parallel(dataset, source))) as batches:
         for index in range(num_batches):
-            batch = next(batches) if index < len(dataset) else _stack(empty)
+            batch = next(batches) if index < len(dataset) else _empty(images[0], local_size)
             yield _place(batch, sharding)
 
 
@@ -123,8 +123,9 @@ def _ignore_interrupts(index: int, count: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _stack(samples: list[Sample]) -> Sample:
-    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+def _empty(sample: Sample, size: int) -> Sample:
+    """A batch of padding, for a process whose share of the images ends earlier."""
+    return {name: np.stack([np.zeros_like(value)] * size) for name, value in sample.items()}
 
 
 def _place(batch: dict[str, Any], sharding: NamedSharding) -> Batch:

@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 
 
 def main() -> None:
+    """Downloads and prepares what the command line names, and says how many images it has."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="of the data set, as TFDS writes it")
     parser.add_argument("--data_dir", required=True, help="where prepared data sets go")

@@ -145,6 +145,7 @@ class ResNet(nn.Module):
         )
 
         def run_block(block: nn.Module, x: jax.Array) -> jax.Array:
+            """`block` on `[n, h, w, c]`, as a function that `nn.remat` can wrap."""
             return block(x, **norm_args)
 
         if self.remat:
