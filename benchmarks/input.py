@@ -26,7 +26,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from drnet_jax.build import batch_sharding, create_mesh
-from drnet_jax.data.datasets import DataSettings, load_source
+from drnet_jax.data.datasets import DataSettings, DataSplits
 from drnet_jax.data.decode import Box, decode_crop, random_crop_box
 from drnet_jax.data.pipeline import train_batches
 from drnet_jax.data.sources import Source
@@ -112,7 +112,7 @@ def write_folder(root: Path) -> Source:
         (root / name).mkdir()
         for number in range(100):
             (root / name / f"{number}.jpg").write_bytes(content)
-    return load_source(DataSettings("folder", dir=str(root), size=SIZE), "train")
+    return DataSplits(DataSettings("folder", dir=str(root), size=SIZE)).load("train")
 
 
 def pipeline_rate(source: Source, workers: int) -> float:

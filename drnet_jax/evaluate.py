@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.build import batch_sharding, data_settings
 from drnet_jax.config import flatten
-from drnet_jax.data.datasets import class_names, load_source
+from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.pipeline import eval_batches
 from drnet_jax.data.preprocess import normalise
 from drnet_jax.data.sources import DataError, Source
@@ -110,9 +110,10 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """
     origin = Path(config.restore_from) if config.restore_from else workdir
     restored = restore_model(config, origin)
-    settings = data_settings(config, workdir)
-    source = load_source(settings, config.eval.split)
-    check_data(origin, class_names(settings), {config.eval.split: source.identity})
+    splits = DataSplits(data_settings(config, workdir))
+    split = config.eval.split
+    check_data(origin, splits.classes, {split: splits.identity(split)})
+    source = splits.load(split)
     eval_step = make_eval_step(restored.model, tuple(config.data.mean), tuple(config.data.std))
     records = evaluate(
         eval_step,

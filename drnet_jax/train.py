@@ -20,7 +20,7 @@ from drnet_jax.config import (
     check_config,
     flatten,
 )
-from drnet_jax.data.datasets import class_names, load_source
+from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.macs import ModelCost, model_cost
@@ -65,8 +65,8 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
             "restore_from belongs to --mode=eval; joint.init_from starts stage 2 from another run"
         )
     _check_workdir(config, workdir)
-    settings = data_settings(config, workdir)
-    classes = class_names(settings)
+    splits = DataSplits(data_settings(config, workdir))
+    classes = splits.classes
     if config.data.num_classes not in (0, len(classes)):
         raise DataError(
             f"{config.data.name} in {config.data.dir} has {len(classes)} classes, not "
@@ -77,14 +77,13 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     target = alpha_target(config, cost.classifier_gmacs)
     if config.joint.init_from and not _has_checkpoint(workdir / "joint"):
         check_stage_one(config, Path(config.joint.init_from))
-    # Missing test images would else be noticed only after the training.
-    sources = {split: load_source(settings, split) for split in SPLITS}
-    identities = {split: source.identity for split, source in sources.items()}
+    # Of the test split too: missing images would else be noticed only after the training.
+    identities = {split: splits.identity(split) for split in SPLITS}
     if any(_has_checkpoint(workdir / stage) for stage in STAGES):
         check_data(workdir, classes, identities)
     if config.joint.init_from:
         check_data(Path(config.joint.init_from), classes, identities)
-    train, calibration = sources["train"], sources["calibration"]
+    train, calibration = splits.load("train"), splits.load("calibration")
     for stage in config.stages:
         if len(train) < config[stage].batch_size:
             raise ConfigError(

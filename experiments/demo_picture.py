@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from configs.digits_on_photos import get_config
 from drnet_jax.build import data_settings
-from drnet_jax.data.datasets import load_source
+from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.sources import ArraySource
 from drnet_jax.evaluate import evaluate, make_eval_step
 from drnet_jax.restore import restore_model
@@ -29,7 +29,7 @@ def main() -> None:
     workdir = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runs" / "digits_on_photos"
     config = get_config()
     restored = restore_model(config, workdir)
-    source = load_source(data_settings(config, workdir), "test")
+    source = DataSplits(data_settings(config, workdir)).load("test")
     assert isinstance(source, ArraySource)
     step = make_eval_step(restored.model, tuple(config.data.mean), tuple(config.data.std))
     records = evaluate(

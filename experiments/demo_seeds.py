@@ -10,8 +10,6 @@ choice with the same shares.
 """
 
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -20,11 +18,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import jax
 import numpy as np
 
 from drnet_jax.metrics import hull_top1, matched_random_top1
 from drnet_jax.writers import write_json
+from experiments.common import percent, setup, table
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (0, 1, 2)
@@ -34,22 +32,13 @@ RESULT = ROOT / "experiments" / "demo_seeds.json"
 
 def main() -> int:
     results = [run_seed(seed) for seed in SEEDS]
-    write_json(RESULT, {"setup": setup(), "seeds": results})
+    write_json(RESULT, {"setup": setup("python experiments/demo_seeds.py"), "seeds": results})
     table = markdown(results)
     RESULT.with_suffix(".md").write_text(table)
     print(table)
     missed = [result["seed"] for result in results if not reached(result)]
     print(f"seeds that miss a goal: {len(missed)} (goal <= 0)")
     return int(bool(missed))
-
-
-def setup() -> dict[str, str]:
-    return {
-        "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}",
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "command": "python experiments/demo_seeds.py",
-    }
 
 
 def run_seed(seed: int) -> dict[str, Any]:
@@ -126,15 +115,6 @@ def markdown(results: list[dict[str, Any]]) -> str:
         + f"\nBy apparent size, means over {len(results)} seeds:\n\n"
         + table(size_names, by_size)
     )
-
-
-def table(names: list[str], rows: list[list[str]]) -> str:
-    lines = [names, ["---"] * len(names), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
 
 
 if __name__ == "__main__":

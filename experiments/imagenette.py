@@ -16,8 +16,6 @@ intervals above zero.
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,19 +24,19 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import jax
 import numpy as np
 from absl import flags
 from scipy import stats
 
 from configs.imagenette_cpu import get_config
 from drnet_jax.build import data_settings
-from drnet_jax.data.datasets import load_source
+from drnet_jax.data.datasets import DataSplits
 from drnet_jax.evaluate import evaluate, make_eval_step
 from drnet_jax.macs import ModelCost, model_cost
 from drnet_jax.metrics import EvalRecords, hull_top1, matched_random_top1, summarise
 from drnet_jax.restore import restore_model
 from drnet_jax.writers import write_json
+from experiments.common import percent, setup, table
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "imagenette"
@@ -72,20 +70,15 @@ def main() -> int:
             variants.append({"name": name, **figures(records, resolutions, cost)})
     elif RESULT.exists():
         variants = json.loads(RESULT.read_text())["variants"]
-    result = {"setup": setup(), **result, "variants": variants}
+    result = {
+        "setup": setup("python experiments/imagenette.py PATH --variants"),
+        **result,
+        "variants": variants,
+    }
     write_json(RESULT, result)
     RESULT.with_suffix(".md").write_text(markdown(result))
     print(markdown(result))
     return verdict(result)
-
-
-def setup() -> dict[str, str]:
-    return {
-        "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}",
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "command": "python experiments/imagenette.py PATH --variants",
-    }
 
 
 def run_seed(
@@ -104,7 +97,7 @@ def run_seed(
     records = evaluate(
         make_eval_step(restored.model, tuple(config.data.mean), tuple(config.data.std)),
         restored.variables,
-        load_source(data_settings(config, workdir), split),
+        DataSplits(data_settings(config, workdir)).load(split),
         batch_size=config.eval.batch_size,
         mesh=restored.mesh,
     )
@@ -209,15 +202,10 @@ def markdown(result: dict[str, Any]) -> str:
 
 def row(entry: dict[str, Any]) -> list[str]:
     fractions = [fixed["top1"] for fixed in entry["fixed"]]
-    texts = [f"{100 * value:.1f}" for value in (*fractions, entry["oracle"], entry["top1"])]
+    texts = [percent(value) for value in (*fractions, entry["oracle"], entry["top1"])]
     texts.append(f"{entry['relative_cost']:.3f}")
-    texts += [f"{100 * entry[name]:.1f}" for name in ("hull", "random")]
+    texts += [percent(entry[name]) for name in ("hull", "random")]
     return [*texts, " / ".join(f"{100 * share:.0f}" for share in entry["shares"])]
-
-
-def table(names: list[str], rows: list[list[str]]) -> str:
-    lines = [names, ["---"] * len(names), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":

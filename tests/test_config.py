@@ -16,7 +16,7 @@ from drnet_jax.config import (
     default_config,
     flatten,
 )
-from drnet_jax.data.datasets import DataSettings, load_source
+from drnet_jax.data.datasets import DataSettings, DataSplits
 from drnet_jax.data.sources import DataError
 from drnet_jax.macs import model_cost
 
@@ -44,7 +44,7 @@ def test_config_builds(name: str) -> None:
 @pytest.mark.parametrize("name", ["imagenet100", "imagenet2012"])
 def test_missing_data_says_what_is_missing(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="ILSVRC2012_img_train.tar"):
-        load_source(DataSettings(name, dir=str(tmp_path)), "train")
+        DataSplits(DataSettings(name, dir=str(tmp_path))).load("train")
 
 
 @pytest.mark.parametrize(

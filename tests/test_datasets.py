@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drnet_jax.data.datasets import DataSettings, class_names, load_source
+from drnet_jax.data.datasets import DataSettings, DataSplits
 from drnet_jax.data.sources import DataError, EncodedSource
 from drnet_jax.data.splits import official_splits, some_of_each_class, split_by_class
 
@@ -24,7 +24,7 @@ def folder_settings(root: Path, **further: object) -> DataSettings:
 
 
 def encoded(settings: DataSettings, split: str) -> EncodedSource:
-    source = load_source(settings, split)
+    source = DataSplits(settings).load(split)
     assert isinstance(source, EncodedSource)
     return source
 
@@ -47,7 +47,7 @@ def classes_only(tmp_path: Path) -> Path:
 def test_one_folder_of_classes_is_split_by_seed(classes_only: Path) -> None:
     """Every class in the same parts, no picture twice, the same parts every time."""
     settings = folder_settings(classes_only)
-    assert class_names(settings) == ("ant", "bee", "cat")
+    assert DataSplits(settings).classes == ("ant", "bee", "cat")
     parts = {split: encoded(settings, split) for split in ("train", "calibration", "test")}
     counts = {split: np.bincount(source.labels).tolist() for split, source in parts.items()}
     assert counts == {"train": [14, 7, 21], "calibration": [2, 1, 3], "test": [4, 2, 6]}
@@ -56,7 +56,8 @@ def test_one_folder_of_classes_is_split_by_seed(classes_only: Path) -> None:
     for source in parts.values():
         for index in range(len(source)):
             assert (
-                Path(source.name(index)).parent.name == class_names(settings)[source.labels[index]]
+                Path(source.name(index)).parent.name
+                == DataSplits(settings).classes[source.labels[index]]
             )
             assert source[index]["encoded"] == Path(source.name(index)).read_bytes()
     assert paths(encoded(settings, "test")) == paths(parts["test"])
@@ -83,20 +84,20 @@ def test_a_folder_with_splits(tmp_path: Path) -> None:
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     for name in ("bus", "train"):
         write_pictures(tmp_path / name, 20)
-    assert class_names(folder_settings(tmp_path)) == ("bus", "train")
+    assert DataSplits(folder_settings(tmp_path)).classes == ("bus", "train")
 
 
 def test_identity_is_that_of_the_split(classes_only: Path) -> None:
     """Not of the part of it that is used; another picture or split is another identity."""
     settings = folder_settings(classes_only)
-    whole = load_source(settings, "test")
+    whole = DataSplits(settings).load("test")
     few = folder_settings(classes_only, eval_images=5)
-    assert load_source(few, "test").identity == whole.identity
-    assert load_source(settings, "train").identity != whole.identity
+    assert DataSplits(few).load("test").identity == whole.identity
+    assert DataSplits(settings).load("train").identity != whole.identity
     other = folder_settings(classes_only, split_seed=1)
-    assert load_source(other, "test").identity != whole.identity
+    assert DataSplits(other).load("test").identity != whole.identity
     (classes_only / "bee" / "000.jpg").rename(classes_only / "bee" / "0000.jpg")
-    assert load_source(settings, "test").identity != whole.identity
+    assert DataSplits(settings).load("test").identity != whole.identity
 
 
 def test_subsets(classes_only: Path) -> None:
@@ -106,36 +107,36 @@ def test_subsets(classes_only: Path) -> None:
     assert len(encoded(few, "train")) == 20 and len(encoded(few, "test")) == 5
     assert set(encoded(few, "train").labels) == {0, 1, 2}
     with pytest.raises(DataError, match="the test split of folder has 12 images, not 13"):
-        load_source(folder_settings(classes_only, eval_images=13), "test")
+        DataSplits(folder_settings(classes_only, eval_images=13)).load("test")
 
 
 def test_unusable_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="needs data.dir"):
-        load_source(DataSettings("folder"), "train")
+        DataSplits(DataSettings("folder")).load("train")
     with pytest.raises(DataError, match="not a folder of pictures"):
-        load_source(folder_settings(tmp_path / "none"), "train")
+        DataSplits(folder_settings(tmp_path / "none")).load("train")
     with pytest.raises(DataError, match="two folders or more"):
-        load_source(folder_settings(tmp_path), "train")
+        DataSplits(folder_settings(tmp_path)).load("train")
     for name in ("ant", "bee"):
         write_pictures(tmp_path / "train" / name, 10)
     with pytest.raises(DataError, match="none named test, val or validation"):
-        load_source(folder_settings(tmp_path), "train")
+        DataSplits(folder_settings(tmp_path)).load("train")
     write_pictures(tmp_path / "test" / "ant", 3)
     write_pictures(tmp_path / "test" / "cow", 3)
     with pytest.raises(DataError, match="lacks bee and has cow, which train lacks"):
-        load_source(folder_settings(tmp_path), "train")
+        DataSplits(folder_settings(tmp_path)).load("train")
     (tmp_path / "test" / "cow").rename(tmp_path / "test" / "bee")
     for picture in (tmp_path / "test" / "bee").iterdir():
         picture.unlink()
     with pytest.raises(DataError, match="bee has no picture"):
-        load_source(folder_settings(tmp_path), "test")
+        DataSplits(folder_settings(tmp_path)).load("test")
 
 
 def test_a_class_missing_from_a_split(tmp_path: Path) -> None:
     write_pictures(tmp_path / "ant", 40)
     write_pictures(tmp_path / "bee", 3)
     with pytest.raises(DataError, match=r"the calibration split .* has no image of 1 of 2 .*bee"):
-        load_source(folder_settings(tmp_path), "calibration")
+        DataSplits(folder_settings(tmp_path)).load("calibration")
 
 
 def test_official_splits() -> None:

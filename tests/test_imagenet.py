@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from drnet_jax.data.datasets import DataSettings, class_names, load_source
+from drnet_jax.data.datasets import DataSettings, DataSplits
 from drnet_jax.data.imagenet100 import imagenet100_classes
 from drnet_jax.data.imagenet_tars import TEST_TAR, ImagenetTars
 from drnet_jax.data.sources import DataError, EncodedSource
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def encoded(settings: DataSettings, split: str) -> EncodedSource:
-    source = load_source(settings, split)
+    source = DataSplits(settings).load(split)
     assert isinstance(source, EncodedSource)
     return source
 
@@ -36,7 +36,7 @@ def test_tars_are_read_as_they_are(tmp_path: Path) -> None:
     wnids = sorted(set(VALIDATION_WNIDS[:8]))
     files = write_tars(tmp_path, wnids, 8)
     settings = DataSettings("imagenet2012", dir=str(tmp_path), size=16, images_per_class=10)
-    classes = class_names(settings)
+    classes = DataSplits(settings).classes
     assert classes == tuple(wnids)
     train, calibration = encoded(settings, "train"), encoded(settings, "calibration")
     assert np.bincount(train.labels).tolist() == [10] * len(wnids)
@@ -54,7 +54,7 @@ def test_a_missing_validation_image_shifts_no_label(tmp_path: Path) -> None:
     assert len(labels) == 7
     for position, label in enumerate(labels):
         name = reader.name(position).split(":")[-1]
-        assert files[name] == (class_names(settings)[label], reader.read(position))
+        assert files[name] == (DataSplits(settings).classes[label], reader.read(position))
 
 
 def test_a_cut_off_tar_is_one_error(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_imagenet100_from_the_tars_in_a_read_only_folder(
         return real_mkstemp(dir=dir, suffix=suffix)
 
     monkeypatch.setattr("tempfile.mkstemp", refuse)
-    classes = class_names(settings)
+    classes = DataSplits(settings).classes
     assert classes == imagenet100_classes()
     train = encoded(settings, "train")
     assert np.bincount(train.labels).tolist() == [18] * 100
@@ -151,15 +151,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 def test_prepared_imagenet_and_imagenet100(prepared: tuple[Path, dict[str, Any]]) -> None:
     root, files = prepared
     whole = DataSettings("imagenet2012", dir=str(root), size=16)
-    assert len(class_names(whole)) == 102
+    assert len(DataSplits(whole).classes) == 102
     # The unlabelled test split is not used.
     num_test = sum(name.startswith("ILSVRC") for name in files)
-    assert len(check(encoded(whole, "test"), class_names(whole), files)) == num_test
+    assert len(check(encoded(whole, "test"), DataSplits(whole).classes, files)) == num_test
     hundred = DataSettings("imagenet100", dir=str(root), size=16, images_per_class=15)
-    assert class_names(hundred) == imagenet100_classes()
+    assert DataSplits(hundred).classes == imagenet100_classes()
     train = encoded(hundred, "train")
     assert np.bincount(train.labels).tolist() == [15] * 100
-    check(train, class_names(hundred), files)
+    check(train, DataSplits(hundred).classes, files)
 
 
 class TinySet(ImagenetLike):
@@ -181,7 +181,7 @@ def test_tfds_is_read_without_tensorflow(tmp_path: Path) -> None:
     code = (
         "import sys; from drnet_jax.data.datasets import *; "
         f"s = DataSettings('tiny_set', dir={str(tmp_path)!r}); "
-        "sources = [load_source(s, split) for split in ('train', 'calibration', 'test')]; "
+        "sources = [DataSplits(s).load(split) for split in ('train', 'calibration', 'test')]; "
         "assert len(sources[2][0]['encoded']) > 100; assert 'tensorflow' not in sys.modules; "
         "print(*map(len, sources))"
     )
@@ -192,12 +192,12 @@ def test_tfds_is_read_without_tensorflow(tmp_path: Path) -> None:
 
 def test_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="data.prepare imagenette/320px-v2 --data_dir=DIR"):
-        load_source(DataSettings("imagenette/320px-v2", dir=str(tmp_path)), "train")
+        DataSplits(DataSettings("imagenette/320px-v2", dir=str(tmp_path))).load("train")
     with pytest.raises(DataError, match="neither digits_on_photos, folder, imagenet100 nor"):
-        load_source(DataSettings("imagnet", dir=str(tmp_path)), "train")
+        DataSplits(DataSettings("imagnet", dir=str(tmp_path))).load("train")
     write_tars(tmp_path, ["n02869837", "n01749939"], 1)
     with pytest.raises(DataError, match="lacks 98 classes"):
-        load_source(DataSettings("imagenet100", dir=str(tmp_path)), "train")
+        DataSplits(DataSettings("imagenet100", dir=str(tmp_path))).load("train")
     (tmp_path / TEST_TAR).unlink()
     with pytest.raises(DataError, match=f"lacks {TEST_TAR}"):
-        load_source(DataSettings("imagenet2012", dir=str(tmp_path)), "train")
+        DataSplits(DataSettings("imagenet2012", dir=str(tmp_path))).load("train")

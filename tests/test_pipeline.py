@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from drnet_jax.build import batch_sharding, create_mesh
-from drnet_jax.data.datasets import DataSettings, load_source
+from drnet_jax.data.datasets import DataSettings, DataSplits
 from drnet_jax.data.pipeline import TrainBatch, eval_batches, train_batches
 from drnet_jax.data.sources import ArraySource, Source
 
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def source(folder: Path, split: str = "train") -> Source:
     fractions = {"calibration_fraction": 0.1, "test_fraction": 0.1}
-    return load_source(DataSettings("folder", dir=str(folder), size=SIZE, **fractions), split)
+    return DataSplits(DataSettings("folder", dir=str(folder), size=SIZE, **fractions)).load(split)
 
 
 def take(source: Source, count: int, *, start: int = 0, workers: int = 0) -> list[TrainBatch]:

@@ -23,7 +23,7 @@ from drnet_jax import train
 from drnet_jax.build import create_mesh, create_model, data_settings
 from drnet_jax.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError, flatten
-from drnet_jax.data.datasets import DataSettings, load_source
+from drnet_jax.data.datasets import DataSettings, DataSplits
 from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import evaluate, make_eval_step, restore_and_evaluate
 from drnet_jax.metrics import EvalRecords
@@ -228,7 +228,7 @@ def test_corrupt_images(pictures: Path, tmp_path: Path) -> None:
     for index in (3, 4):
         Path(run.train.name(index)).write_bytes(b"no picture")
     Path(run.calibration.name(0)).write_bytes(b"no picture")
-    test = load_source(data_settings(config, tmp_path), "test")
+    test = DataSplits(data_settings(config, tmp_path)).load("test")
     Path(test.name(5)).write_bytes(Path(test.name(5)).read_bytes()[:-50])
     with pytest.raises(TrainingError, match="2 training images cannot be decoded .*max_corrupt=1"):
         train_and_evaluate(config, tmp_path / "run")
@@ -250,7 +250,7 @@ def test_skipped_images_leave_the_records_of_the_others_alone(pictures: Path) ->
     model = create_model(config, 2)
     variables = init_variables(model, jax.random.key(0))
     step = make_eval_step(model, tuple(config.data.mean), tuple(config.data.std))
-    source = load_source(data_settings(config, pictures.parent), "test")
+    source = DataSplits(data_settings(config, pictures.parent)).load("test")
     options = {"batch_size": 12, "mesh": create_mesh(), "skip_corrupt": True}
     whole = evaluate(step, variables, source, **options)
     Path(source.name(5)).write_bytes(b"no picture")
@@ -363,7 +363,7 @@ def test_every_image_counts_once(batch_size: int) -> None:
     config = small_config()
     model = create_model(config, 10)
     variables = init_variables(model, jax.random.key(0))
-    source = load_source(DataSettings("digits_on_photos", eval_images=50), "test")
+    source = DataSplits(DataSettings("digits_on_photos", eval_images=50)).load("test")
     mean, std = tuple(config.data.mean), tuple(config.data.std)
     step = make_eval_step(model, mean, std)
     records = evaluate(step, variables, source, batch_size=batch_size, mesh=create_mesh())

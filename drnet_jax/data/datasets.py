@@ -55,52 +55,89 @@ class DataSettings:
     eval_crop: float = 0.875
 
 
-def class_names(settings: DataSettings) -> tuple[str, ...]:
-    """The classes of a data set, in the order of their labels, without reading any image.
-
-    Raises:
-      DataError: the data set is unknown or missing.
-    """
-    if settings.name == "digits_on_photos":
-        return tuple("0123456789")
-    return _open(settings).classes
-
-
-def load_source(settings: DataSettings, split: str) -> Source:
-    """One split of a data set.
+class DataSplits:
+    """A data set, opened once, as train, calibration and test splits.
 
     Args:
-      settings: which, where, and how to crop.
-      split: `'train'`, `'calibration'` or `'test'`.
+      settings: which, where, how to split and how to crop.
 
     Raises:
-      DataError: the data set is unknown, missing or unusable, or has too few images.
+      DataError: the data set is unknown, missing or unusable.
     """
-    wanted = settings.train_images if split == "train" else settings.eval_images
-    if settings.name == "digits_on_photos":
-        _check_count(settings, split, wanted, digits_on_photos.IMAGES[split])
-        composed = digits_on_photos.compose(split, wanted or None)
-        metadata = {"apparent_size": composed["apparent_size"]}
-        return ArraySource(composed["image"], composed["label"], split, metadata)
-    dataset = _open(settings)
-    reader, labels, chosen = _part(dataset, settings, split)
-    _check_every_class(settings, split, labels[chosen], dataset.classes)
-    identity = digest(reader.identity(), chosen.tobytes())
-    if split == "train" and settings.images_per_class:
-        count = settings.images_per_class
-        chosen = chosen[some_of_each_class(labels[chosen], count, settings.split_seed)]
-    _check_count(settings, split, wanted, len(chosen))
-    if wanted:
-        chosen = chosen[some(len(chosen), wanted, settings.split_seed)]
-    return EncodedSource(
-        reader,
-        chosen,
-        labels[chosen],
-        identity,
-        settings.size,
-        settings.crop_scale,
-        settings.eval_crop,
-    )
+
+    def __init__(self, settings: DataSettings) -> None:
+        self._settings = settings
+        self._dataset = None if settings.name == "digits_on_photos" else _open(settings)
+        self._read: dict[str, tuple[Reader, np.ndarray]] = {}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of the labels."""
+        return tuple("0123456789") if self._dataset is None else self._dataset.classes
+
+    def load(self, split: str) -> Source:
+        """The images of `'train'`, `'calibration'` or `'test'`.
+
+        Raises:
+          DataError: the split lacks a class, or has too few images.
+        """
+        settings = self._settings
+        wanted = settings.train_images if split == "train" else settings.eval_images
+        if self._dataset is None:
+            self.identity(split)
+            composed = digits_on_photos.compose(split, wanted or None)
+            metadata = {"apparent_size": composed["apparent_size"]}
+            return ArraySource(composed["image"], composed["label"], split, metadata)
+        reader, labels, chosen = self._part(self._dataset, split)
+        _check_every_class(settings, split, labels[chosen], self.classes)
+        identity = digest(reader.identity(), chosen.tobytes())
+        if split == "train" and settings.images_per_class:
+            count = settings.images_per_class
+            chosen = chosen[some_of_each_class(labels[chosen], count, settings.split_seed)]
+        _check_count(settings, split, wanted, len(chosen))
+        if wanted:
+            chosen = chosen[some(len(chosen), wanted, settings.split_seed)]
+        return EncodedSource(
+            reader,
+            chosen,
+            labels[chosen],
+            identity,
+            settings.size,
+            settings.crop_scale,
+            settings.eval_crop,
+        )
+
+    def identity(self, split: str) -> str:
+        """That of the source which `load` gives, without composing an image.
+
+        Raises:
+          DataError: as `load`.
+        """
+        if self._dataset is not None:
+            return self.load(split).identity
+        wanted = self._settings.train_images if split == "train" else self._settings.eval_images
+        _check_count(self._settings, split, wanted, digits_on_photos.IMAGES[split])
+        return split
+
+    def _part(self, dataset: Dataset, split: str) -> tuple[Reader, np.ndarray, np.ndarray]:
+        """Reader and labels of one of the data set's own splits, and which of its images count."""
+        settings = self._settings
+        if split != "train" and split in dataset.official:
+            reader, labels = self._read_once(dataset, split)
+            return reader, labels, np.arange(len(labels))
+        fractions = {}
+        if "calibration" not in dataset.official:
+            fractions["calibration"] = settings.calibration_fraction
+        if "test" not in dataset.official:
+            fractions["test"] = settings.test_fraction
+        official = "train" if "train" in dataset.official else "all"
+        reader, labels = self._read_once(dataset, official)
+        return reader, labels, split_by_class(labels, fractions, settings.split_seed)[split]
+
+    def _read_once(self, dataset: Dataset, official: str) -> tuple[Reader, np.ndarray]:
+        if official not in self._read:
+            self._read[official] = dataset.read_split(official)
+        return self._read[official]
 
 
 def _open(settings: DataSettings) -> Dataset:
@@ -115,22 +152,6 @@ def _open(settings: DataSettings) -> Dataset:
         return ImagenetTars(root, settings.cache_dir, classes)
     dataset = TfdsDataset(name, settings.dir or None, settings.cache_dir)
     return ClassSubset(dataset, classes) if classes else dataset
-
-
-def _part(
-    dataset: Dataset, settings: DataSettings, split: str
-) -> tuple[Reader, np.ndarray, np.ndarray]:
-    """Reader and labels of one of the data set's own splits, and which of its images are meant."""
-    if split != "train" and split in dataset.official:
-        reader, labels = dataset.read_split(split)
-        return reader, labels, np.arange(len(labels))
-    fractions = {}
-    if "calibration" not in dataset.official:
-        fractions["calibration"] = settings.calibration_fraction
-    if "test" not in dataset.official:
-        fractions["test"] = settings.test_fraction
-    reader, labels = dataset.read_split("train" if "train" in dataset.official else "all")
-    return reader, labels, split_by_class(labels, fractions, settings.split_seed)[split]
 
 
 def _check_every_class(
