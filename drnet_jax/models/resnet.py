@@ -19,7 +19,7 @@ from drnet_jax.models.layers import ResolutionBatchNorm, max_pool, pair
 
 # He initialisation by fan-out, as torchvision's ResNet.
 kernel_init = initializers.variance_scaling(2.0, "fan_out", "normal")
-ModuleDef = Callable[..., nn.Module]
+ModuleDef = Callable[..., Callable[..., jax.Array]]
 
 
 class BasicBlock(nn.Module):
@@ -71,6 +71,11 @@ def _shortcut(
     return block.norm(name="shortcut_bn")(x, **norm_args)
 
 
+def _without_norm(**_: Any) -> Callable[..., jax.Array]:
+    """In the place of a BatchNorm that is folded into the convolution before it."""
+    return lambda x, **_: x
+
+
 BLOCKS = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
 # Stem: kernel size and whether a 3x3/2 max-pool follows; the convolution's stride is 2.
 STEMS = {"imagenet": (7, True), "small": (3, False)}
@@ -97,6 +102,7 @@ class ResNet(nn.Module):
       zero_init_residual: start the last scale of every block at zero (Goyal et al. 2017).
       min_samples: see `ResolutionBatchNorm`.
       remat: keep only what goes from block to block for the backward pass (Chen et al. 2016).
+      folded: no BatchNorm; every convolution has a bias (`drnet_jax/inference/folding.py`).
       dtype: dtype of the computation; parameters and statistics stay float32, logits are float32.
     """
 
@@ -109,6 +115,7 @@ class ResNet(nn.Module):
     zero_init_residual: bool = False
     min_samples: int = 4
     remat: bool = False
+    folded: bool = False
     dtype: DTypeLike = jnp.float32
 
     @property
@@ -133,13 +140,15 @@ class ResNet(nn.Module):
           train: see `ResolutionBatchNorm`.
           sample_mask: see `ResolutionBatchNorm`.
         """
-        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=kernel_init)
-        norm = partial(
+        conv = partial(nn.Conv, use_bias=self.folded, dtype=self.dtype, kernel_init=kernel_init)
+        norm: ModuleDef = partial(
             ResolutionBatchNorm,
             resolution_aware=self.resolution_aware,
             min_samples=self.min_samples,
             dtype=self.dtype,
         )
+        if self.folded:
+            norm = _without_norm
         norm_args: dict[str, Any] = dict(
             resolution=resolution, train=train, sample_mask=sample_mask
         )

@@ -1,0 +1,178 @@
+"""Adaptive inference: every image is classified at its own resolution, and at no other."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from drnet_jax.inference.dispatch import ArrayBatch, Dispatch, ImageBatch
+from drnet_jax.inference.networks import (
+    InferenceNetwork,
+    classifier_networks,
+    predictor_network,
+)
+from drnet_jax.inference.programs import CostTable, Program
+from drnet_jax.macs import model_cost
+from drnet_jax.models.drnet import DRNet
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What an `AdaptiveClassifier` says of n images, m resolutions and k classes.
+
+    Attributes:
+      logits: `[n, k]` float32, at the chosen resolution.
+      choices: `[n]` index of the chosen resolution.
+      scores: `[n, m]`, the predictor's.
+      resolutions: `[n]`, the chosen ones, in pixels.
+      macs: `[n]`, multiply-adds spent on each image, the predictor's included.
+    """
+
+    logits: np.ndarray
+    choices: np.ndarray
+    scores: np.ndarray
+    resolutions: np.ndarray
+    macs: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        """`[n]` the best class."""
+        return self.logits.argmax(axis=1)
+
+
+class AdaptiveClassifier:
+    """Scores images, groups them by the chosen resolution and classifies each group in buckets.
+
+    Results are those of the dense model. Calls share nothing that changes: any number of threads
+    may use one classifier, and a call that fails leaves it as it was. Everything is compiled here,
+    nothing later.
+
+    Args:
+      model: the DRNet.
+      variables: its parameters and statistics.
+      mean: of the channels, in 0..1, that images are normalised with.
+      std: of the channels, in 0..1.
+      buckets: batch sizes to compile; groups of other sizes are split.
+      image_size: height and width of the images; default: the largest resolution.
+      own_sizes: instead, the caller gives every network images at its own size (`ImageBatch`).
+      fold: fold BatchNorm into the convolutions, which is faster and rounds otherwise.
+      device: where to run; default: the first.
+    """
+
+    def __init__(
+        self,
+        model: DRNet,
+        variables: Any,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        buckets: Sequence[int],
+        image_size: tuple[int, int] | None = None,
+        own_sizes: bool = False,
+        fold: bool = True,
+        device: jax.Device | None = None,
+    ) -> None:
+        largest = model.resolutions[0]
+        self.image_size = image_size or (largest, largest)
+        self.own_sizes = own_sizes
+        self.resolutions = np.array(model.resolutions)
+        self.cost = model_cost(model)
+        self.num_classes = model.classifier.num_classes
+        device = device or jax.local_devices()[0]
+
+        def compiled(network: InferenceNetwork) -> Program:
+            """The network's program, for the images that it will get."""
+            size = (network.size, network.size) if own_sizes else self.image_size
+            return Program(network.apply, network.variables, size, buckets, device)
+
+        small = predictor_network(model, variables, mean, std, fold=fold)
+        self.predictor = None if small is None else compiled(small)
+        networks = classifier_networks(model, variables, mean, std, fold=fold)
+        self.classifiers = tuple(compiled(network) for network in networks)
+
+    def measure(self, repeats: int = 5) -> CostTable:
+        """Seconds of every bucket of every network, on this device."""
+        predictor = None if self.predictor is None else self.predictor.measure(repeats)
+        return CostTable(predictor, tuple(program.measure(repeats) for program in self.classifiers))
+
+    def with_times(self, table: CostTable) -> "AdaptiveClassifier":
+        """The same classifier, which splits groups as is cheapest by measured times.
+
+        Raises:
+          ValueError: the table is of other buckets or another number of resolutions.
+        """
+        if len(table.classifiers) != len(self.classifiers):
+            raise ValueError(
+                f"times of {len(table.classifiers)} resolutions, compiled are "
+                f"{len(self.classifiers)}"
+            )
+        other = copy(self)
+        programs = zip(self.classifiers, table.classifiers, strict=True)
+        other.classifiers = tuple(program.replan(times) for program, times in programs)
+        if self.predictor is not None and table.predictor is not None:
+            other.predictor = self.predictor.replan(table.predictor)
+        return other
+
+    def classify(self, images: np.ndarray, *, lam: float = 0.0) -> Classified:
+        """Classifies one batch, and waits for it.
+
+        Args:
+          images: `[n, height, width, 3]` uint8 of `image_size`; n may be 0.
+          lam: lambda of `choose`, in nats a GMAC; a `Calibration` gives it for a budget.
+
+        Raises:
+          ValueError: images of another dtype, rank or shape.
+        """
+        return next(self.classify_batches([images], lam=lam))
+
+    def classify_batches(
+        self, batches: Iterable[np.ndarray | ImageBatch], *, lam: float = 0.0, max_waiting: int = 0
+    ) -> Iterator[Classified]:
+        """Classifies batches of any sizes, and gives each its result, in order.
+
+        The next batch's predictor runs while this batch is classified. A batch must not be changed
+        before its result has come.
+
+        Args:
+          batches: as `images` of `classify`, or `ImageBatch`es; read two ahead at most.
+          lam: see `classify`.
+          max_waiting: 0: every batch is classified at once, for the shortest delay. Else images
+            wait, each resolution's in a queue, until a bucket is full, and at most so many batches
+            wait: for the highest throughput.
+
+        Raises:
+          ValueError: as `classify`.
+        """
+        checked = (self._checked(batch) for batch in batches)
+        dispatch = Dispatch(
+            self.predictor,
+            self.classifiers,
+            num_classes=self.num_classes,
+            gmacs=np.array(self.cost.classifier_gmacs),
+            lam=lam,
+            max_waiting=max_waiting,
+        )
+        for done in dispatch.run(checked):
+            yield Classified(
+                done.logits,
+                done.choices,
+                done.scores,
+                self.resolutions[done.choices],
+                self.cost.predictor + np.array(self.cost.classifier)[done.choices],
+            )
+
+    def _checked(self, batch: np.ndarray | ImageBatch) -> ImageBatch:
+        if not isinstance(batch, np.ndarray):
+            return batch
+        height, width = self.image_size
+        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != (height, width, 3):
+            raise ValueError(
+                f"expected uint8 images [n, {height}, {width}, 3], got {batch.dtype} "
+                f"{list(batch.shape)}"
+            )
+        if self.own_sizes:
+            raise ValueError("this classifier was built for images at every network's own size")
+        return ArrayBatch(batch)

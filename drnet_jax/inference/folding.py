@@ -1,0 +1,57 @@
+"""BatchNorm folded into the convolutions before it: y = (w * x - mean) * g + b is w*g * x + b'."""
+
+from typing import Any
+
+from jax import lax
+
+from drnet_jax.models.layers import SHARED_STATISTICS, ResolutionBatchNorm
+from drnet_jax.models.resnet import ResNet
+
+Tree = Any
+
+
+def fold_batch_norm(network: ResNet, variables: Tree, resolution: int) -> tuple[ResNet, Tree]:
+    """The network without BatchNorm that computes the same at one resolution.
+
+    Args:
+      network: with BatchNorm.
+      variables: its parameters and statistics.
+      resolution: whose statistics, scales and biases to fold.
+
+    Returns:
+      The network with biases in its convolutions, and its variables `{'params': ...}`.
+
+    Raises:
+      ValueError: a BatchNorm that does not follow a convolution (`conv1` and `bn1`, say).
+    """
+    suffix = f"_{resolution}" if network.resolution_aware else ""
+    statistics = variables[SHARED_STATISTICS + suffix]
+    params = _fold(variables["params"], statistics, suffix)
+    return network.clone(folded=True), {"params": params}
+
+
+def _fold(params: Tree, statistics: Tree, suffix: str) -> Tree:
+    """Folds the layers of one module, and of the modules in it."""
+    folded = {}
+    norms = {name for name, layer in params.items() if f"scale{suffix}" in layer}
+    for name, layer in params.items():
+        norm = name.replace("conv", "bn")
+        if name in norms:
+            continue
+        if norm in norms:
+            norms.remove(norm)
+            folded[name] = _fold_layer(layer, params[norm], statistics[norm], suffix)
+        elif name in statistics:
+            folded[name] = _fold(layer, statistics[name], suffix)
+        else:
+            folded[name] = layer
+    if norms:
+        raise ValueError(f"no convolution before {', '.join(sorted(norms))}: cannot fold them")
+    return folded
+
+
+def _fold_layer(conv: Tree, norm: Tree, statistics: Tree, suffix: str) -> Tree:
+    """Kernel `[h, w, in, out]` and bias `[out]` of a convolution with its BatchNorm."""
+    gain = norm[f"scale{suffix}"] * lax.rsqrt(statistics["var"] + ResolutionBatchNorm.epsilon)
+    bias = norm[f"bias{suffix}"] - statistics["mean"] * gain
+    return {"kernel": conv["kernel"] * gain, "bias": bias}

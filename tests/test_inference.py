@@ -1,0 +1,277 @@
+"""Adaptive inference: equal to the dense model, whatever the batch size, order and budget."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from drnet_jax.build import create_model
+from drnet_jax.config import default_config
+from drnet_jax.data.preprocess import normalise
+from drnet_jax.inference.adaptive import AdaptiveClassifier, Classified
+from drnet_jax.inference.programs import CostTable
+from drnet_jax.models.drnet import DRNet
+from drnet_jax.train_state import init_variables
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+BUCKETS = (1, 2, 4, 8)
+NUM_CLASSES = 7
+
+
+def random_variables(model: DRNet, seed: int) -> Any:
+    """As after a training: no statistic, scale or bias is what it is initialised with."""
+    variables = init_variables(model, jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+    flat = flax.traverse_util.flatten_dict(variables)
+    for path, leaf in flat.items():
+        if path[0] != "params" and path[-1] == "var":
+            flat[path] = rng.uniform(0.5, 2, leaf.shape).astype(np.float32)
+        elif leaf.ndim == 1:
+            flat[path] = leaf + rng.normal(0, 0.2, leaf.shape).astype(np.float32)
+    return flax.traverse_util.unflatten_dict(flat)
+
+
+def spread_choices(model: DRNet, variables: Any, images: np.ndarray) -> Any:
+    """Variables whose predictor sends about equally many of `images` to every resolution."""
+    scores = np.asarray(model.apply(variables, normalise(images, MEAN, STD)).scores)
+    bias = np.zeros(scores.shape[1], np.float32)
+    for step in range(2000):
+        chosen = (scores + bias).argmax(1)
+        shares = np.bincount(chosen, minlength=len(bias)) / len(scores)
+        bias += (1 / len(bias) - shares).astype(np.float32) * scores.std() / (10 + step)
+    flat = flax.traverse_util.flatten_dict(variables)
+    path = ("params", "predictor", "network", "fc", "bias")
+    flat[path] = flat[path] + bias
+    return flax.traverse_util.unflatten_dict(flat)
+
+
+class Case:
+    """A model, images, and what the dense model says of them."""
+
+    def __init__(self, **overrides: Any) -> None:
+        config = default_config()
+        config.update_from_flattened_dict(
+            {"model.width": 4, "model.resolutions": (48, 32, 16), "predictor.width": 4} | overrides
+        )
+        self.model = create_model(config, NUM_CLASSES)
+        rng = np.random.default_rng(1)
+        size = self.model.resolutions[0]
+        coarse = rng.integers(0, 256, (60, 4, 4, 3))
+        images = np.repeat(np.repeat(coarse, size // 4, 1), size // 4, 2)
+        self.images = (images * rng.uniform(0.2, 1, (60, 1, 1, 1))).astype(np.uint8)
+        self.variables = random_variables(self.model, 0)
+        if self.model.predictor is not None:
+            self.variables = spread_choices(self.model, self.variables, self.images)
+        dense: Any = jax.jit(self.model.apply)(self.variables, normalise(self.images, MEAN, STD))
+        self.branches = np.asarray(dense.branch_logits)
+        self.scores = np.asarray(dense.scores)
+
+    def engine(self, **arguments: Any) -> AdaptiveClassifier:
+        settings = {"mean": MEAN, "std": STD, "buckets": BUCKETS} | arguments
+        return AdaptiveClassifier(self.model, self.variables, **settings)
+
+    def check(self, got: Classified, rows: np.ndarray, *, tolerance: float) -> None:
+        """Choices and logits of some images against the dense model's."""
+        margins = np.sort(self.scores[rows], axis=1)
+        clear = (
+            margins[:, -1] - margins[:, -2] > 1e-5 if margins.shape[1] > 1 else margins[:, 0] == 0
+        )
+        np.testing.assert_array_equal(got.choices[clear], self.scores[rows].argmax(1)[clear])
+        expected = self.branches[rows, got.choices]
+        assert np.abs(got.logits - expected).max(initial=0) <= tolerance * self.branches.std()
+        np.testing.assert_array_equal(got.labels, expected.argmax(1))
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return Case()
+
+
+@pytest.fixture(scope="module")
+def engine(case: Case) -> AdaptiveClassifier:
+    return case.engine(fold=False)
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    events: list[str] = []
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        if "compile" in event or "trace" in event:
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_every_resolution_is_chosen(case: Case) -> None:
+    shares = np.bincount(case.scores.argmax(1), minlength=3) / len(case.images)
+    assert shares.min() > 0.2
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 13, 60])
+def test_any_batch_size(case: Case, engine: AdaptiveClassifier, count: int) -> None:
+    got = engine.classify(case.images[:count])
+    assert got.logits.shape == (count, NUM_CLASSES)
+    case.check(got, np.arange(count), tolerance=1e-5)
+
+
+def test_any_order(case: Case, engine: AdaptiveClassifier) -> None:
+    rows = np.random.default_rng(2).permutation(60)
+    case.check(engine.classify(case.images[rows]), rows, tolerance=1e-5)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"model.name": "resnet50", "model.stem": "imagenet", "model.resolutions": (64, 32)},
+        {"model.resolution_aware": False},
+    ],
+)
+def test_folded(overrides: dict[str, Any]) -> None:
+    case = Case(**overrides)
+    rows = np.arange(60)
+    case.check(case.engine(fold=True, buckets=(20,)).classify(case.images), rows, tolerance=1e-4)
+
+
+def test_one_resolution_needs_no_predictor() -> None:
+    case = Case(**{"model.resolutions": (32,)})
+    got = (engine := case.engine(fold=False, buckets=(5,))).classify(case.images[:5])
+    case.check(got, np.arange(5), tolerance=1e-5)
+    assert set(got.macs) == set(engine.cost.classifier)
+
+
+def test_costs(case: Case, engine: AdaptiveClassifier) -> None:
+    got = engine.classify(case.images)
+    for choice, resolution, macs in zip(got.choices, got.resolutions, got.macs, strict=True):
+        assert resolution == (48, 32, 16)[choice]
+        assert macs == engine.cost.predictor + engine.cost.classifier[choice]
+
+
+@pytest.mark.parametrize("lam", [-1e6, -300.0, 0.0, 100.0, 1e6])
+def test_lambda(case: Case, engine: AdaptiveClassifier, lam: float) -> None:
+    got = engine.classify(case.images, lam=lam)
+    costs = np.array(engine.cost.classifier_gmacs)
+    values = log_softmax(case.scores.astype(np.float64), axis=1) - lam * costs
+    np.testing.assert_array_equal(got.choices, values.argmax(1))
+    if abs(lam) == 1e6:
+        assert set(got.choices) == {0 if lam < 0 else 2}
+
+
+@pytest.mark.parametrize("max_waiting", [0, 1, 3, 100])
+def test_batches_in_order(case: Case, engine: AdaptiveClassifier, max_waiting: int) -> None:
+    sizes = [5, 0, 1, 17, 2, 2, 8, 25]
+    starts = np.cumsum([0, *sizes])
+    batches = [case.images[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+    results = list(engine.classify_batches(batches, max_waiting=max_waiting))
+    assert [len(got.choices) for got in results] == sizes
+    for got, start, size in zip(results, starts, sizes, strict=False):
+        case.check(got, np.arange(start, start + size), tolerance=1e-5)
+
+
+def test_waiting_batches_are_bounded(case: Case, engine: AdaptiveClassifier) -> None:
+    """An endless stream: the results come though one resolution is never full."""
+    rare, usual = (int(np.argmax(case.scores.argmax(1) == choice)) for choice in (0, 2))
+    read = 0
+
+    def stream() -> Iterator[np.ndarray]:
+        nonlocal read
+        for number in range(1000):
+            read += 1
+            yield case.images[[rare if number == 0 else usual]]
+
+    results = engine.classify_batches(stream(), max_waiting=10)
+    case.check(next(results), np.array([rare]), tolerance=1e-5)
+    assert 10 <= read <= 13
+
+
+def test_full_buckets_only(case: Case, engine: AdaptiveClassifier, monkeypatch: Any) -> None:
+    started: list[int] = []
+    for program in engine.classifiers:
+        original = program.start
+        monkeypatch.setattr(
+            program,
+            "start",
+            lambda images, original=original: started.append(len(images)) or original(images),
+        )
+    batches = [case.images[start : start + 6] for start in range(0, 60, 6)]
+    list(engine.classify_batches(batches, max_waiting=100))
+    counts = np.bincount(case.scores.argmax(1), minlength=3)
+    # The rest of each queue comes last.
+    assert started == [8] * sum(counts // 8) + [rest for rest in counts % 8 if rest]
+
+
+def test_no_compilation_after_the_constructor(
+    case: Case, engine: AdaptiveClassifier, compilations: list[str]
+) -> None:
+    jax.jit(lambda x: x + 1)(np.float32(1))
+    assert compilations
+    compilations.clear()
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        rows = rng.integers(0, 60, rng.integers(0, 40))
+        engine.classify(case.images[rows], lam=float(rng.normal(0, 100)))
+    list(engine.classify_batches([case.images[:9]] * 5, max_waiting=2))
+    assert not compilations
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((2, 48, 48, 3), np.float32), r"got float32 \[2, 48, 48, 3\]"),
+        (np.zeros((48, 48, 3), np.uint8), r"got uint8 \[48, 48, 3\]"),
+        (np.zeros((2, 48, 48, 1), np.uint8), r"got uint8 \[2, 48, 48, 1\]"),
+        (np.zeros((2, 64, 48, 3), np.uint8), r"got uint8 \[2, 64, 48, 3\]"),
+    ],
+)
+def test_bad_images(case: Case, engine: AdaptiveClassifier, images: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=r"expected uint8 images \[n, 48, 48, 3\], " + words):
+        engine.classify(images)
+    # And none the worse for it.
+    case.check(engine.classify(case.images[:3]), np.arange(3), tolerance=1e-5)
+
+
+def test_threads(case: Case, engine: AdaptiveClassifier) -> None:
+    failures: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        try:
+            for _ in range(10):
+                rows = rng.permutation(60)[: rng.integers(1, 30)]
+                case.check(engine.classify(case.images[rows]), rows, tolerance=1e-5)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_measured_times_pad_where_it_is_cheaper(case: Case, engine: AdaptiveClassifier) -> None:
+    cheap = {1: 5.0, 2: 5.1, 4: 5.2, 8: 5.3}
+    planned = engine.with_times(CostTable(cheap, (cheap,) * 3))
+    assert planned.classifiers[0].plan.split(5) == [8]
+    assert engine.classifiers[0].plan.split(5) == [4, 1]
+    case.check(planned.classify(case.images[:21]), np.arange(21), tolerance=1e-5)
+    with pytest.raises(ValueError, match="times of 2 resolutions"):
+        engine.with_times(CostTable(cheap, (cheap,) * 2))
+    with pytest.raises(ValueError, match="times of the buckets"):
+        engine.with_times(CostTable(cheap, ({1: 1.0},) * 3))
+
+
+def test_measured_times(engine: AdaptiveClassifier) -> None:
+    table = engine.measure(repeats=1)
+    assert table.predictor is not None
+    for times in (table.predictor, *table.classifiers):
+        assert tuple(times) == BUCKETS and min(times.values()) > 0
