@@ -51,14 +51,17 @@ with _clear_errors():
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints and results go (default: runs/<name of the config>)."
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "calibrate"], "What to do.")
 
 
 def main(_: Sequence[str]) -> None:
     # Imported late: --help and bad flags answer sooner.
     import jax
 
+    from drnet_jax.calibrate import restore_and_calibrate
     from drnet_jax.evaluate import restore_and_evaluate
+    from drnet_jax.evaluate_bucketed import restore_and_evaluate_bucketed
+    from drnet_jax.inference.calibration import BudgetError
     from drnet_jax.stage_loop import TrainingError
     from drnet_jax.train import train_and_evaluate
 
@@ -73,14 +76,18 @@ def main(_: Sequence[str]) -> None:
     try:
         if _MODE.value == "train":
             train_and_evaluate(config, workdir)
+            return
+        check_config(config, jax.device_count())
+        if _MODE.value == "calibrate":
+            restore_and_calibrate(config, workdir)
+        elif config.eval.dispatch == "bucketed":
+            restore_and_evaluate_bucketed(config, workdir)
         else:
-            check_config(config, jax.device_count())
             restore_and_evaluate(config, workdir)
-    except (ConfigError, DataError, CheckpointError, TrainingError, OSError) as error:
+    except (ConfigError, DataError, CheckpointError, TrainingError, BudgetError, OSError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
         _fail("interrupted; run the same command to resume")
-    print(f"wrote {workdir / 'eval.json'}")
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ STAGES = ("pretrain", "joint")
 SPLITS = ("train", "calibration", "test")
 # Fields that may differ when a run is resumed: they do not change what it computes.
 FREE_FIELDS = (
-    *("log.", "eval.", "checkpoint.", "restore_from", "model.remat"),
+    *("log.", "eval.", "checkpoint.", "restore_from", "model.remat", "inference.", "budget."),
     *("data.dir", "data.num_workers", "data.max_corrupt", "data.skip_corrupt"),
 )
 # Fields that say what a trained model is and what it expects as input.
@@ -23,6 +23,7 @@ STAGE_ONE_FIELDS = (
     *("model.name", "model.width", "model.stem", "model.resolutions", "model.resolution_aware"),
     *("data.name", "data.mean", "data.std"),
 )
+_BUDGETS = ("gmacs", "ms", "max_drop")
 # Channel means and deviations of ImageNet's images, in 0..1, as torchvision has them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -50,6 +51,25 @@ def default_config() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.batch_size = 256
     config.eval.split = "test"
+    # 'dense': every resolution, and what is compared with it; 'bucketed': the chosen one only, at
+    # DRNet's own cost.
+    config.eval.dispatch = "dense"
+
+    config.inference = ConfigDict()
+    # Batch sizes that are compiled; groups of other sizes are split.
+    config.inference.buckets = (1, 2, 4, 8, 16, 32)
+    # Fold BatchNorm into the convolutions.
+    config.inference.fold = True
+
+    config.budget = ConfigDict()
+    # At most one, calibrated by --mode=calibrate; none: the paper's choice. Mean cost of an image,
+    # predictor included, in GMACs; mean time of an image in ms, on this device; or points of top-1
+    # below the largest resolution.
+    config.budget.gmacs = placeholder(float)
+    config.budget.ms = placeholder(float)
+    config.budget.max_drop = placeholder(float)
+    # For max_drop: hold with this probability on new images; 0: on the calibration split alone.
+    config.budget.confidence = 0.0
 
     config.checkpoint = ConfigDict()
     config.checkpoint.keep_latest = 1
@@ -184,7 +204,9 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
             f"model.resolutions={tuple(resolutions)} must name the sides largest first, none twice"
         )
     _check_sizes("predictor.stage_sizes", config.predictor.stage_sizes)
+    _check_sizes("inference.buckets", config.inference.buckets)
     _check_data(config.data)
+    _check_budget(config.budget)
     if not config.stages or list(config.stages) != [s for s in STAGES if s in config.stages]:
         raise ConfigError(
             f"stages={tuple(config.stages)} must be ('pretrain', 'joint'), ('pretrain',) or "
@@ -237,6 +259,24 @@ def _check_data(data: ConfigDict) -> None:
         )
 
 
+def budget_name(config: ConfigDict) -> str | None:
+    """Which budget is set: `'gmacs'`, `'ms'`, `'max_drop'`, or none."""
+    return next((name for name in _BUDGETS if config.budget[name] is not None), None)
+
+
+def _check_budget(budget: ConfigDict) -> None:
+    given = [name for name in _BUDGETS if budget[name] is not None]
+    if len(given) > 1:
+        raise ConfigError(f"budget.{' and budget.'.join(given)} both set a budget: leave out one")
+    for name in given:
+        if not budget[name] >= 0:
+            raise ConfigError(f"budget.{name}={budget[name]} must be zero or more")
+    if not 0 <= budget.confidence < 1:
+        raise ConfigError(f"budget.confidence={budget.confidence} must lie in [0, 1)")
+    if budget.confidence and given != ["max_drop"]:
+        raise ConfigError("budget.confidence needs budget.max_drop: a cost has no such bound here")
+
+
 def _check_choices(config: ConfigDict) -> None:
     choices: dict[str, tuple[Any, ...]] = {
         "model.statistics": ("all", "routed"),
@@ -244,6 +284,7 @@ def _check_choices(config: ConfigDict) -> None:
         "predictor.stem": ("imagenet", "small"),
         "model.dtype": ("float32", "bfloat16"),
         "eval.split": SPLITS,
+        "eval.dispatch": ("dense", "bucketed"),
     }
     for stage in STAGES:
         choices[f"{stage}.optimizer"] = ("sgd", "adamw")

@@ -1,6 +1,7 @@
 """Evaluation: every image once, at every resolution, with the predictor's choice beside it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.pipeline import eval_batches
 from drnet_jax.data.preprocess import normalise
 from drnet_jax.data.sources import DataError, Source
+from drnet_jax.inference.decision import choose
+from drnet_jax.inference.load import budget_lambda
 from drnet_jax.macs import model_cost
 from drnet_jax.metrics import EvalRecords, by_size, hull_top1, matched_random_top1, summarise
 from drnet_jax.models.drnet import DRNet
-from drnet_jax.restore import check_data, restore_model
+from drnet_jax.restore import RestoredModel, check_data, restore_model
 from drnet_jax.writers import say, write_json
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
@@ -44,6 +47,7 @@ def make_eval_step(model: DRNet, mean: tuple[float, ...], std: tuple[float, ...]
             "top1": right[..., 0],
             "top5": right.any(-1),
             "choice": output.scores.argmax(-1),
+            "scores": output.scores,
             "index": batch["index"],
             "mask": batch["mask"],
             "corrupt": batch["corrupt"],
@@ -74,17 +78,27 @@ def evaluate(
         parts.append(multihost_utils.process_allgather(record, tiled=True))
     merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     corrupt = np.sort(merged["index"][merged["corrupt"]])
-    if len(corrupt) and not skip_corrupt:
-        raise DataError(
-            f"{len(corrupt)} images cannot be decoded: {name_images(source, corrupt)}; repair "
-            "them, or set data.skip_corrupt=True to leave them out of the evaluation"
-        )
+    check_corrupt(source, corrupt, skip=skip_corrupt)
     real = merged["mask"]
     order = np.argsort(merged["index"][real], kind="stable")
     rows = {name: values[real][order] for name, values in merged.items()}
     if not np.array_equal(rows["index"], np.setdiff1d(np.arange(len(source)), corrupt)):
         raise RuntimeError("the input pipeline lost or repeated an image")
-    return EvalRecords(rows["ce"], rows["top1"], rows["top5"], rows["choice"], rows["index"])
+    names = ("ce", "top1", "top5", "choice", "scores", "index")
+    return EvalRecords(*(rows[name] for name in names))
+
+
+def check_corrupt(source: Source, corrupt: np.ndarray, *, skip: bool) -> None:
+    """Stops for images that cannot be decoded.
+
+    Raises:
+      DataError: there are some, and `skip` is not set.
+    """
+    if len(corrupt) and not skip:
+        raise DataError(
+            f"{len(corrupt)} images cannot be decoded: {name_images(source, corrupt)}; repair "
+            "them, or set data.skip_corrupt=True to leave them out of the evaluation"
+        )
 
 
 def name_images(source: Source, indices: np.ndarray) -> str:
@@ -107,39 +121,67 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
       CheckpointError: no checkpoint, or one of another model.
       DataError: the data cannot be read, or has other classes.
+      BudgetError: nothing is calibrated for the budget, or it cannot be kept.
     """
-    origin = Path(config.restore_from) if config.restore_from else workdir
-    restored = restore_model(config, origin)
-    splits = DataSplits(data_settings(config, workdir))
-    split = config.eval.split
-    check_data(origin, splits.classes, {split: splits.identity(split)})
-    source = splits.load(split)
-    eval_step = make_eval_step(restored.model, tuple(config.data.mean), tuple(config.data.std))
-    records = evaluate(
-        eval_step,
-        restored.variables,
-        source,
-        batch_size=config.eval.batch_size,
-        mesh=restored.mesh,
-        skip_corrupt=config.data.skip_corrupt,
-    )
+    restored, source = restore_and_load(config, workdir, config.eval.split)
+    lam = budget_lambda(config, restored)
+    records = evaluate_densely(config, restored, source)
+    if lam:
+        costs = np.array(model_cost(restored.model).classifier_gmacs)
+        records = replace(records, choice=choose(records.scores, costs, lam))
     summary = summarise(records, restored.model.resolutions, model_cost(restored.model))
     if restored.stage == "pretrain" and len(restored.model.resolutions) > 1:
         summary |= dict.fromkeys(("top1", "top5", "gmacs", "gmacs_classifier", "shares"))
     elif "apparent_size" in source.metadata:
         sizes = source.metadata["apparent_size"][records.index]
         summary["by_apparent_size"] = by_size(records, sizes, _SIZE_EDGES)
+    summary["lambda"] = lam
     summary["num_corrupt"] = len(source) - len(records.index)
     summary |= {"stage": restored.stage, "checkpoint_step": restored.step}
     summary |= {"split": config.eval.split, "config": restored.config | evaluation_fields(config)}
     write_json(workdir / "eval.json", summary)
     print_tables(summary)
+    say(f"wrote {workdir / 'eval.json'}")
     return summary
+
+
+def restore_and_load(config: ConfigDict, workdir: Path, split: str) -> tuple[RestoredModel, Source]:
+    """The model of `restore_from` or `workdir`, and a split of the data it was trained on.
+
+    Raises:
+      CheckpointError: no checkpoint, or one of another model.
+      DataError: the data cannot be read, or is other data.
+    """
+    origin = Path(config.restore_from) if config.restore_from else workdir
+    restored = restore_model(config, origin)
+    splits = DataSplits(data_settings(config, workdir))
+    check_data(origin, splits.classes, {split: splits.identity(split)})
+    return restored, splits.load(split)
+
+
+def evaluate_densely(config: ConfigDict, restored: RestoredModel, source: Source) -> EvalRecords:
+    """`evaluate` with the settings of `config`."""
+    return evaluate(
+        make_eval_step(restored.model, tuple(config.data.mean), tuple(config.data.std)),
+        restored.variables,
+        source,
+        batch_size=config.eval.batch_size,
+        mesh=restored.mesh,
+        skip_corrupt=config.data.skip_corrupt,
+    )
 
 
 def evaluation_fields(config: ConfigDict) -> dict[str, Any]:
     """The fields that belong to the evaluation, not to the training."""
-    names = ("eval.", "data.eval_", "data.dir", "data.skip_corrupt", "restore_from")
+    names = (
+        "eval.",
+        "budget.",
+        "inference.",
+        "data.eval_",
+        "data.dir",
+        "data.skip_corrupt",
+        "restore_from",
+    )
     return {name: value for name, value in flatten(config).items() if name.startswith(names)}
 
 

@@ -17,6 +17,7 @@ class EvalRecords:
       top1: `[n, m]` bool, right.
       top5: `[n, m]` bool, right among the best five.
       choice: `[n]` index of the resolution that the predictor picked.
+      scores: `[n, m]`, the predictor's unnormalised log-probabilities.
       index: `[n]` of the image in the source; images that cannot be decoded are left out.
     """
 
@@ -24,11 +25,12 @@ class EvalRecords:
     top1: np.ndarray
     top5: np.ndarray
     choice: np.ndarray
+    scores: np.ndarray
     index: np.ndarray
 
     def take(self, rows: np.ndarray) -> "EvalRecords":
         """The records of some images, with repetitions if `rows` `[k]` has them."""
-        fields = (self.ce, self.top1, self.top5, self.choice, self.index)
+        fields = (self.ce, self.top1, self.top5, self.choice, self.scores, self.index)
         return EvalRecords(*(values[rows] for values in fields))
 
     def chosen(self, values: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ class RestoredModel:
       stage: the stage the checkpoint is of; after `'pretrain'` the predictor is untrained.
       step: the step of that stage.
       mesh: the devices.
+      origin: the workdir of the run.
       classes: their names, in the order of the logits.
       config: flattened, as it was when the model was trained.
     """
@@ -37,8 +38,14 @@ class RestoredModel:
     stage: str
     step: int
     mesh: Mesh
+    origin: Path
     classes: tuple[str, ...]
     config: dict[str, Any]
+
+    @property
+    def checkpoint(self) -> str:
+        """Stage and step, as one word."""
+        return f"{self.stage}/{self.step}"
 
 
 def restore_model(config: ConfigDict, origin: Path) -> RestoredModel:
@@ -64,7 +71,7 @@ def restore_model(config: ConfigDict, origin: Path) -> RestoredModel:
         assert step is not None
         ema = trained[f"{stage}.ema_decay"] > 0
         variables = load_variables(checkpoints, step, initial, stage=stage, ema=ema)
-    return RestoredModel(model, variables, stage, step, mesh, classes, trained)
+    return RestoredModel(model, variables, stage, step, mesh, origin, classes, trained)
 
 
 def trained_config(

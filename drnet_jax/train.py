@@ -16,6 +16,7 @@ from drnet_jax.config import (
     STAGES,
     ConfigError,
     alpha_target,
+    budget_name,
     changed_fields,
     check_config,
     flatten,
@@ -63,6 +64,11 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     if config.restore_from:
         raise ConfigError(
             "restore_from belongs to --mode=eval; joint.init_from starts stage 2 from another run"
+        )
+    if config.eval.dispatch != "dense" or budget_name(config):
+        raise ConfigError(
+            "eval.dispatch='bucketed' and budgets belong to --mode=eval, after the training: leave "
+            "them out"
         )
     _check_workdir(config, workdir)
     splits = DataSplits(data_settings(config, workdir))

@@ -36,6 +36,7 @@ ORDER = [
     "inference.networks",
     "inference.dispatch",
     "inference.adaptive",
+    "inference.calibration",
     "config",
     "build",
     "optim",
@@ -44,7 +45,10 @@ ORDER = [
     "checkpoint",
     "writers",
     "restore",
+    "inference.load",
     "evaluate",
+    "evaluate_bucketed",
+    "calibrate",
     "stage_loop",
     "train",
 ]

@@ -19,6 +19,7 @@ RECORDS = EvalRecords(
     top1=np.array([[1, 1, 0], [1, 1, 1], [0, 0, 0], [1, 0, 0]], dtype=bool),
     top5=np.array([[1, 1, 1], [1, 1, 1], [1, 0, 0], [1, 1, 0]], dtype=bool),
     choice=np.array([0, 2, 2, 1]),
+    scores=np.zeros((4, 3)),
     index=np.arange(4),
 )
 

@@ -79,6 +79,12 @@ def train_batches(
 
 
 def eval_batches(source: Source, *, batch_size: int, sharding: NamedSharding) -> Iterator[Batch]:
+    """`eval_host_batches`, on the devices."""
+    for batch in eval_host_batches(source, batch_size=batch_size):
+        yield _place(batch, sharding)
+
+
+def eval_host_batches(source: Source, *, batch_size: int) -> Iterator[Sample]:
     """Every image once, in order, with its `index` and whether it is `corrupt`; decoded by threads.
 
     `mask` is False for corrupt images and for the padding of the last batch. With several
@@ -95,8 +101,7 @@ def eval_batches(source: Source, *, batch_size: int, sharding: NamedSharding) ->
     dataset = dataset.batch(local_size, batch_fn=pad)
     with closing(iter(_parallel(dataset, source))) as batches:
         for index in range(num_batches):
-            batch = next(batches) if index < len(dataset) else _empty(images[0], local_size)
-            yield _place(batch, sharding)
+            yield next(batches) if index < len(dataset) else _empty(images[0], local_size)
 
 
 def _parallel(dataset: grain.MapDataset, source: Source, num_workers: int = 0) -> grain.IterDataset:

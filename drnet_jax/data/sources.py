@@ -29,6 +29,11 @@ class ArraySource:
     identity: str
     metadata: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.images.shape[1], self.images.shape[2]
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -102,6 +107,11 @@ class EncodedSource:
     crop_scale: tuple[float, float]
     eval_crop: float
     metadata: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels, once cropped."""
+        return self.size, self.size
 
     def __len__(self) -> int:
         return len(self.labels)

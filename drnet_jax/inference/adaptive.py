@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from drnet_jax.inference.dispatch import ArrayBatch, Dispatch, ImageBatch
+from drnet_jax.inference.dispatch import Dispatch
 from drnet_jax.inference.networks import (
     InferenceNetwork,
     classifier_networks,
@@ -57,7 +57,6 @@ class AdaptiveClassifier:
       std: of the channels, in 0..1.
       buckets: batch sizes to compile; groups of other sizes are split.
       image_size: height and width of the images; default: the largest resolution.
-      own_sizes: instead, the caller gives every network images at its own size (`ImageBatch`).
       fold: fold BatchNorm into the convolutions, which is faster and rounds otherwise.
       device: where to run; default: the first.
     """
@@ -71,22 +70,19 @@ class AdaptiveClassifier:
         std: Sequence[float],
         buckets: Sequence[int],
         image_size: tuple[int, int] | None = None,
-        own_sizes: bool = False,
         fold: bool = True,
         device: jax.Device | None = None,
     ) -> None:
         largest = model.resolutions[0]
         self.image_size = image_size or (largest, largest)
-        self.own_sizes = own_sizes
         self.resolutions = np.array(model.resolutions)
         self.cost = model_cost(model)
         self.num_classes = model.classifier.num_classes
         device = device or jax.local_devices()[0]
 
         def compiled(network: InferenceNetwork) -> Program:
-            """The network's program, for the images that it will get."""
-            size = (network.size, network.size) if own_sizes else self.image_size
-            return Program(network.apply, network.variables, size, buckets, device)
+            """The network's program."""
+            return Program(network.apply, network.variables, self.image_size, buckets, device)
 
         small = predictor_network(model, variables, mean, std, fold=fold)
         self.predictor = None if small is None else compiled(small)
@@ -129,7 +125,7 @@ class AdaptiveClassifier:
         return next(self.classify_batches([images], lam=lam))
 
     def classify_batches(
-        self, batches: Iterable[np.ndarray | ImageBatch], *, lam: float = 0.0, max_waiting: int = 0
+        self, batches: Iterable[np.ndarray], *, lam: float = 0.0, max_waiting: int = 0
     ) -> Iterator[Classified]:
         """Classifies batches of any sizes, and gives each its result, in order.
 
@@ -137,7 +133,7 @@ class AdaptiveClassifier:
         before its result has come.
 
         Args:
-          batches: as `images` of `classify`, or `ImageBatch`es; read two ahead at most.
+          batches: as `images` of `classify`; read two ahead at most.
           lam: see `classify`.
           max_waiting: 0: every batch is classified at once, for the shortest delay. Else images
             wait, each resolution's in a queue, until a bucket is full, and at most so many batches
@@ -164,15 +160,11 @@ class AdaptiveClassifier:
                 self.cost.predictor + np.array(self.cost.classifier)[done.choices],
             )
 
-    def _checked(self, batch: np.ndarray | ImageBatch) -> ImageBatch:
-        if not isinstance(batch, np.ndarray):
-            return batch
+    def _checked(self, batch: np.ndarray) -> np.ndarray:
         height, width = self.image_size
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != (height, width, 3):
             raise ValueError(
                 f"expected uint8 images [n, {height}, {width}, 3], got {batch.dtype} "
                 f"{list(batch.shape)}"
             )
-        if self.own_sizes:
-            raise ValueError("this classifier was built for images at every network's own size")
-        return ArrayBatch(batch)
+        return batch

@@ -1,69 +1,36 @@
 """The way of images through an adaptive classifier: score, choose, queue, run, back in order."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import Protocol
 
 import numpy as np
 
 from drnet_jax.inference.decision import choose
-from drnet_jax.inference.programs import Images, Program, Run
+from drnet_jax.inference.programs import Program, Run
 
 # Buckets that are started and not waited for, at most: what keeps a device busy, and bounds the
 # memory that their images take there.
 _IN_FLIGHT = 8
 
 
-class ImageBatch(Protocol):
-    """Images that are made when they are needed."""
-
-    def __len__(self) -> int:
-        """How many."""
-
-    def for_predictor(self) -> Images:
-        """Every image `[h, w, 3]` uint8, as the predictor's program takes it."""
-
-    def for_classifier(self, rows: Sequence[int], choice: int) -> Images:
-        """Some of them, as the program of the resolution with index `choice` takes them."""
-
-
-@dataclass(frozen=True)
-class ArrayBatch:
-    """Images `[n, h, w, 3]` uint8 in memory, of one size."""
-
-    images: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def for_predictor(self) -> Images:
-        """All of them."""
-        return self.images
-
-    def for_classifier(self, rows: Sequence[int], choice: int) -> Images:
-        """The same for every resolution."""
-        del choice
-        return self.images[np.asarray(rows)]
-
-
 class OpenBatch:
     """A batch on its way.
 
     Attributes:
+      images: `[n, h, w, 3]` uint8.
       scores: `[n, m]`, the predictor's.
       choices: `[n]`, index of the chosen resolution.
       logits: `[n, k]`, filled row by row.
     """
 
-    def __init__(self, batch: ImageBatch, score_runs: list[Run], m: int, num_classes: int) -> None:
-        self.batch = batch
+    def __init__(self, images: np.ndarray, score_runs: list[Run], m: int, num_classes: int) -> None:
+        self.images = images
         self._score_runs = score_runs
-        self.scores = np.zeros((len(batch), m), np.float32)
-        self.choices = np.zeros(len(batch), np.int64)
-        self.logits = np.empty((len(batch), num_classes), np.float32)
-        self.missing = len(batch)
+        self.scores = np.zeros((len(images), m), np.float32)
+        self.choices = np.zeros(len(images), np.int64)
+        self.logits = np.empty((len(images), num_classes), np.float32)
+        self.missing = len(images)
 
     def wait_for_choices(self, gmacs: np.ndarray, lam: float) -> None:
         """The one time that the host waits for a batch before it starts the classifiers."""
@@ -108,7 +75,7 @@ class Dispatch:
         self._open: deque[OpenBatch] = deque()
         self._in_flight: deque[tuple[Run, list[Ticket]]] = deque()
 
-    def run(self, batches: Iterable[ImageBatch]) -> Iterator[OpenBatch]:
+    def run(self, batches: Iterable[np.ndarray]) -> Iterator[OpenBatch]:
         """The batches, in order, with their logits."""
         scored: OpenBatch | None = None
         for batch in batches:
@@ -123,11 +90,11 @@ class Dispatch:
         self._start_all()
         yield from self._finished(len(self._open))
 
-    def _score(self, batch: ImageBatch) -> OpenBatch:
+    def _score(self, images: np.ndarray) -> OpenBatch:
         runs = []
-        if self._predictor is not None and len(batch):
-            runs = self._predictor.start(batch.for_predictor())
-        return OpenBatch(batch, runs, len(self._classifiers), self._num_classes)
+        if self._predictor is not None and len(images):
+            runs = self._predictor.start(images)
+        return OpenBatch(images, runs, len(self._classifiers), self._num_classes)
 
     def _advance(self, scored: OpenBatch) -> Iterator[OpenBatch]:
         """Queues a batch by its choices, starts what is to start and gives what is done."""
@@ -163,8 +130,8 @@ class Dispatch:
         tickets = [queue.popleft() for _ in range(count)]
         parts = []
         for batch, group in groupby(tickets, key=lambda ticket: ticket[0]):
-            parts.append(batch.batch.for_classifier([row for _, row in group], choice))
-        images = parts[0] if len(parts) == 1 else [image for part in parts for image in part]
+            parts.append(batch.images[[row for _, row in group]])
+        images = parts[0] if len(parts) == 1 else np.concatenate(parts)
         for run in self._classifiers[choice].start(images):
             self._in_flight.append((run, tickets[: run.count]))
             tickets = tickets[run.count :]

@@ -16,8 +16,6 @@ from drnet_jax.inference.buckets import BucketPlan, proportional_times
 
 # Maps variables and uint8 images [n, h, w, 3] to [n, k].
 Apply = Callable[[Any, jax.Array], jax.Array]
-# [n, h, w, 3] uint8, in one piece or image by image.
-Images = np.ndarray | Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -86,23 +84,20 @@ class Program:
         """Batch sizes, smallest first."""
         return tuple(self._executables)
 
-    def start(self, images: Images) -> list[Run]:
-        """Starts `images` (each `[h, w, 3]` uint8) in buckets, without waiting for a result."""
+    def start(self, images: np.ndarray) -> list[Run]:
+        """Starts `images` `[n, h, w, 3]` uint8 in buckets, without waiting for a result."""
         runs = []
         done = 0
         for bucket in self.plan.split(len(images)):
             part = images[done : done + bucket]
-            batch = self._stack(part, bucket)
+            batch = self._padded(part, bucket)
             runs.append(Run(self._executables[bucket](self._variables, batch), len(part)))
             done += len(part)
         return runs
 
-    def _stack(self, images: Images, bucket: int) -> np.ndarray:
-        if isinstance(images, np.ndarray) and len(images) == bucket:
-            return images
-        batch = np.zeros((bucket, *self.image_shape), np.uint8)
-        np.stack(list(images), out=batch[: len(images)])
-        return batch
+    def _padded(self, images: np.ndarray, bucket: int) -> np.ndarray:
+        padding = np.zeros((bucket - len(images), *self.image_shape), np.uint8)
+        return np.concatenate([images, padding]) if len(padding) else images
 
     def measure(self, repeats: int) -> dict[int, float]:
         """Median seconds that each bucket takes, transfers to and from the device included."""

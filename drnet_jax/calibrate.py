@@ -1,0 +1,97 @@
+"""`--mode=calibrate`: what each lambda costs and gets right, and the one for a budget."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from drnet_jax.config import budget_name
+from drnet_jax.evaluate import evaluate_densely, restore_and_load
+from drnet_jax.inference import calibration
+from drnet_jax.inference.calibration import BudgetError, Calibration, Point, Times
+from drnet_jax.inference.load import (
+    adaptive_classifier,
+    calibration_path,
+    check_predictor,
+    solve,
+)
+from drnet_jax.macs import model_cost
+from drnet_jax.restore import RestoredModel
+from drnet_jax.writers import say
+
+_SHOWN = 11
+
+
+def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
+    """Evaluates the calibration split and writes `calibration.json` beside the checkpoint.
+
+    Args:
+      config: with the model the checkpoint was trained with; `budget.ms` has the times measured.
+      workdir: of the run, unless `restore_from` names another.
+
+    Raises:
+      CheckpointError: no checkpoint, one of another model, or no trained predictor.
+      DataError: the data cannot be read, or is other data.
+      BudgetError: the budget cannot be kept; the table is written all the same.
+    """
+    restored, source = restore_and_load(config, workdir, "calibration")
+    check_predictor(restored)
+    path = calibration_path(restored)
+    times = None
+    if config.budget.ms is not None:
+        times = measure(config, restored, source.image_size)
+    elif path.exists():
+        times = known_times(path, restored.checkpoint)
+    records = evaluate_densely(config, restored, source)
+    cost = model_cost(restored.model)
+    found = calibration.calibrate(
+        records.scores,
+        records.top1,
+        np.array(cost.classifier_gmacs),
+        cost.predictor_gmacs,
+        restored.checkpoint,
+        times,
+    )
+    calibration.save(found, path)
+    say(f"{found.num_images} images of the calibration split, lambda in nats a GMAC")
+    picked = np.linspace(0, len(found.points) - 1, _SHOWN).round().astype(int)
+    shown = {found.points[index] for index in picked}
+    shown |= {point for point in found.points if point.lam == 0}
+    _print(found, sorted(shown, key=lambda point: point.lam))
+    if budget_name(config):
+        say("for the budget:")
+        _print(found, [solve(config, found)])
+    say(f"wrote {path}")
+    return found
+
+
+def known_times(path: Path, checkpoint: str) -> Times | None:
+    """Those of an earlier calibration of the same checkpoint."""
+    try:
+        return calibration.load(path, checkpoint).times
+    except BudgetError:
+        return None
+
+
+def measure(config: ConfigDict, restored: RestoredModel, image_size: tuple[int, int]) -> Times:
+    """Milliseconds an image of every network, at the largest bucket."""
+    engine = adaptive_classifier(config, restored, image_size)
+    table = engine.measure()
+    bucket = max(config.inference.buckets)
+    predictor = 0.0 if table.predictor is None else table.predictor[bucket]
+    return Times(
+        jax.devices()[0].device_kind,
+        bucket,
+        1000 * predictor / bucket,
+        tuple(1000 * times[bucket] / bucket for times in table.classifiers),
+    )
+
+
+def _print(found: Calibration, points: list[Point]) -> None:
+    time = f"{'ms':>9}" if found.times else ""
+    say(f"{'lambda':>12}{'GMACs':>10}{time}{'top-1 %':>9}   shares %")
+    for point in points:
+        time = f"{found.times.mean(point.shares):>9.3f}" if found.times else ""
+        shares = " / ".join(f"{100 * share:.1f}" for share in point.shares)
+        say(f"{point.lam:>12.4g}{point.gmacs:>10.5f}{time}{100 * point.top1:>9.2f}   {shares}")

@@ -1,0 +1,225 @@
+"""From a budget to lambda: what each lambda costs and gets right on the calibration split."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.special import log_softmax
+from scipy.stats import beta
+
+from drnet_jax.inference.decision import choose
+
+_NUM_POINTS = 201
+
+
+class BudgetError(ValueError):
+    """A budget cannot be kept, or nothing is calibrated; the message says what can be done."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One lambda.
+
+    Attributes:
+      lam: lambda, in nats a GMAC.
+      gmacs: mean cost of an image, predictor included.
+      top1: fraction.
+      shares: of the resolutions.
+      lost: images that are right at the largest resolution and wrong at the chosen one.
+      won: the other way round.
+    """
+
+    lam: float
+    gmacs: float
+    top1: float
+    shares: tuple[float, ...]
+    lost: int
+    won: int
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds an image, on one device.
+
+    Attributes:
+      device: its kind.
+      batch_size: the bucket they were measured at.
+      predictor: of the predictor.
+      classifiers: of the classifier at every resolution.
+    """
+
+    device: str
+    batch_size: int
+    predictor: float
+    classifiers: tuple[float, ...]
+
+    def mean(self, shares: tuple[float, ...]) -> float:
+        """Of an image, predictor included."""
+        return self.predictor + float(np.dot(shares, self.classifiers))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The lambdas of a model, the costliest choice first.
+
+    Attributes:
+      checkpoint: stage and step of the model.
+      num_images: of the calibration split.
+      points: by rising lambda.
+      times: None where they were not measured.
+    """
+
+    checkpoint: str
+    num_images: int
+    points: tuple[Point, ...]
+    times: Times | None = None
+
+    def for_gmacs(self, budget: float) -> Point:
+        """The costliest choice whose mean cost is within the budget.
+
+        Raises:
+          BudgetError: no choice is.
+        """
+        return self._within(budget, [point.gmacs for point in self.points], "GMACs")
+
+    def for_ms(self, budget: float) -> Point:
+        """The costliest choice whose mean time is within the budget.
+
+        Raises:
+          BudgetError: no choice is, or no times are measured.
+        """
+        times = self.times
+        if times is None:
+            raise BudgetError("no times are measured: run --mode=calibrate with the same budget.ms")
+        each = [times.mean(point.shares) for point in self.points]
+        return self._within(budget, each, f"ms an image on {times.device}")
+
+    def _within(self, budget: float, costs: list[float], unit: str) -> Point:
+        within = [index for index, cost in enumerate(costs) if cost <= budget]
+        if not within:
+            raise BudgetError(
+                f"a budget of {budget:g} {unit} cannot be kept: {min(costs):.4g} to "
+                f"{max(costs):.4g} can"
+            )
+        return self.points[max(within, key=lambda index: costs[index])]
+
+    def for_drop(self, points: float, confidence: float = 0.0) -> Point:
+        """The cheapest choice that loses at most so many points of top-1 to the largest resolution.
+
+        With a confidence, a distribution-free guarantee for new images of the same distribution:
+        Learn then Test (Angelopoulos et al. 2021) by fixed-sequence testing. From the costliest
+        choice on, each is tested for a drop above the budget, and the first that is not rejected
+        ends the sequence. The test: exact binomial bounds (Clopper and Pearson 1934) on the
+        fractions lost and won, each at half of 1 - confidence.
+
+        Raises:
+          BudgetError: not even the costliest choice is shown to keep it.
+        """
+        if not confidence:
+            drops = [(point.lost - point.won) / self.num_images for point in self.points]
+            kept = [p for p, drop in zip(self.points, drops, strict=True) if 100 * drop <= points]
+            if not kept:
+                raise BudgetError(
+                    f"no choice stays within {points:g} points of the largest resolution; "
+                    f"{100 * min(drops):.2f} is the least"
+                )
+            return min(kept, key=lambda point: point.gmacs)
+        last = None
+        for point in self.points:
+            if 100 * self._largest_drop(point, confidence) > points:
+                break
+            last = point
+        if last is None:
+            least = 100 * self._largest_drop(self.points[0], confidence)
+            raise BudgetError(
+                f"{self.num_images} calibration images show no drop below {least:.2f} points with "
+                f"confidence {confidence:g}; allow that much, or calibrate on more images"
+            )
+        return last
+
+    def _largest_drop(self, point: Point, confidence: float) -> float:
+        """Upper bound of lost - won, as a fraction of all images."""
+        n, error = self.num_images, (1 - confidence) / 2
+        lost = beta.ppf(1 - error, point.lost + 1, n - point.lost) if point.lost < n else 1.0
+        won = beta.ppf(error, point.won, n - point.won + 1) if point.won else 0.0
+        return float(lost - won)
+
+
+def calibrate(
+    scores: np.ndarray,
+    right: np.ndarray,
+    gmacs: np.ndarray,
+    predictor_gmacs: float,
+    checkpoint: str,
+    times: Times | None = None,
+) -> Calibration:
+    """Evaluates the lambdas at which choices change, at most some 200 of them, and 0.
+
+    Args:
+      scores: `[n, m]`, the predictor's.
+      right: `[n, m]` bool, at each resolution, largest first.
+      gmacs: `[m]`, the classifier's.
+      predictor_gmacs: the predictor's.
+      checkpoint: stage and step of the model.
+      times: measured, or None.
+    """
+    points = []
+    for lam in _lambdas(scores, gmacs):
+        choice = choose(scores, gmacs, lam)
+        chosen = np.take_along_axis(right, choice[:, None], axis=1)[:, 0]
+        shares = np.bincount(choice, minlength=len(gmacs)) / len(choice)
+        points.append(
+            Point(
+                lam=lam,
+                gmacs=float(gmacs[choice].mean()) + predictor_gmacs,
+                top1=float(chosen.mean()),
+                shares=tuple(shares.tolist()),
+                lost=int((right[:, 0] & ~chosen).sum()),
+                won=int((~right[:, 0] & chosen).sum()),
+            )
+        )
+    return Calibration(checkpoint, len(scores), tuple(points), times)
+
+
+def _lambdas(scores: np.ndarray, gmacs: np.ndarray) -> list[float]:
+    """From all at the largest resolution to all at the smallest, spread evenly over the changes."""
+    log_p = log_softmax(scores.astype(np.float64), axis=1)
+    first, second = np.triu_indices(len(gmacs), 1)
+    changes = (log_p[:, first] - log_p[:, second]) / (gmacs[first] - gmacs[second])
+    if not changes.size:
+        return [0.0]
+    changes = np.unique(changes)
+    # At a change itself rounding would decide.
+    between = (changes[1:] + changes[:-1]) / 2
+    if len(between) > _NUM_POINTS:
+        picked = np.linspace(0, len(between) - 1, _NUM_POINTS).round().astype(int)
+        between = between[picked]
+    margin = 1 + abs(changes).max()
+    ends = [changes[0] - margin, 0.0, changes[-1] + margin]
+    return sorted({float(lam) for lam in (*between, *ends)})
+
+
+def save(calibration: Calibration, path: Path) -> None:
+    """Writes it as JSON."""
+    path.write_text(json.dumps(asdict(calibration), indent=1) + "\n")
+
+
+def load(path: Path, checkpoint: str) -> Calibration:
+    """Reads what `save` wrote.
+
+    Raises:
+      BudgetError: nothing is calibrated, or it was another checkpoint.
+    """
+    if not path.exists():
+        raise BudgetError(f"{path} is missing: run --mode=calibrate before a budget is used")
+    content = json.loads(path.read_text())
+    if content["checkpoint"] != checkpoint:
+        raise BudgetError(
+            f"{path} is of {content['checkpoint']}, the model of {checkpoint}: run --mode=calibrate"
+        )
+    points = tuple(Point(**p | {"shares": tuple(p["shares"])}) for p in content["points"])
+    times = content["times"]
+    if times is not None:
+        times = Times(**times | {"classifiers": tuple(times["classifiers"])})
+    return Calibration(checkpoint, content["num_images"], points, times)

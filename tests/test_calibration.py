@@ -1,0 +1,137 @@
+"""Budgets: costs and accuracies of every lambda by hand, and the bound's promise by simulation."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from drnet_jax.inference.calibration import (
+    BudgetError,
+    Calibration,
+    Point,
+    Times,
+    calibrate,
+    load,
+    save,
+)
+
+GMACS = np.array([4.0, 2.0, 1.0])
+TIMES = Times("cpu", 8, 0.5, (40.0, 20.0, 16.0))
+
+
+def small() -> Calibration:
+    """Two images that are surely sent to the largest and to the smallest, one in between."""
+    scores = np.log([[0.98, 0.01, 0.01], [0.01, 0.01, 0.98], [0.2, 0.6, 0.2]])
+    right = np.array([[True, False, False], [True, True, False], [False, True, True]])
+    return calibrate(scores, right, GMACS, 0.1, "joint/3", TIMES)
+
+
+def point(calibration: Calibration, lam: float) -> Point:
+    return next(point for point in calibration.points if point.lam == lam)
+
+
+def test_points() -> None:
+    found = small()
+    paper = point(found, 0.0)
+    assert paper.shares == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    assert paper.gmacs == pytest.approx((4 + 2 + 1) / 3 + 0.1)
+    assert paper.top1 == pytest.approx(2 / 3)
+    # Image 1 is right at the largest and not at the chosen one; image 2 the other way round.
+    assert (paper.lost, paper.won) == (1, 1)
+    assert [entry.shares for entry in (found.points[0], found.points[-1])] == [
+        (1.0, 0.0, 0.0),
+        (0.0, 0.0, 1.0),
+    ]
+    costs = [entry.gmacs for entry in found.points]
+    assert costs == sorted(costs, reverse=True)
+
+
+def test_every_change_of_a_choice_is_found() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(40, 3))
+    found = calibrate(scores, np.ones((40, 3), bool), GMACS, 0.0, "joint/3")
+    log_p = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    fine = np.linspace(-10, 10, 20001)[:, None, None]
+    choices = (log_p - fine * GMACS).argmax(-1)
+    # 120 changes are fewer than the points, so that every cost is on the curve.
+    expected = np.unique(GMACS[choices].mean(1).round(9))
+    assert set(expected) <= {round(entry.gmacs, 9) for entry in found.points}
+
+
+def test_budgets() -> None:
+    found = small()
+    assert found.for_gmacs(100).shares == (1.0, 0.0, 0.0)
+    assert found.for_gmacs(7 / 3 + 0.1 + 1e-9).gmacs == pytest.approx(7 / 3 + 0.1)
+    assert found.for_gmacs(1.1).shares == (0.0, 0.0, 1.0)
+    assert found.for_ms(0.5 + (40 + 20 + 16) / 3 + 1e-9).shares == pytest.approx([1 / 3] * 3)
+    # Two right at the largest. At the smallest only one is: a drop of a third.
+    assert found.for_drop(34).shares == (0.0, 0.0, 1.0)
+    cheapest = min(p.gmacs for p in found.points if p.top1 >= 2 / 3)
+    assert found.for_drop(0).gmacs == cheapest
+
+
+def test_out_of_reach() -> None:
+    found = small()
+    with pytest.raises(BudgetError, match=r"1 GMACs cannot be kept: 1.1 to 4.1 can"):
+        found.for_gmacs(1.0)
+    with pytest.raises(
+        BudgetError, match=r"10 ms an image on cpu cannot be kept: 16.5 to 40.5 can"
+    ):
+        found.for_ms(10)
+    with pytest.raises(BudgetError, match="3 calibration images show no drop below"):
+        found.for_drop(0.5, confidence=0.95)
+    with pytest.raises(BudgetError, match="no times are measured"):
+        Calibration("joint/3", 3, found.points).for_ms(10)
+
+
+def test_file(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    with pytest.raises(BudgetError, match="run --mode=calibrate before"):
+        load(path, "joint/3")
+    save(small(), path)
+    assert load(path, "joint/3") == small()
+    with pytest.raises(BudgetError, match="of joint/3, the model of joint/9"):
+        load(path, "joint/9")
+
+
+def test_one_resolution() -> None:
+    found = calibrate(np.zeros((5, 1)), np.ones((5, 1), bool), GMACS[:1], 0.0, "pretrain/1")
+    assert [entry.gmacs for entry in found.points] == [4.0]
+
+
+def test_bound_is_that_of_clopper_and_pearson() -> None:
+    """The limit is the fraction at which so few losses are as improbable as half the error."""
+    curve = Calibration("", 500, (Point(0.0, 1.0, 0.9, (1.0,), lost=7, won=0),))
+    allowed = [drop for drop in np.arange(1, 5, 0.01) if _kept(curve, drop, 0.9)]
+    assert binom.cdf(7, 500, allowed[0] / 100) == pytest.approx(0.05, abs=2e-3)
+
+
+def test_guarantee() -> None:
+    """The true drop exceeds the budget in fewer runs than the confidence lets."""
+    rng = np.random.default_rng(0)
+    # By rising lambda: a true drop of 0 to 8 points; at most 4 are allowed.
+    true_drops = np.linspace(0, 0.08, 17)
+    runs, broken, cheapest = 400, 0, []
+    for _ in range(runs):
+        u, v = rng.uniform(size=(2, 1000))
+        points = tuple(
+            Point(
+                step, 10.0 - step, 0.9, (1.0,), int((u < drop + 0.01).sum()), int((v < 0.01).sum())
+            )
+            for step, drop in enumerate(true_drops)
+        )
+        chosen = Calibration("", 1000, points).for_drop(4.0, confidence=0.9)
+        broken += true_drops[int(chosen.lam)] > 0.04
+        cheapest.append(chosen.lam)
+    assert broken / runs <= 0.1
+    # And it is not for doing nothing.
+    assert np.mean(cheapest) > 2
+
+
+def _kept(curve: Calibration, drop: float, confidence: float) -> bool:
+    try:
+        curve.for_drop(drop, confidence)
+    except BudgetError:
+        return False
+    return True

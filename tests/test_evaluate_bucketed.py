@@ -1,0 +1,111 @@
+"""Evaluation by dispatch, and budgets, on a model that is trained for a few steps."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs.tiny import get_config
+from drnet_jax.calibrate import restore_and_calibrate
+from drnet_jax.checkpoint import CheckpointError
+from drnet_jax.config import ConfigError, check_config
+from drnet_jax.evaluate import restore_and_evaluate
+from drnet_jax.evaluate_bucketed import restore_and_evaluate_bucketed
+from drnet_jax.inference.calibration import BudgetError
+from drnet_jax.train import prepare, train_and_evaluate
+
+OVERRIDES = {
+    "model.width": 4,
+    "model.resolutions": (32, 16),
+    "predictor.stage_sizes": (1,),
+    "data.train_images": 320,
+    "data.eval_images": 70,
+    "pretrain.batch_size": 40,
+    "joint.batch_size": 40,
+    "eval.batch_size": 40,
+    "inference.buckets": (1, 4, 16),
+    "log.tensorboard": False,
+}
+
+
+def small_config(**further: Any) -> ConfigDict:
+    config = get_config()
+    config.update_from_flattened_dict(OVERRIDES | further)
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("trained")
+    train_and_evaluate(small_config(), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def calibrated(trained: Path) -> Path:
+    restore_and_calibrate(small_config(), trained)
+    return trained
+
+
+def test_equal_to_the_dense_evaluation(trained: Path) -> None:
+    dense = restore_and_evaluate(small_config(), trained)
+    written = (trained / "eval.json").read_text()
+    bucketed = restore_and_evaluate_bucketed(small_config(), trained)
+    for name in ("num_images", "top1", "top5", "shares", "num_corrupt", "checkpoint_step"):
+        assert bucketed[name] == dense[name], name
+    assert bucketed["gmacs"] == pytest.approx(dense["gmacs"])
+    assert "fixed" not in bucketed
+    assert json.loads((trained / "eval_bucketed.json").read_text()) == bucketed
+    assert (trained / "eval.json").read_text() == written
+
+
+def test_budget(calibrated: Path) -> None:
+    content = json.loads((calibrated / "calibration.json").read_text())
+    costs = sorted(point["gmacs"] for point in content["points"])
+    budget = float(np.median(costs))
+    config = small_config(**{"budget.gmacs": budget, "eval.split": "calibration"})
+    dense = restore_and_evaluate(config, calibrated)
+    bucketed = restore_and_evaluate_bucketed(config, calibrated)
+    # On the split it was calibrated on, the cost is that of the table.
+    expected = max(cost for cost in costs if cost <= budget)
+    assert dense["gmacs"] == pytest.approx(expected)
+    assert bucketed["gmacs"] == pytest.approx(expected)
+    assert bucketed["top1"] == dense["top1"] and bucketed["lambda"] == dense["lambda"] != 0
+    restore_and_evaluate(small_config(), calibrated)
+
+
+def test_times_are_kept_by_a_calibration_without_them(calibrated: Path) -> None:
+    restore_and_calibrate(small_config(**{"budget.ms": 1e6}), calibrated)
+    first = json.loads((calibrated / "calibration.json").read_text())["times"]
+    assert first["batch_size"] == 16 and min(first["classifiers"]) > 0
+    restore_and_calibrate(small_config(), calibrated)
+    assert json.loads((calibrated / "calibration.json").read_text())["times"] == first
+
+
+def test_what_is_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match=r"calibration.json is missing: run --mode=calibrate"):
+        config = small_config(**{"budget.gmacs": 1.0, "restore_from": str(trained)})
+        (trained / "calibration.json").unlink(missing_ok=True)
+        restore_and_evaluate_bucketed(config, tmp_path)
+    for field in ({"budget.gmacs": 1.0}, {"eval.dispatch": "bucketed"}):
+        with pytest.raises(ConfigError, match="belong to --mode=eval, after the training"):
+            prepare(small_config(**field), tmp_path / "new")
+    for fields, words in [
+        ({"budget.gmacs": 1.0, "budget.ms": 1.0}, "budget.gmacs and budget.ms both set"),
+        ({"budget.gmacs": 1.0, "budget.confidence": 0.9}, "needs budget.max_drop"),
+        ({"budget.ms": -1.0}, "budget.ms=-1.0 must be zero or more"),
+        ({"inference.buckets": ()}, "inference.buckets="),
+    ]:
+        with pytest.raises(ConfigError, match=words):
+            check_config(small_config(**fields), 1)
+
+
+def test_stage_one_has_no_predictor(tmp_path: Path) -> None:
+    config = small_config(stages=("pretrain",))
+    train_and_evaluate(config, tmp_path)
+    for run in (restore_and_evaluate_bucketed, restore_and_calibrate):
+        with pytest.raises(CheckpointError, match="holds stage 1 only"):
+            run(config, tmp_path)
