@@ -1,0 +1,72 @@
+"""The streaming evaluator against the dense evaluation, on the same model and data.
+
+python benchmarks/streaming.py WORKDIR
+
+WORKDIR: a finished run of the demo, `runs/digits_on_photos`. Both evaluate the same test images in
+turns, compiled beforehand, input included. Goal: the dense time over the streaming time is at least
+nine tenths of the ratio of their MACs.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import jax
+import numpy as np
+from absl import flags
+
+from drnet_jax.config import default_config
+from drnet_jax.evaluate import evaluate, make_eval_step, restore_and_load
+from drnet_jax.evaluate_bucketed import classify_source
+from drnet_jax.inference.load import adaptive_classifier
+
+REPEATS = 5
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("workdir", type=Path)
+    arguments = parser.parse_args()
+    config = default_config()
+    restored, source = restore_and_load(config, arguments.workdir, "test")
+    engine = adaptive_classifier(config, restored, source.image_size)
+    engine = engine.with_times(engine.measure())
+    eval_step = make_eval_step(restored.model, tuple(config.data.mean), tuple(config.data.std))
+    size = config.eval.batch_size
+    times: dict[str, list[float]] = {"dense": [], "streaming": []}
+    for repeat in range(REPEATS + 1):
+        start = time.perf_counter()
+        records = evaluate(
+            eval_step, restored.variables, source, batch_size=size, mesh=restored.mesh
+        )
+        middle = time.perf_counter()
+        labels, got, _ = classify_source(engine, source, size, 0.0)
+        end = time.perf_counter()
+        if repeat:  # The first compiles.
+            times["dense"].append(middle - start)
+            times["streaming"].append(end - middle)
+    agree = float((got.choices == records.choice).mean())
+    top1 = [records.chosen(records.top1).mean(), (got.labels == labels).mean()]
+    dense, streaming = (statistics.median(values) for values in times.values())
+    dense_macs = engine.cost.predictor + sum(engine.cost.classifier)
+    goal = 0.9 * dense_macs / got.macs.mean()
+    print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}")
+    print(f"Python {platform.python_version()}, jax {jax.__version__}, {len(labels)} images")
+    print(f"best buckets: {[program.plan.best for program in engine.classifiers]}")
+    print(f"same choices {100 * agree:.2f} %, top-1 {100 * top1[0]:.2f} and {100 * top1[1]:.2f} %")
+    shares = np.bincount(got.choices, minlength=len(engine.resolutions)) / len(labels)
+    print(f"shares {shares.round(3).tolist()}, dense {dense:.2f} s, streaming {streaming:.2f} s")
+    print(f"dense over streaming: {dense / streaming:.2f} (goal >= {goal:.2f})")
+    return int(dense / streaming < goal)
+
+
+if __name__ == "__main__":
+    # Grain reads absl flags.
+    flags.FLAGS.mark_as_parsed()
+    sys.exit(main())
