@@ -114,6 +114,7 @@ def run(program: Any, images: np.ndarray) -> None:
 
 
 def seconds(work: Any) -> float:
+    """That `work` takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -146,6 +147,7 @@ def bias_for(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def with_bias(variables: Any, bias: np.ndarray) -> Any:
+    """Variables with `bias` added to the predictor's last one."""
     flat = flax.traverse_util.flatten_dict(variables)
     path = ("params", "predictor", "network", "fc", "bias")
     flat[path] = flat[path] + bias.astype(np.float32)

@@ -36,7 +36,6 @@ def main() -> int:
     config = default_config()
     restored, source = restore_and_load(config, arguments.workdir, "test")
     engine = adaptive_classifier(config, restored, source.image_size)
-    engine = engine.with_times(engine.measure())
     eval_step = make_eval_step(restored.model, tuple(config.data.mean), tuple(config.data.std))
     size = config.eval.batch_size
     times: dict[str, list[float]] = {"dense": [], "streaming": []}

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from drnet_jax.config import budget_name
+from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import evaluate_densely, restore_and_load
 from drnet_jax.inference import calibration
 from drnet_jax.inference.calibration import BudgetError, Calibration, Point, Times
@@ -14,7 +14,9 @@ from drnet_jax.inference.load import (
     adaptive_classifier,
     calibration_path,
     check_predictor,
+    model_key,
     solve,
+    times_setting,
 )
 from drnet_jax.macs import model_cost
 from drnet_jax.restore import RestoredModel
@@ -37,20 +39,22 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
     """
     restored, source = restore_and_load(config, workdir, "calibration")
     check_predictor(restored)
-    path = calibration_path(restored)
+    path, model = calibration_path(restored), model_key(config, restored)
     times = None
     if config.budget.ms is not None:
         times = measure(config, restored, source.image_size)
     elif path.exists():
-        times = known_times(path, restored.checkpoint)
+        times = known_times(path, model)
     records = evaluate_densely(config, restored, source)
+    if not len(records.choice):
+        raise DataError("no image of the calibration split can be decoded")
     cost = model_cost(restored.model)
     found = calibration.calibrate(
         records.scores,
         records.top1,
         np.array(cost.classifier_gmacs),
         cost.predictor_gmacs,
-        restored.checkpoint,
+        model,
         times,
     )
     calibration.save(found, path)
@@ -61,15 +65,15 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
     _print(found, sorted(shown, key=lambda point: point.lam))
     if budget_name(config):
         say("for the budget:")
-        _print(found, [solve(config, found)])
+        _print(found, [solve(config, found, source.image_size)])
     say(f"wrote {path}")
     return found
 
 
-def known_times(path: Path, checkpoint: str) -> Times | None:
-    """Those of an earlier calibration of the same checkpoint."""
+def known_times(path: Path, model: str) -> Times | None:
+    """Those of an earlier calibration of the same model."""
     try:
-        return calibration.load(path, checkpoint).times
+        return calibration.load(path, model).times
     except BudgetError:
         return None
 
@@ -77,12 +81,11 @@ def known_times(path: Path, checkpoint: str) -> Times | None:
 def measure(config: ConfigDict, restored: RestoredModel, image_size: tuple[int, int]) -> Times:
     """Milliseconds an image of every network, at the largest bucket."""
     engine = adaptive_classifier(config, restored, image_size)
-    table = engine.measure()
+    table = engine.times or engine.measure()
     bucket = max(config.inference.buckets)
     predictor = 0.0 if table.predictor is None else table.predictor[bucket]
     return Times(
-        jax.devices()[0].device_kind,
-        bucket,
+        times_setting(config, image_size),
         1000 * predictor / bucket,
         tuple(1000 * times[bucket] / bucket for times in table.classifiers),
     )

@@ -60,6 +60,8 @@ def default_config() -> ConfigDict:
     config.inference.buckets = (1, 2, 4, 8, 16, 32, 64)
     # Fold BatchNorm into the convolutions.
     config.inference.fold = True
+    # Measure every bucket first, and split groups as is then cheapest.
+    config.inference.measure = True
 
     config.budget = ConfigDict()
     # At most one, calibrated by --mode=calibrate; none: the paper's choice. Mean cost of an image,

@@ -124,7 +124,7 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       BudgetError: nothing is calibrated for the budget, or it cannot be kept.
     """
     restored, source = restore_and_load(config, workdir, config.eval.split)
-    lam = budget_lambda(config, restored)
+    lam = budget_lambda(config, restored, source.image_size)
     records = evaluate_densely(config, restored, source)
     if lam:
         costs = np.array(model_cost(restored.model).classifier_gmacs)

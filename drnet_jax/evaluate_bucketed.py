@@ -5,13 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from drnet_jax.config import ConfigError
 from drnet_jax.data.pipeline import eval_host_batches
-from drnet_jax.data.sources import Sample, Source
+from drnet_jax.data.sources import DataError, Sample, Source
 from drnet_jax.evaluate import check_corrupt, evaluation_fields, restore_and_load
 from drnet_jax.inference.adaptive import AdaptiveClassifier, Classified
 from drnet_jax.inference.load import adaptive_classifier, budget_lambda
@@ -34,15 +32,15 @@ def restore_and_evaluate_bucketed(config: ConfigDict, workdir: Path) -> dict[str
       DataError: the data cannot be read, or is other data.
       BudgetError: nothing is calibrated for the budget, or it cannot be kept.
     """
-    if jax.process_count() > 1:
-        raise ConfigError("eval.dispatch='bucketed' runs on one host: use 'dense' on several")
     restored, source = restore_and_load(config, workdir, config.eval.split)
-    lam = budget_lambda(config, restored)
+    lam = budget_lambda(config, restored, source.image_size)
     engine = adaptive_classifier(config, restored, source.image_size)
     start = time.perf_counter()
     labels, got, corrupt = classify_source(engine, source, config.eval.batch_size, lam)
     seconds = time.perf_counter() - start
     check_corrupt(source, corrupt, skip=config.data.skip_corrupt)
+    if not len(labels):
+        raise DataError(f"no image of the {config.eval.split} split can be decoded")
     best = np.argsort(-got.logits, axis=1, kind="stable")[:, :5] == labels[:, None]
     counts = np.bincount(got.choices, minlength=len(engine.resolutions))
     gmacs = float(got.macs.mean()) / GIGA

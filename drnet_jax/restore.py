@@ -30,6 +30,7 @@ class RestoredModel:
       mesh: the devices.
       origin: the workdir of the run.
       classes: their names, in the order of the logits.
+      identities: of the train, calibration and test splits it was trained with.
       config: flattened, as it was when the model was trained.
     """
 
@@ -40,12 +41,8 @@ class RestoredModel:
     mesh: Mesh
     origin: Path
     classes: tuple[str, ...]
+    identities: dict[str, str]
     config: dict[str, Any]
-
-    @property
-    def checkpoint(self) -> str:
-        """Stage and step, as one word."""
-        return f"{self.stage}/{self.step}"
 
 
 def restore_model(config: ConfigDict, origin: Path) -> RestoredModel:
@@ -62,6 +59,7 @@ def restore_model(config: ConfigDict, origin: Path) -> RestoredModel:
     trained = trained_config(config, origin)
     mesh = create_mesh()
     classes = read_classes(origin)
+    identities = _read_data(origin)["identities"]
     model = create_model(config, len(classes))
     initial = jax.device_put(
         init_variables(model, jax.random.key(config.seed)), replicated_sharding(mesh)
@@ -71,7 +69,7 @@ def restore_model(config: ConfigDict, origin: Path) -> RestoredModel:
         assert step is not None
         ema = trained[f"{stage}.ema_decay"] > 0
         variables = load_variables(checkpoints, step, initial, stage=stage, ema=ema)
-    return RestoredModel(model, variables, stage, step, mesh, origin, classes, trained)
+    return RestoredModel(model, variables, stage, step, mesh, origin, classes, identities, trained)
 
 
 def trained_config(

@@ -266,6 +266,10 @@ def test_measured_times_pad_where_it_is_cheaper(case: Case, engine: AdaptiveClas
     case.check(planned.classify(case.images[:21]), np.arange(21), tolerance=1e-5)
     with pytest.raises(ValueError, match="times of 2 resolutions"):
         engine.with_times(CostTable(cheap, (cheap,) * 2))
+    with pytest.raises(ValueError, match="whether there is a predictor"):
+        engine.with_times(CostTable(None, (cheap,) * 3))
+    with pytest.raises(ValueError, match="max_waiting=-1"):
+        next(engine.classify_batches([case.images[:2]], max_waiting=-1))
     with pytest.raises(ValueError, match="times of the buckets"):
         engine.with_times(CostTable(cheap, ({1: 1.0},) * 3))
 

@@ -46,9 +46,9 @@ class Classified:
 class AdaptiveClassifier:
     """Scores images, groups them by the chosen resolution and classifies each group in buckets.
 
-    Results are those of the dense model. Calls share nothing that changes: any number of threads
-    may use one classifier, and a call that fails leaves it as it was. Everything is compiled here,
-    nothing later.
+    Results are those of the dense model, up to rounding. Calls share nothing that changes: any
+    number of threads may use one classifier, and a call that fails leaves it as it was. Everything
+    is compiled here, nothing later.
 
     Args:
       model: the DRNet.
@@ -78,6 +78,7 @@ class AdaptiveClassifier:
         self.resolutions = np.array(model.resolutions)
         self.cost = model_cost(model)
         self.num_classes = model.classifier.num_classes
+        self.times: CostTable | None = None
         device = device or jax.local_devices()[0]
 
         def compiled(network: InferenceNetwork) -> Program:
@@ -98,14 +99,17 @@ class AdaptiveClassifier:
         """The same classifier, which splits groups as is cheapest by measured times.
 
         Raises:
-          ValueError: the table is of other buckets or another number of resolutions.
+          ValueError: the table is of other buckets or other networks.
         """
         if len(table.classifiers) != len(self.classifiers):
             raise ValueError(
                 f"times of {len(table.classifiers)} resolutions, compiled are "
                 f"{len(self.classifiers)}"
             )
+        if (table.predictor is None) != (self.predictor is None):
+            raise ValueError("the table and the classifier differ in whether there is a predictor")
         other = copy(self)
+        other.times = table
         programs = zip(self.classifiers, table.classifiers, strict=True)
         other.classifiers = tuple(program.replan(times) for program, times in programs)
         if self.predictor is not None and table.predictor is not None:
@@ -133,15 +137,19 @@ class AdaptiveClassifier:
         before its result has come.
 
         Args:
-          batches: as `images` of `classify`; read two ahead at most.
+          batches: as `images` of `classify`; three are read before the first
+            result comes, `max_waiting` + 2 with waiting. `classify` has no such delay.
           lam: see `classify`.
-          max_waiting: 0: every batch is classified at once, for the shortest delay. Else images
+          max_waiting: 0: every batch is classified as soon as its choices are known. Else images
             wait, each resolution's in a queue, until a bucket is full, and at most so many batches
             wait: for the highest throughput.
 
         Raises:
-          ValueError: as `classify`.
+          ValueError: as `classify`; earlier batches whose result has not come are then lost. Or
+            `max_waiting` below zero.
         """
+        if max_waiting < 0:
+            raise ValueError(f"max_waiting={max_waiting} must be zero or more")
         checked = (self._checked(batch) for batch in batches)
         dispatch = Dispatch(
             self.predictor,
@@ -161,6 +169,7 @@ class AdaptiveClassifier:
             )
 
     def _checked(self, batch: np.ndarray) -> np.ndarray:
+        """The batch, if its programs take it."""
         height, width = self.image_size
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != (height, width, 3):
             raise ValueError(

@@ -9,6 +9,7 @@ from scipy.special import log_softmax
 from scipy.stats import beta
 
 from drnet_jax.inference.decision import choose
+from drnet_jax.writers import write_json
 
 _NUM_POINTS = 201
 
@@ -43,14 +44,12 @@ class Times:
     """Milliseconds an image, on one device.
 
     Attributes:
-      device: its kind.
-      batch_size: the bucket they were measured at.
+      setting: device, bucket, image size and whether BatchNorm was folded, in words.
       predictor: of the predictor.
       classifiers: of the classifier at every resolution.
     """
 
-    device: str
-    batch_size: int
+    setting: str
     predictor: float
     classifiers: tuple[float, ...]
 
@@ -64,19 +63,19 @@ class Calibration:
     """The lambdas of a model, the costliest choice first.
 
     Attributes:
-      checkpoint: stage and step of the model.
+      model: which model, on which data: another value for another one.
       num_images: of the calibration split.
       points: by rising lambda.
       times: None where they were not measured.
     """
 
-    checkpoint: str
+    model: str
     num_images: int
     points: tuple[Point, ...]
     times: Times | None = None
 
     def for_gmacs(self, budget: float) -> Point:
-        """The costliest choice whose mean cost is within the budget.
+        """The most accurate choice whose mean cost is within the budget, the cheapest of equals.
 
         Raises:
           BudgetError: no choice is.
@@ -84,7 +83,7 @@ class Calibration:
         return self._within(budget, [point.gmacs for point in self.points], "GMACs")
 
     def for_ms(self, budget: float) -> Point:
-        """The costliest choice whose mean time is within the budget.
+        """The most accurate choice whose mean time is within the budget, the fastest of equals.
 
         Raises:
           BudgetError: no choice is, or no times are measured.
@@ -93,7 +92,7 @@ class Calibration:
         if times is None:
             raise BudgetError("no times are measured: run --mode=calibrate with the same budget.ms")
         each = [times.mean(point.shares) for point in self.points]
-        return self._within(budget, each, f"ms an image on {times.device}")
+        return self._within(budget, each, f"ms an image ({times.setting})")
 
     def _within(self, budget: float, costs: list[float], unit: str) -> Point:
         within = [index for index, cost in enumerate(costs) if cost <= budget]
@@ -102,12 +101,14 @@ class Calibration:
                 f"a budget of {budget:g} {unit} cannot be kept: {min(costs):.4g} to "
                 f"{max(costs):.4g} can"
             )
-        return self.points[max(within, key=lambda index: costs[index])]
+        return self.points[max(within, key=lambda i: (self.points[i].top1, -costs[i]))]
 
     def for_drop(self, points: float, confidence: float = 0.0) -> Point:
         """The cheapest choice that loses at most so many points of top-1 to the largest resolution.
 
-        With a confidence, a distribution-free guarantee for new images of the same distribution:
+        With a confidence, also on new images, if the calibration images are independent draws from
+        the same distribution and chose neither the checkpoint nor the lambdas. Here they choose
+        both, the checkpoint by its loss, so that the bound is a guide rather than a proof. By
         Learn then Test (Angelopoulos et al. 2021) by fixed-sequence testing. From the costliest
         choice on, each is tested for a drop above the budget, and the first that is not rejected
         ends the sequence. The test: exact binomial bounds (Clopper and Pearson 1934) on the
@@ -119,11 +120,6 @@ class Calibration:
         if not confidence:
             drops = [(point.lost - point.won) / self.num_images for point in self.points]
             kept = [p for p, drop in zip(self.points, drops, strict=True) if 100 * drop <= points]
-            if not kept:
-                raise BudgetError(
-                    f"no choice stays within {points:g} points of the largest resolution; "
-                    f"{100 * min(drops):.2f} is the least"
-                )
             return min(kept, key=lambda point: point.gmacs)
         last = None
         for point in self.points:
@@ -151,7 +147,7 @@ def calibrate(
     right: np.ndarray,
     gmacs: np.ndarray,
     predictor_gmacs: float,
-    checkpoint: str,
+    model: str,
     times: Times | None = None,
 ) -> Calibration:
     """Evaluates the lambdas at which choices change, at most some 200 of them, and 0.
@@ -161,7 +157,7 @@ def calibrate(
       right: `[n, m]` bool, at each resolution, largest first.
       gmacs: `[m]`, the classifier's.
       predictor_gmacs: the predictor's.
-      checkpoint: stage and step of the model.
+      model: see `Calibration`.
       times: measured, or None.
     """
     points = []
@@ -179,13 +175,16 @@ def calibrate(
                 won=int((~right[:, 0] & chosen).sum()),
             )
         )
-    return Calibration(checkpoint, len(scores), tuple(points), times)
+    return Calibration(model, len(scores), tuple(points), times)
 
 
 def _lambdas(scores: np.ndarray, gmacs: np.ndarray) -> list[float]:
     """From all at the largest resolution to all at the smallest, spread evenly over the changes."""
     log_p = log_softmax(scores.astype(np.float64), axis=1)
     first, second = np.triu_indices(len(gmacs), 1)
+    # Between equal costs lambda changes nothing.
+    differ = gmacs[first] != gmacs[second]
+    first, second = first[differ], second[differ]
     changes = (log_p[:, first] - log_p[:, second]) / (gmacs[first] - gmacs[second])
     if not changes.size:
         return [0.0]
@@ -202,24 +201,28 @@ def _lambdas(scores: np.ndarray, gmacs: np.ndarray) -> list[float]:
 
 def save(calibration: Calibration, path: Path) -> None:
     """Writes it as JSON."""
-    path.write_text(json.dumps(asdict(calibration), indent=1) + "\n")
+    write_json(path, asdict(calibration))
 
 
-def load(path: Path, checkpoint: str) -> Calibration:
+def load(path: Path, model: str) -> Calibration:
     """Reads what `save` wrote.
 
     Raises:
-      BudgetError: nothing is calibrated, or it was another checkpoint.
+      BudgetError: nothing is calibrated, or it was another model, or the file is damaged.
     """
     if not path.exists():
         raise BudgetError(f"{path} is missing: run --mode=calibrate before a budget is used")
-    content = json.loads(path.read_text())
-    if content["checkpoint"] != checkpoint:
+    try:
+        content = json.loads(path.read_text())
+        points = tuple(Point(**p | {"shares": tuple(p["shares"])}) for p in content["points"])
+        times = content["times"]
+        if times is not None:
+            times = Times(**times | {"classifiers": tuple(times["classifiers"])})
+        found = Calibration(content["model"], content["num_images"], points, times)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BudgetError(f"{path} cannot be read ({error!r}): run --mode=calibrate") from error
+    if found.model != model:
         raise BudgetError(
-            f"{path} is of {content['checkpoint']}, the model of {checkpoint}: run --mode=calibrate"
+            f"{path} is of {found.model}, and the model is {model}: run --mode=calibrate"
         )
-    points = tuple(Point(**p | {"shares": tuple(p["shares"])}) for p in content["points"])
-    times = content["times"]
-    if times is not None:
-        times = Times(**times | {"classifiers": tuple(times["classifiers"])})
-    return Calibration(checkpoint, content["num_images"], points, times)
+    return found

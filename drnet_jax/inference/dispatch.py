@@ -91,6 +91,7 @@ class Dispatch:
         yield from self._finished(len(self._open))
 
     def _score(self, images: np.ndarray) -> OpenBatch:
+        """Starts the predictor on a batch."""
         runs = []
         if self._predictor is not None and len(images):
             runs = self._predictor.start(images)
@@ -111,15 +112,20 @@ class Dispatch:
             while len(self._queues[choice]) >= program.plan.best:
                 self._start(choice, program.plan.best)
         too_many = len(self._open) - self._max_waiting
+        if too_many > 0:
+            self._start_oldest(too_many)
+            yield from self._finished(too_many)
+
+    def _start_oldest(self, count: int) -> None:
+        """What the oldest batches wait for is started in smaller buckets."""
+        oldest = list(self._open)[:count]
         for choice, queue in enumerate(self._queues):
-            # What the oldest batches wait for is started in smaller buckets.
-            oldest = list(self._open)[: max(too_many, 0)]
             late = sum(1 for batch, _ in queue if batch in oldest)
             if late:
                 self._start(choice, late)
-        yield from self._finished(max(too_many, 0))
 
     def _start_all(self) -> None:
+        """Starts whatever waits."""
         for choice, queue in enumerate(self._queues):
             if queue:
                 self._start(choice, len(queue))

@@ -76,6 +76,7 @@ class Program:
         }
 
     def _abstract(self, bucket: int) -> jax.ShapeDtypeStruct:
+        """A bucket of images, for the compiler."""
         shape = (bucket, *self.image_shape)
         return jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=self._sharding)
 
@@ -96,6 +97,7 @@ class Program:
         return runs
 
     def _padded(self, images: np.ndarray, bucket: int) -> np.ndarray:
+        """Black images after the real ones, up to the bucket's size."""
         padding = np.zeros((bucket - len(images), *self.image_shape), np.uint8)
         return np.concatenate([images, padding]) if len(padding) else images
 
