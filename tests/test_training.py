@@ -159,6 +159,7 @@ def test_finished_run_evaluates_again_and_refuses_other_values(finished: Path) -
         *(
             "fixed",
             "by_apparent_size",
+            "lambda",
             "num_corrupt",
             "stage",
             "checkpoint_step",
