@@ -26,7 +26,8 @@ OVERRIDES = {
     "pretrain.batch_size": 40,
     "joint.batch_size": 40,
     "eval.batch_size": 40,
-    "inference.buckets": (1, 4, 16),
+    "inference.buckets": (1, 16),
+    "inference.measure": False,
     "log.tensorboard": False,
 }
 

@@ -14,8 +14,10 @@ from drnet_jax.build import create_model
 from drnet_jax.config import default_config
 from drnet_jax.data.preprocess import normalise
 from drnet_jax.inference.adaptive import AdaptiveClassifier, Classified
+from drnet_jax.inference.folding import fold_batch_norm
 from drnet_jax.inference.programs import CostTable
 from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.resnet import ResNet
 from drnet_jax.train_state import init_variables
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -23,9 +25,8 @@ BUCKETS = (1, 2, 4, 8)
 NUM_CLASSES = 7
 
 
-def random_variables(model: DRNet, seed: int) -> Any:
+def randomised(variables: Any, seed: int) -> Any:
     """As after a training: no statistic, scale or bias is what it is initialised with."""
-    variables = init_variables(model, jax.random.key(seed))
     rng = np.random.default_rng(seed)
     flat = flax.traverse_util.flatten_dict(variables)
     for path, leaf in flat.items():
@@ -64,7 +65,7 @@ class Case:
         coarse = rng.integers(0, 256, (60, 4, 4, 3))
         images = np.repeat(np.repeat(coarse, size // 4, 1), size // 4, 2)
         self.images = (images * rng.uniform(0.2, 1, (60, 1, 1, 1))).astype(np.uint8)
-        self.variables = random_variables(self.model, 0)
+        self.variables = randomised(init_variables(self.model, jax.random.key(0)), 0)
         if self.model.predictor is not None:
             self.variables = spread_choices(self.model, self.variables, self.images)
         dense: Any = jax.jit(self.model.apply)(self.variables, normalise(self.images, MEAN, STD))
@@ -131,7 +132,6 @@ def test_any_order(case: Case, engine: AdaptiveClassifier) -> None:
     "overrides",
     [
         {},
-        {"model.name": "resnet50", "model.stem": "imagenet", "model.resolutions": (64, 32)},
         {"model.resolution_aware": False},
     ],
 )
@@ -139,6 +139,27 @@ def test_folded(overrides: dict[str, Any]) -> None:
     case = Case(**overrides)
     rows = np.arange(60)
     case.check(case.engine(fold=True, buckets=(20,)).classify(case.images), rows, tolerance=1e-4)
+
+
+def test_folded_bottlenecks() -> None:
+    network = ResNet(5, (1, 2), block="bottleneck", width=4)
+    pixels = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
+    arguments = {"resolution": 32, "train": False}
+    variables = randomised(network.init(jax.random.key(0), pixels, **arguments), 0)
+    expected = np.asarray(network.apply(variables, pixels, **arguments))
+    folded, params = fold_batch_norm(network, variables, 32)
+    got = np.asarray(folded.apply(params, pixels, **arguments))
+    np.testing.assert_allclose(got, expected, atol=1e-4 * expected.std(), rtol=0)
+
+
+def test_a_lonely_norm_cannot_be_folded() -> None:
+    norm = {"scale_32": np.ones(2), "bias_32": np.zeros(2)}
+    variables = {
+        "params": {"bn7": norm},
+        "batch_stats_32": {"bn7": {"mean": np.zeros(2), "var": np.ones(2)}},
+    }
+    with pytest.raises(ValueError, match="no convolution before bn7"):
+        fold_batch_norm(ResNet(5, (1,)), variables, 32)
 
 
 def test_one_resolution_needs_no_predictor() -> None:

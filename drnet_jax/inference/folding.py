@@ -39,14 +39,14 @@ def _fold(params: Tree, statistics: Tree, suffix: str) -> Tree:
         if name in norms:
             continue
         if norm in norms:
-            norms.remove(norm)
             folded[name] = _fold_layer(layer, params[norm], statistics[norm], suffix)
         elif name in statistics:
             folded[name] = _fold(layer, statistics[name], suffix)
         else:
             folded[name] = layer
-    if norms:
-        raise ValueError(f"no convolution before {', '.join(sorted(norms))}: cannot fold them")
+    lonely = norms - {name.replace("conv", "bn") for name in params if name not in norms}
+    if lonely:
+        raise ValueError(f"no convolution before {', '.join(sorted(lonely))}: cannot fold them")
     return folded
 
 
