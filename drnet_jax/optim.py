@@ -53,6 +53,7 @@ def create_optimizer(
     parts = {part: _part_optimizer(stage, fn) for part, fn in learning_rate_fns.items()}
 
     def labels(params: Any) -> Any:
+        """Every leaf's part."""
         return {
             part: jax.tree.map(lambda _, part=part: part, tree) for part, tree in params.items()
         }
@@ -67,6 +68,7 @@ def _part_optimizer(
     stage: ConfigDict, learning_rate_fn: optax.Schedule
 ) -> optax.GradientTransformation:
     def mask(params: Any) -> Any:
+        """Which leaves decay."""
         return jax.tree.map(lambda leaf: stage.decay_all or leaf.ndim >= 2, params)
 
     decay = optax.add_decayed_weights(stage.weight_decay, mask)

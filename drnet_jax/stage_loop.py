@@ -146,6 +146,7 @@ class StageLoop:
         )
 
     def close(self) -> None:
+        """Waits for what is being saved, and closes the files."""
         self._checkpoints.close()
         self._progress.close()
         self._writer.close()
@@ -286,6 +287,7 @@ def _interruptions() -> Iterator[list[int]]:
         return
 
     def note(number: int, _: FrameType | None) -> None:
+        """Keeps the first signal; the second one stops at once."""
         if received:
             raise KeyboardInterrupt
         received.append(number)

@@ -65,6 +65,7 @@ def create_tau_fn(stage: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     """tau * tau_decay^epoch, not below tau_min (tau_decay = 1: constant)."""
 
     def tau(step: Any) -> Any:
+        """The temperature after so many steps."""
         epoch = step / steps_per_epoch
         return jnp.maximum(stage.tau_min, stage.tau * stage.tau_decay**epoch)
 
@@ -89,6 +90,7 @@ def make_train_step(
 
     @partial(jax.jit, donate_argnames="state")
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """The next state, and what was measured on the way."""
         flip_key, gumbel_key = jax.random.split(jax.random.fold_in(settings.key, state.step))
         images = normalise(batch["image"], settings.mean, settings.std)
         if settings.flip:
@@ -117,13 +119,17 @@ def _accumulated(grad_fn: GradFn, count: int) -> GradFn:
         return grad_fn
 
     def split(values: jax.Array) -> jax.Array:
+        """`[n, ...]` as `[count, n / count, ...]`."""
         # Every count-th sample: the batch axis stays where it lies on the devices.
         return values.reshape(-1, count, *values.shape[1:]).swapaxes(0, 1)
 
     def accumulated(
         params: Any, collections: Any, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[Any, tuple[Any, Metrics]]:
+        """Mean gradients, the last statistics and mean metrics."""
+
         def work_off(carry: Any, part: Any) -> tuple[Any, tuple[Metrics, jax.Array]]:
+            """One micro-batch."""
             collections, total = carry
             micro_batch, index = part
             grads, (collections, metrics) = grad_fn(

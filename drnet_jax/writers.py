@@ -73,6 +73,7 @@ class MetricWriter:
                 self._events.add_scalar(tag, scalar, step)
 
     def close(self) -> None:
+        """Closes the files."""
         if self._file is not None:
             self._file.close()
         if self._events is not None:
@@ -131,6 +132,7 @@ class Progress:
         tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
+        """Leaves the bar as it is."""
         if self._bar is not None:
             self._bar.close()
 
