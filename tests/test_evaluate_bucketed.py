@@ -2,13 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from configs.tiny import get_config
 from drnet_jax.calibrate import restore_and_calibrate
 from drnet_jax.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError, check_config
@@ -16,26 +13,7 @@ from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.evaluate_bucketed import restore_and_evaluate_bucketed
 from drnet_jax.inference.calibration import BudgetError
 from drnet_jax.train import prepare, train_and_evaluate
-
-OVERRIDES = {
-    "model.width": 4,
-    "model.resolutions": (32, 16),
-    "predictor.stage_sizes": (1,),
-    "data.train_images": 320,
-    "data.eval_images": 70,
-    "pretrain.batch_size": 40,
-    "joint.batch_size": 40,
-    "eval.batch_size": 40,
-    "inference.buckets": (1, 16),
-    "inference.measure": False,
-    "log.tensorboard": False,
-}
-
-
-def small_config(**further: Any) -> ConfigDict:
-    config = get_config()
-    config.update_from_flattened_dict(OVERRIDES | further)
-    return config
+from tests.small_run import small_config
 
 
 @pytest.fixture(scope="module")

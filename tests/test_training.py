@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
-from configs.tiny import get_config
 from drnet_jax import train
 from drnet_jax.build import create_mesh, create_model, data_settings
 from drnet_jax.checkpoint import CheckpointError
@@ -31,27 +30,9 @@ from drnet_jax.restore import check_data, restore_model
 from drnet_jax.stage_loop import TrainingError
 from drnet_jax.train import prepare, stage_two_variables, train_and_evaluate
 from drnet_jax.train_state import init_variables
+from tests.small_run import OVERRIDES, small_config
 
 ROOT = Path(__file__).parents[1]
-OVERRIDES = {
-    "model.width": 4,
-    "model.resolutions": (32, 16),
-    "predictor.stage_sizes": (1,),
-    "data.train_images": 320,
-    "data.eval_images": 70,
-    "pretrain.batch_size": 40,
-    "joint.batch_size": 40,
-    "eval.batch_size": 40,
-    "checkpoint.every_steps": 3,
-    "log.every_steps": 1,
-    "log.tensorboard": False,
-}
-
-
-def small_config(**further: Any) -> ConfigDict:
-    config = get_config()
-    config.update_from_flattened_dict(OVERRIDES | further)
-    return config
 
 
 def command(workdir: Path, **further: Any) -> list[str]:

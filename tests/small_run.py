@@ -1,0 +1,30 @@
+"""A configuration that trains both stages in seconds."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs.tiny import get_config
+
+OVERRIDES = {
+    "model.width": 4,
+    "model.resolutions": (32, 16),
+    "predictor.stage_sizes": (1,),
+    "data.train_images": 320,
+    "data.eval_images": 70,
+    "pretrain.batch_size": 40,
+    "joint.batch_size": 40,
+    "eval.batch_size": 40,
+    "inference.buckets": (1, 16),
+    "inference.measure": False,
+    "checkpoint.every_steps": 3,
+    "log.every_steps": 1,
+    "log.tensorboard": False,
+}
+
+
+def small_config(**further: Any) -> ConfigDict:
+    """With further fields by their dotted names."""
+    config = get_config()
+    config.update_from_flattened_dict(OVERRIDES | further)
+    return config
