@@ -88,6 +88,7 @@ def joint_step(
         flip=config.data.flip,
         label_smoothing=0.0,
         ema_decay=0.0,
+        accumulate=config.joint.accumulate,
     )
     step_fn = make_train_step("joint", model, tx, settings)
     # A copy: the step donates its state, and the parts use the variables too.

@@ -57,7 +57,7 @@ def default_config() -> ConfigDict:
 
     config.inference = ConfigDict()
     # Batch sizes that are compiled; groups of other sizes are split.
-    config.inference.buckets = (1, 2, 4, 8, 16, 32, 64)
+    config.inference.buckets = (1, 2, 3, 4, 6, 8, 16, 32, 64)
     # Fold BatchNorm into the convolutions.
     config.inference.fold = True
     # Measure every bucket first, and split groups as is then cheapest.

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -87,11 +88,15 @@ def make_train_step(
     losses = {"pretrain": _pretrain_loss, "joint": _joint_loss}
     loss_fn: LossFn = partial(losses[stage], model, settings)
     grad_fn = _accumulated(jax.grad(loss_fn, has_aux=True), settings.accumulate)
+    # On the host: a constant on the device would be fetched from there when the step is traced.
+    key_data = np.asarray(jax.random.key_data(settings.key))
+    key_impl = jax.random.key_impl(settings.key)
 
     @partial(jax.jit, donate_argnames="state")
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """The next state, and what was measured on the way."""
-        flip_key, gumbel_key = jax.random.split(jax.random.fold_in(settings.key, state.step))
+        key = jax.random.fold_in(jax.random.wrap_key_data(key_data, impl=key_impl), state.step)
+        flip_key, gumbel_key = jax.random.split(key)
         images = normalise(batch["image"], settings.mean, settings.std)
         if settings.flip:
             images = random_flip(flip_key, images)

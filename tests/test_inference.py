@@ -216,17 +216,25 @@ def test_waiting_batches_are_bounded(case: Case, engine: AdaptiveClassifier) -> 
 def test_full_buckets_only(case: Case, engine: AdaptiveClassifier, monkeypatch: Any) -> None:
     started: list[int] = []
     for program in engine.classifiers:
-        original = program.start
+        original = program.run
         monkeypatch.setattr(
             program,
-            "start",
+            "run",
             lambda images, original=original: started.append(len(images)) or original(images),
         )
     batches = [case.images[start : start + 6] for start in range(0, 60, 6)]
     list(engine.classify_batches(batches, max_waiting=100))
     counts = np.bincount(case.scores.argmax(1), minlength=3)
     # The rest of each queue comes last.
-    assert started == [8] * sum(counts // 8) + [rest for rest in counts % 8 if rest]
+    rests = [bucket for rest in counts % 8 for bucket in (4, 2, 1) if rest & bucket]
+    assert started == [8] * sum(counts // 8) + rests
+
+
+def test_a_fixed_resolution(case: Case, engine: AdaptiveClassifier) -> None:
+    got = engine.fixed(1).classify(case.images[:11])
+    expected = case.branches[:11, 1]
+    assert np.abs(got.logits - expected).max() <= 1e-5 * case.branches.std()
+    assert set(got.resolutions) == {32} and set(got.macs) == {engine.cost.classifier[1]}
 
 
 def test_no_compilation_after_the_constructor(

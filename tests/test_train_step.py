@@ -104,6 +104,20 @@ def test_noise_depends_on_the_step_alone() -> None:
     assert len(set(choices)) > 1
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "joint"])
+def test_no_constant_of_the_step_lies_on_a_device(stage: str, monkeypatch: Any) -> None:
+    """Tracing would fetch it, which the loop's transfer guard forbids on a GPU, not on a CPU."""
+    model, tx = tiny_model(), optax.sgd(0.1)
+    state, batch = initial_state(model, tx), make_batch()
+    train_step = make_train_step(stage, model, tx, replace(settings(), flip=True))
+    fetched: list[Any] = []
+    monkeypatch.setattr(
+        type(batch["label"]), "_value", property(lambda array: fetched.append(array))
+    )
+    train_step.lower(state, batch)
+    assert not fetched
+
+
 def test_moving_average_covers_weights_and_statistics() -> None:
     """Its decay grows from 1/10 to 2/11, below the 0.15 it is capped at only in the first step."""
     model, tx = tiny_model(), optax.sgd(0.1)

@@ -9,13 +9,14 @@ import jax
 import numpy as np
 
 from drnet_jax.inference.dispatch import Dispatch
+from drnet_jax.inference.images import DeviceImages
 from drnet_jax.inference.networks import (
     InferenceNetwork,
     classifier_networks,
     predictor_network,
 )
 from drnet_jax.inference.programs import CostTable, Program
-from drnet_jax.macs import model_cost
+from drnet_jax.macs import ModelCost, model_cost
 from drnet_jax.models.drnet import DRNet
 
 
@@ -89,11 +90,15 @@ class AdaptiveClassifier:
         self.predictor = None if small is None else compiled(small)
         networks = classifier_networks(model, variables, mean, std, fold=fold)
         self.classifiers = tuple(compiled(network) for network in networks)
+        self._images = DeviceImages(self.image_size, self.classifiers[0].buckets, device)
 
     def measure(self, repeats: int = 5) -> CostTable:
         """Seconds of every bucket of every network, on this device."""
-        predictor = None if self.predictor is None else self.predictor.measure(repeats)
-        return CostTable(predictor, tuple(program.measure(repeats) for program in self.classifiers))
+        predictor = None
+        if self.predictor is not None:
+            predictor = self.predictor.measure(repeats, upload=True)
+        classifiers = (program.measure(repeats, upload=False) for program in self.classifiers)
+        return CostTable(predictor, tuple(classifiers))
 
     def with_times(self, table: CostTable) -> "AdaptiveClassifier":
         """The same classifier, which splits groups as is cheapest by measured times.
@@ -114,6 +119,16 @@ class AdaptiveClassifier:
         other.classifiers = tuple(program.replan(times) for program, times in programs)
         if self.predictor is not None and table.predictor is not None:
             other.predictor = self.predictor.replan(table.predictor)
+        return other
+
+    def fixed(self, choice: int) -> "AdaptiveClassifier":
+        """The same classifier at one of the resolutions, given by its index, without predictor."""
+        other = copy(self)
+        other.predictor = None
+        other.classifiers = (self.classifiers[choice],)
+        other.resolutions = self.resolutions[[choice]]
+        other.cost = ModelCost(0, (self.cost.classifier[choice],))
+        other.times = None
         return other
 
     def classify(self, images: np.ndarray, *, lam: float = 0.0) -> Classified:
@@ -152,6 +167,7 @@ class AdaptiveClassifier:
             raise ValueError(f"max_waiting={max_waiting} must be zero or more")
         checked = (self._checked(batch) for batch in batches)
         dispatch = Dispatch(
+            self._images,
             self.predictor,
             self.classifiers,
             num_classes=self.num_classes,

@@ -1,13 +1,15 @@
 """The way of images through an adaptive classifier: score, choose, queue, run, back in order."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+import jax
 import numpy as np
 
 from drnet_jax.inference.decision import choose
-from drnet_jax.inference.programs import Program, Run
+from drnet_jax.inference.images import Images, Part
+from drnet_jax.inference.programs import Program
 
 # Buckets that are started and not waited for, at most: what keeps a device busy, and bounds the
 # memory that their images take there.
@@ -18,35 +20,77 @@ class OpenBatch:
     """A batch on its way.
 
     Attributes:
-      images: `[n, h, w, 3]` uint8.
+      parts: its n images, as the predictor sees them.
       scores: `[n, m]`, the predictor's.
       choices: `[n]`, index of the chosen resolution.
       logits: `[n, k]`, filled row by row.
+      missing: rows of `logits` that are not there yet.
     """
 
-    def __init__(self, images: np.ndarray, score_runs: list[Run], m: int, num_classes: int) -> None:
-        self.images = images
-        self._score_runs = score_runs
-        self.scores = np.zeros((len(images), m), np.float32)
-        self.choices = np.zeros(len(images), np.int64)
-        self.logits = np.empty((len(images), num_classes), np.float32)
-        self.missing = len(images)
+    def __init__(self, parts: Sequence[Part], outputs: Sequence[jax.Array], m: int, k: int) -> None:
+        self.parts = parts
+        self._outputs = outputs
+        count = sum(part.count for part in parts)
+        self.scores = np.zeros((count, m), np.float32)
+        self.choices = np.zeros(count, np.int64)
+        self.logits = np.empty((count, k), np.float32)
+        self.missing = count
 
     def wait_for_choices(self, gmacs: np.ndarray, lam: float) -> None:
         """The one time that the host waits for a batch before it starts the classifiers."""
-        if self._score_runs:
-            self.scores = np.concatenate([run.wait() for run in self._score_runs])
+        if self._outputs:
+            pairs = zip(self._outputs, self.parts, strict=True)
+            self.scores = np.concatenate([np.asarray(out)[: part.count] for out, part in pairs])
         self.choices = choose(self.scores, gmacs, lam)
 
 
-# One image: its batch, and its row there.
-Ticket = tuple[OpenBatch, int]
+@dataclass(frozen=True)
+class Segment:
+    """Rows `[k]` of a batch that chose the same resolution."""
+
+    batch: OpenBatch
+    rows: np.ndarray
+
+
+class Queue:
+    """Images of one resolution, by batch."""
+
+    def __init__(self) -> None:
+        self._segments: deque[Segment] = deque()
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def put(self, segment: Segment) -> None:
+        """Adds images at the end."""
+        if len(segment.rows):
+            self._segments.append(segment)
+            self._length += len(segment.rows)
+
+    def take(self, count: int) -> list[Segment]:
+        """The first `count` images, or as many as there are."""
+        taken: list[Segment] = []
+        while count and self._segments:
+            segment = self._segments.popleft()
+            first, rest = segment.rows[:count], segment.rows[count:]
+            if len(rest):
+                self._segments.appendleft(Segment(segment.batch, rest))
+            taken.append(Segment(segment.batch, first))
+            count -= len(first)
+            self._length -= len(first)
+        return taken
+
+    def count_of(self, batches: Sequence[OpenBatch]) -> int:
+        """How many images are of these batches."""
+        return sum(len(segment.rows) for segment in self._segments if segment.batch in batches)
 
 
 class Dispatch:
     """One pass of batches through the programs.
 
     Args:
+      images: where the programs get the images from.
       predictor: its program; None with one resolution.
       classifiers: the classifier's, at every resolution.
       num_classes: k.
@@ -57,23 +101,25 @@ class Dispatch:
 
     def __init__(
         self,
+        images: Images,
         predictor: Program | None,
-        classifiers: tuple[Program, ...],
+        classifiers: Sequence[Program],
         *,
         num_classes: int,
         gmacs: np.ndarray,
         lam: float,
         max_waiting: int,
     ) -> None:
+        self._images = images
         self._predictor = predictor
         self._classifiers = classifiers
         self._num_classes = num_classes
         self._gmacs = gmacs
         self._lam = lam
         self._max_waiting = max_waiting
-        self._queues: list[deque[Ticket]] = [deque() for _ in classifiers]
+        self._queues = [Queue() for _ in classifiers]
         self._open: deque[OpenBatch] = deque()
-        self._in_flight: deque[tuple[Run, list[Ticket]]] = deque()
+        self._in_flight: deque[tuple[jax.Array, list[Segment]]] = deque()
 
     def run(self, batches: Iterable[np.ndarray]) -> Iterator[OpenBatch]:
         """The batches, in order, with their logits."""
@@ -92,17 +138,17 @@ class Dispatch:
 
     def _score(self, images: np.ndarray) -> OpenBatch:
         """Starts the predictor on a batch."""
-        runs = []
-        if self._predictor is not None and len(images):
-            runs = self._predictor.start(images)
-        return OpenBatch(images, runs, len(self._classifiers), self._num_classes)
+        plan = (self._predictor or self._classifiers[0]).plan
+        parts = self._images.open(images, plan.split(len(images)))
+        outputs = [self._predictor.run(part.images) for part in parts] if self._predictor else []
+        return OpenBatch(parts, outputs, len(self._classifiers), self._num_classes)
 
     def _advance(self, scored: OpenBatch) -> Iterator[OpenBatch]:
         """Queues a batch by its choices, starts what is to start and gives what is done."""
         scored.wait_for_choices(self._gmacs, self._lam)
         self._open.append(scored)
-        for row, choice in enumerate(scored.choices.tolist()):
-            self._queues[choice].append((scored, row))
+        for choice, queue in enumerate(self._queues):
+            queue.put(Segment(scored, np.flatnonzero(scored.choices == choice)))
         if self._max_waiting == 0:
             self._start_all()
             # This batch's classifiers run while the one before is handed out.
@@ -120,36 +166,35 @@ class Dispatch:
         """What the oldest batches wait for is started in smaller buckets."""
         oldest = list(self._open)[:count]
         for choice, queue in enumerate(self._queues):
-            late = sum(1 for batch, _ in queue if batch in oldest)
-            if late:
-                self._start(choice, late)
+            self._start(choice, queue.count_of(oldest))
 
     def _start_all(self) -> None:
         """Starts whatever waits."""
         for choice, queue in enumerate(self._queues):
-            if queue:
-                self._start(choice, len(queue))
+            self._start(choice, len(queue))
 
     def _start(self, choice: int, count: int) -> None:
         """Starts the first images of a queue."""
-        queue = self._queues[choice]
-        tickets = [queue.popleft() for _ in range(count)]
-        parts = []
-        for batch, group in groupby(tickets, key=lambda ticket: ticket[0]):
-            parts.append(batch.images[[row for _, row in group]])
-        images = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        for run in self._classifiers[choice].start(images):
-            self._in_flight.append((run, tickets[: run.count]))
-            tickets = tickets[run.count :]
+        program = self._classifiers[choice]
+        for bucket in program.plan.split(count):
+            segments = self._queues[choice].take(min(bucket, count))
+            count -= bucket
+            rows = [(segment.batch.parts, segment.rows) for segment in segments]
+            images = self._images.gather(choice, bucket, rows)
+            self._in_flight.append((program.run(images), segments))
             if len(self._in_flight) > _IN_FLIGHT:
                 self._collect()
 
     def _collect(self) -> None:
         """Waits for the oldest bucket and hands its rows to their batches."""
-        run, tickets = self._in_flight.popleft()
-        for (batch, row), logits in zip(tickets, run.wait(), strict=True):
-            batch.logits[row] = logits
-            batch.missing -= 1
+        output, segments = self._in_flight.popleft()
+        logits = np.asarray(output)
+        done = 0
+        for segment in segments:
+            count = len(segment.rows)
+            segment.batch.logits[segment.rows] = logits[done : done + count]
+            segment.batch.missing -= count
+            done += count
 
     def _finished(self, count: int) -> Iterator[OpenBatch]:
         """The oldest `count` batches, which are all started."""

@@ -1,8 +1,10 @@
 """A network compiled ahead of time for a few batch sizes, which run groups of any size."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -14,33 +16,28 @@ from jax.sharding import SingleDeviceSharding
 
 from drnet_jax.inference.buckets import BucketPlan, proportional_times
 
+Array = jax.Array | np.ndarray
 # Maps variables and uint8 images [n, h, w, 3] to [n, k].
 Apply = Callable[[Any, jax.Array], jax.Array]
 
 
 @dataclass(frozen=True)
 class CostTable:
-    """Seconds that the networks' buckets take on a device, transfers included.
+    """Seconds that the networks' buckets take on a device.
 
     Attributes:
-      predictor: by bucket; None without a predictor.
-      classifiers: by bucket, at every resolution.
+      predictor: by bucket, with the upload of its images; None without a predictor.
+      classifiers: by bucket, at every resolution, of images that are on the device.
     """
 
     predictor: dict[int, float] | None
     classifiers: tuple[dict[int, float], ...]
 
 
-@dataclass(frozen=True)
-class Run:
-    """A bucket that was started: its output, not waited for, and how many of its rows count."""
-
-    output: jax.Array
-    count: int
-
-    def wait(self) -> np.ndarray:
-        """The rows `[count, k]`."""
-        return np.asarray(self.output)[: self.count]
+def compile_all(lowered: Sequence[Any]) -> list[Any]:
+    """Executables of `jax.stages.Lowered` programs, compiled side by side."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda program: program.compile(), lowered))
 
 
 class Program:
@@ -67,51 +64,41 @@ class Program:
     ) -> None:
         self.plan = BucketPlan(proportional_times(buckets))
         self.image_shape = (*image_size, 3)
+        self._device = device
         self._variables = jax.device_put(variables, device)
-        self._sharding = SingleDeviceSharding(device)
+        sharding = SingleDeviceSharding(device)
         jitted = jax.jit(apply)
-        self._executables = {
-            bucket: jitted.lower(self._variables, self._abstract(bucket)).compile()
-            for bucket in sorted(set(buckets))
-        }
+        self.buckets = tuple(sorted(set(buckets)))
+        lowered = []
+        for bucket in self.buckets:
+            shape = (bucket, *self.image_shape)
+            images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=sharding)
+            lowered.append(jitted.lower(self._variables, images))
+        self._executables = dict(zip(self.buckets, compile_all(lowered), strict=True))
 
-    def _abstract(self, bucket: int) -> jax.ShapeDtypeStruct:
-        """A bucket of images, for the compiler."""
-        shape = (bucket, *self.image_shape)
-        return jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=self._sharding)
+    def run(self, images: Array) -> jax.Array:
+        """Starts one bucket `[bucket, h, w, 3]` uint8; its output `[bucket, k]`, not waited for."""
+        return self._executables[len(images)](self._variables, images)
 
-    @property
-    def buckets(self) -> tuple[int, ...]:
-        """Batch sizes, smallest first."""
-        return tuple(self._executables)
+    def measure(self, repeats: int, *, upload: bool) -> dict[int, float]:
+        """Median seconds that each bucket takes, its output's way to the host included.
 
-    def start(self, images: np.ndarray) -> list[Run]:
-        """Starts `images` `[n, h, w, 3]` uint8 in buckets, without waiting for a result."""
-        runs = []
-        done = 0
-        for bucket in self.plan.split(len(images)):
-            part = images[done : done + bucket]
-            batch = self._padded(part, bucket)
-            runs.append(Run(self._executables[bucket](self._variables, batch), len(part)))
-            done += len(part)
-        return runs
-
-    def _padded(self, images: np.ndarray, bucket: int) -> np.ndarray:
-        """Black images after the real ones, up to the bucket's size."""
-        padding = np.zeros((bucket - len(images), *self.image_shape), np.uint8)
-        return np.concatenate([images, padding]) if len(padding) else images
-
-    def measure(self, repeats: int) -> dict[int, float]:
-        """Median seconds that each bucket takes, transfers to and from the device included."""
+        Args:
+          repeats: how often, in turns, after one run that warms up.
+          upload: include the images' way to the device.
+        """
         times: dict[int, list[float]] = {bucket: [] for bucket in self.buckets}
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (max(self.buckets), *self.image_shape), np.uint8)
         # In turns, so that a slow moment of the machine does not hit one bucket only.
         for repeat in range(repeats + 1):
             for bucket, seconds in times.items():
+                part: Array = images[:bucket]
+                if not upload:
+                    part = jax.block_until_ready(jax.device_put(part, self._device))
                 start = time.perf_counter()
-                np.asarray(self._executables[bucket](self._variables, images[:bucket]))
-                if repeat:  # The first run warms up.
+                np.asarray(self.run(part))
+                if repeat:
                     seconds.append(time.perf_counter() - start)
         return {bucket: statistics.median(seconds) for bucket, seconds in times.items()}
 
