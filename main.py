@@ -51,13 +51,17 @@ with _clear_errors():
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints and results go (default: runs/<name of the config>)."
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "calibrate"], "What to do.")
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "eval", "calibrate", "benchmark"], "What to do."
+)
 
 
 def main(_: Sequence[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
     # Imported late: --help and bad flags answer sooner.
     import jax
 
+    from drnet_jax.benchmark import restore_and_benchmark
     from drnet_jax.calibrate import restore_and_calibrate
     from drnet_jax.evaluate import restore_and_evaluate
     from drnet_jax.evaluate_bucketed import restore_and_evaluate_bucketed
@@ -65,7 +69,6 @@ def main(_: Sequence[str]) -> None:
     from drnet_jax.stage_loop import TrainingError
     from drnet_jax.train import train_and_evaluate
 
-    logging.set_verbosity(logging.WARNING)
     config: ConfigDict = _CONFIG.value
     file = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
     if not file.is_file():
@@ -80,6 +83,8 @@ def main(_: Sequence[str]) -> None:
         check_config(config, jax.device_count())
         if _MODE.value == "calibrate":
             restore_and_calibrate(config, workdir)
+        elif _MODE.value == "benchmark":
+            restore_and_benchmark(config, workdir)
         elif config.eval.dispatch == "bucketed":
             restore_and_evaluate_bucketed(config, workdir)
         else:

@@ -14,6 +14,7 @@ SPLITS = ("train", "calibration", "test")
 # Fields that may differ when a run is resumed: they do not change what it computes.
 FREE_FIELDS = (
     *("log.", "eval.", "checkpoint.", "restore_from", "model.remat", "inference.", "budget."),
+    "benchmark.",
     *("data.dir", "data.num_workers", "data.max_corrupt", "data.skip_corrupt"),
 )
 # Fields that say what a trained model is and what it expects as input.
@@ -72,6 +73,14 @@ def default_config() -> ConfigDict:
     config.budget.max_drop = placeholder(float)
     # For max_drop: hold with this probability on new images; 0: on the calibration split alone.
     config.budget.confidence = 0.0
+
+    config.benchmark = ConfigDict()
+    config.benchmark.batch_sizes = (1, 8, 32, 128)
+    # Mean cost of an image in GMACs, predictor included: adaptive ways beside lambda = 0.
+    config.benchmark.gmacs = ()
+    # Of every way, in turns; fewer where these seconds, for each batch size and input, are over.
+    config.benchmark.repeats = 50
+    config.benchmark.seconds = 30.0
 
     config.checkpoint = ConfigDict()
     config.checkpoint.keep_latest = 1
@@ -207,6 +216,7 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
         )
     _check_sizes("predictor.stage_sizes", config.predictor.stage_sizes)
     _check_sizes("inference.buckets", config.inference.buckets)
+    _check_sizes("benchmark.batch_sizes", config.benchmark.batch_sizes)
     _check_data(config.data)
     _check_budget(config.budget)
     if not config.stages or list(config.stages) != [s for s in STAGES if s in config.stages]:

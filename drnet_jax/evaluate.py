@@ -177,6 +177,7 @@ def evaluation_fields(config: ConfigDict) -> dict[str, Any]:
         "eval.",
         "budget.",
         "inference.",
+        "benchmark.",
         "data.eval_",
         "data.dir",
         "data.skip_corrupt",

@@ -104,27 +104,43 @@ def objective(records: EvalRecords, cost: ModelCost, *, target: float | None, et
 
 
 def hull_top1(summary: dict[str, Any], gmacs: float) -> float:
-    """Top-1 at `gmacs` on the upper convex hull of the fixed resolutions.
+    """Top-1 at `gmacs` on the upper convex hull of the fixed resolutions; see `hull_weights`."""
+    costs = np.array([entry["gmacs"] for entry in summary["fixed"]])
+    top1 = np.array([entry["top1"] for entry in summary["fixed"]])
+    return float(hull_weights(costs, top1, gmacs) @ top1)
 
-    The best that mixing fixed resolutions at random, whatever the image, reaches at that cost;
-    beyond the costliest point the hull stays level.
+
+def hull_weights(costs: np.ndarray, top1: np.ndarray, cost: float) -> np.ndarray:
+    """The mixture of fixed resolutions that reaches most at a mean cost, whatever the image.
+
+    That is the upper convex hull of their points. Beyond the costliest point it stays level, and
+    below the cheapest too.
+
+    Args:
+      costs: `[m]` of the fixed resolutions.
+      top1: `[m]` theirs.
+      cost: the mean cost.
+
+    Returns:
+      How often to take each: `[m]`, adding up to 1.
     """
-    points = sorted((entry["gmacs"], entry["top1"]) for entry in summary["fixed"])
-    hull: list[tuple[float, float]] = []
-    for point in points:
-        while len(hull) >= 2 and _below(hull[-2], hull[-1], point):
-            hull.pop()
-        hull.append(point)
-    best = np.maximum.accumulate([top1 for _, top1 in hull])
-    return float(np.interp(gmacs, [cost for cost, _ in hull], best))
+    corners: list[int] = []
+    for index in sorted(range(len(costs)), key=lambda i: (costs[i], top1[i])):
+        while len(corners) >= 2 and _below(costs, top1, corners[-2], corners[-1], index):
+            corners.pop()
+        corners.append(index)
+    # What costs more than the best one and gets less right is of no use.
+    corners = corners[: int(np.argmax(top1[corners])) + 1]
+    shares = np.eye(len(corners))
+    weights = np.zeros(len(costs))
+    weights[corners] = [np.interp(cost, costs[corners], share) for share in shares]
+    return weights
 
 
-def _below(
-    left: tuple[float, float], middle: tuple[float, float], right: tuple[float, float]
-) -> bool:
+def _below(costs: np.ndarray, top1: np.ndarray, left: int, middle: int, right: int) -> bool:
     """Whether `middle` lies on or below the line from `left` to `right`."""
-    slope_through = (middle[1] - left[1]) * (right[0] - left[0])
-    return slope_through <= (right[1] - left[1]) * (middle[0] - left[0])
+    slope_through = (top1[middle] - top1[left]) * (costs[right] - costs[left])
+    return bool(slope_through <= (top1[right] - top1[left]) * (costs[middle] - costs[left]))
 
 
 def matched_random_top1(summary: dict[str, Any]) -> float:

@@ -89,7 +89,7 @@ def make_train_step(
     loss_fn: LossFn = partial(losses[stage], model, settings)
     grad_fn = _accumulated(jax.grad(loss_fn, has_aux=True), settings.accumulate)
     # On the host: a constant on the device would be fetched from there when the step is traced.
-    key_data = np.asarray(jax.random.key_data(settings.key))
+    key_data: Any = np.asarray(jax.random.key_data(settings.key))
     key_impl = jax.random.key_impl(settings.key)
 
     @partial(jax.jit, donate_argnames="state")

@@ -34,6 +34,7 @@ ORDER = [
     "inference.decision",
     "inference.folding",
     "inference.networks",
+    "inference.images",
     "inference.dispatch",
     "inference.adaptive",
     "config",
@@ -49,6 +50,9 @@ ORDER = [
     "evaluate",
     "evaluate_bucketed",
     "calibrate",
+    "latency",
+    "latency_report",
+    "benchmark",
     "stage_loop",
     "train",
 ]

@@ -143,6 +143,29 @@ class AdaptiveClassifier:
         """
         return next(self.classify_batches([images], lam=lam))
 
+    def classify_everywhere(self, images: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+        """The predictor, and the classifier at every resolution: what a dense model computes.
+
+        Args:
+          images: as of `classify`, at least one.
+
+        Returns:
+          Scores `[n, m]`, None without a predictor, and logits `[n, m, k]`.
+
+        Raises:
+          ValueError: as `classify`.
+        """
+        programs = [*([self.predictor] if self.predictor else []), *self.classifiers]
+        images = self._checked(images)
+        parts = self._images.open(images, programs[0].plan.split(len(images)))
+        started = [[program.run(part.images) for part in parts] for program in programs]
+        outputs = [
+            np.concatenate([np.asarray(out)[: p.count] for out, p in zip(outs, parts, strict=True)])
+            for outs in started
+        ]
+        scores = outputs.pop(0) if self.predictor else None
+        return scores, np.stack(outputs, axis=1)
+
     def classify_batches(
         self, batches: Iterable[np.ndarray], *, lam: float = 0.0, max_waiting: int = 0
     ) -> Iterator[Classified]:

@@ -1,0 +1,218 @@
+"""`--mode=benchmark`: what every way of classifying takes on this device, by batch size."""
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from drnet_jax.data.decode import CorruptImageError, centre_crop_box, decode_crop
+from drnet_jax.data.sources import DataError, EncodedSource, Source
+from drnet_jax.evaluate import evaluate_densely, evaluation_fields, restore_and_load
+from drnet_jax.inference.adaptive import AdaptiveClassifier
+from drnet_jax.inference.calibration import calibrate
+from drnet_jax.inference.decision import choose
+from drnet_jax.inference.load import adaptive_classifier, check_predictor, model_key
+from drnet_jax.latency import time_in_turns
+from drnet_jax.latency_report import Row, markdown, plot, verdicts
+from drnet_jax.metrics import EvalRecords
+from drnet_jax.writers import say, write_json
+
+# Pictures that batches are drawn from.
+_POOL = 512
+_JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of classifying images `[n, h, w, 3]`.
+
+    Attributes:
+      name: what to call it.
+      kind: `'fixed'`, `'adaptive'` or `'dense'`.
+      right: `[n]` bool, what it gets right of the calibration split.
+      gmacs: mean cost of an image.
+      run: classifies and waits.
+    """
+
+    name: str
+    kind: str
+    right: np.ndarray
+    gmacs: float
+    run: Callable[[np.ndarray], object]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pictures to draw batches from.
+
+    Attributes:
+      pixels: `[n, h, w, 3]` uint8.
+      encoded: the same ones as JPEGs (or whatever the data set has).
+      decode: from one of these to `[h, w, 3]`.
+    """
+
+    pixels: np.ndarray
+    encoded: list[bytes]
+    decode: Callable[[bytes], np.ndarray]
+
+
+def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
+    """Times fixed resolutions, adaptive inference and the dense model; writes `benchmark/<time>/`.
+
+    Accuracies are those of the calibration split, on which lambda is solved for
+    `benchmark.gmacs`; batches are random images of it.
+
+    Args:
+      config: with the model the checkpoint was trained with.
+      workdir: of the run, unless `restore_from` names another.
+
+    Raises:
+      CheckpointError: no checkpoint, one of another model, or no trained predictor.
+      DataError: the data cannot be read, or is other data.
+      BudgetError: a budget cannot be kept.
+    """
+    restored, source = restore_and_load(config, workdir, "calibration")
+    check_predictor(restored)
+    records = evaluate_densely(config, restored, source)
+    engine = adaptive_classifier(config, restored, source.image_size)
+    ways = _ways(engine, records, tuple(config.benchmark.gmacs), model_key(config, restored))
+    pool = _pool(source)
+    rows: list[Row] = []
+    for batch_size in config.benchmark.batch_sizes:
+        rows += _measure(ways, pool, batch_size, config)
+    rows.sort(key=lambda row: row.input, reverse=True)
+    setting = _setting(config)
+    folder = workdir / "benchmark" / datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
+    content = {
+        "setting": setting,
+        "rows": [row.figures() for row in rows],
+        "verdicts": verdicts(rows),
+        "bucket_seconds": None if engine.times is None else asdict(engine.times),
+        "checkpoint_step": restored.step,
+        "config": restored.config | evaluation_fields(config),
+    }
+    write_json(folder / "table.json", content)
+    text = markdown(rows, setting)
+    (folder / "table.md").write_text(text)
+    plot(rows, setting, folder / "throughput.png")
+    say(f"\n{text}\nwrote table.json, table.md and throughput.png in {folder}")
+    return rows
+
+
+def _ways(
+    engine: AdaptiveClassifier, records: EvalRecords, budgets: Sequence[float], model: str
+) -> list[Way]:
+    costs = np.array(engine.cost.classifier_gmacs)
+    predictor = engine.cost.predictor_gmacs
+    ways = [
+        Way(f"fixed {resolution}", "fixed", right, float(cost), engine.fixed(choice).classify)
+        for choice, (resolution, right, cost) in enumerate(
+            zip(engine.resolutions, records.top1.T, costs, strict=True)
+        )
+    ]
+    if engine.predictor is None:
+        return ways
+    found = calibrate(records.scores, records.top1, costs, predictor, model)
+    lambdas = {"adaptive": 0.0}
+    lambdas |= {f"adaptive {gmacs:g} GMACs": found.for_gmacs(gmacs).lam for gmacs in budgets}
+    for name, lam in lambdas.items():
+        choice = choose(records.scores, costs, lam)
+        right = np.take_along_axis(records.top1, choice[:, None], 1)[:, 0]
+        cost = float(costs[choice].mean()) + predictor
+        ways.append(Way(name, "adaptive", right, cost, partial(engine.classify, lam=lam)))
+    # It computes everything and answers as the first adaptive way does.
+    right, cost = ways[len(costs)].right, float(costs.sum()) + predictor
+    return [*ways, Way("dense", "dense", right, cost, engine.classify_everywhere)]
+
+
+def _pool(source: Source) -> Pool:
+    """Random pictures of a split that can be decoded."""
+    rows = np.random.default_rng(0).permutation(len(source))[:_POOL]
+    if isinstance(source, EncodedSource):
+        crop, size = partial(centre_crop_box, fraction=source.eval_crop), source.size
+        encoded = [source[int(row)]["encoded"] for row in rows]
+    else:
+        crop, size = partial(centre_crop_box, fraction=1.0), source.image_size[0]
+        encoded = [_jpeg(source[int(row)]["image"]) for row in rows]
+    decode = partial(decode_crop, choose_box=crop, size=size)
+    decoded = [(picture, _decoded(decode, picture)) for picture in encoded]
+    good = [(picture, pixels) for picture, pixels in decoded if pixels is not None]
+    if not good:
+        raise DataError("no picture of the calibration split can be decoded")
+    return Pool(np.stack([p for _, p in good]), [picture for picture, _ in good], decode)
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    """Of an image in memory."""
+    quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+    return cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)[1].tobytes()
+
+
+def _decoded(decode: Callable[[bytes], np.ndarray], picture: bytes) -> np.ndarray | None:
+    try:
+        return decode(picture)
+    except CorruptImageError:
+        return None
+
+
+def _measure(ways: list[Way], pool: Pool, batch_size: int, config: ConfigDict) -> list[Row]:
+    """All ways at one batch size, from pixels and from JPEGs."""
+    rng = np.random.default_rng(batch_size)
+    settings = {
+        "batch_size": batch_size,
+        "repeats": config.benchmark.repeats,
+        "seconds": config.benchmark.seconds,
+    }
+
+    def draw() -> np.ndarray:
+        """Random rows of the pool."""
+        return rng.choice(len(pool.encoded), batch_size, replace=batch_size > len(pool.encoded))
+
+    rows = []
+    with ThreadPoolExecutor(_threads()) as threads:
+
+        def from_pixels(way: Way, batch: np.ndarray) -> object:
+            """Classifies images in memory."""
+            return way.run(batch)
+
+        def from_encoded(way: Way, batch: list[bytes]) -> object:
+            """Decodes and classifies."""
+            return way.run(np.stack(list(threads.map(pool.decode, batch))))
+
+        for kind, run, next_batch in (
+            ("pixels", from_pixels, lambda: pool.pixels[draw()]),
+            ("jpeg", from_encoded, lambda: [pool.encoded[row] for row in draw()]),
+        ):
+            say(f"timing batch {batch_size}, {kind} ...")
+            calls: list[Any] = [partial(run, way) for way in ways]
+            found = time_in_turns(calls, next_batch, **settings)
+            rows += [
+                Row(kind, way.name, way.kind, way.right, way.gmacs, latency)
+                for way, latency in zip(ways, found, strict=True)
+            ]
+    return rows
+
+
+def _threads() -> int:
+    """That decode."""
+    return os.cpu_count() or 1
+
+
+def _setting(config: ConfigDict) -> str:
+    """Device and what was measured on it, in words."""
+    return (
+        f"{jax.devices()[0].device_kind} ({platform.machine()}), {_threads()} threads, jax "
+        f"{jax.__version__}, {config.model.name}, {config.model.dtype}, resolutions "
+        f"{'/'.join(map(str, config.model.resolutions))}, buckets "
+        f"{'/'.join(map(str, config.inference.buckets))}"
+    )

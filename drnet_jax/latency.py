@@ -1,0 +1,76 @@
+"""How long ways of classifying a batch take, timed in turns, with intervals."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from scipy.stats import bootstrap
+
+T = TypeVar("T")
+_LEAST_REPEATS = 5
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of one way at one batch size.
+
+    Attributes:
+      batch_size: images in a batch.
+      seconds: of every repeat.
+    """
+
+    batch_size: int
+    seconds: tuple[float, ...]
+
+    def percentile(self, percent: float) -> float:
+        """Milliseconds a batch that so many of a hundred repeats stay within."""
+        return 1000 * float(np.percentile(self.seconds, percent))
+
+    @property
+    def throughput(self) -> tuple[float, float, float]:
+        """Images a second at the median time, and its 95 % interval, by bootstrap (SciPy)."""
+        interval = bootstrap(
+            (np.array(self.seconds),),
+            np.median,
+            confidence_level=_CONFIDENCE,
+            n_resamples=2000,
+            method="percentile",
+            rng=0,
+        ).confidence_interval
+        times = (np.median(self.seconds), interval.high, interval.low)
+        median, low, high = (self.batch_size / float(seconds) for seconds in times)
+        return median, low, high
+
+
+def time_in_turns(
+    ways: Sequence[Callable[[T], object]],
+    next_batch: Callable[[], T],
+    *,
+    batch_size: int,
+    repeats: int,
+    seconds: float,
+) -> list[Latency]:
+    """Times every way on the same batches, one after another, so that a slow moment hits all.
+
+    Args:
+      ways: what to time; each waits for its result.
+      next_batch: gives the batch of the next turn.
+      batch_size: of those batches.
+      repeats: turns, after one that warms up.
+      seconds: once they are over no further turn begins, but five there are at least.
+    """
+    times: list[list[float]] = [[] for _ in ways]
+    begin = time.perf_counter()
+    for repeat in range(repeats + 1):
+        if repeat > _LEAST_REPEATS and time.perf_counter() - begin > seconds:
+            break
+        batch = next_batch()
+        for way, record in zip(ways, times, strict=True):
+            start = time.perf_counter()
+            way(batch)
+            if repeat:
+                record.append(time.perf_counter() - start)
+    return [Latency(batch_size, tuple(record)) for record in times]
