@@ -62,10 +62,11 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
     picked = np.linspace(0, len(found.points) - 1, _SHOWN).round().astype(int)
     shown = {found.points[index] for index in picked}
     shown |= {point for point in found.points if point.lam == 0}
-    _print(found, sorted(shown, key=lambda point: point.lam))
+    batch_size = config.budget.batch_size
+    _print(found, sorted(shown, key=lambda point: point.lam), batch_size)
     if budget_name(config):
         say("for the budget:")
-        _print(found, [solve(config, found, source.image_size)])
+        _print(found, [solve(config, found, source.image_size)], batch_size)
     say(f"wrote {path}")
     return found
 
@@ -79,22 +80,18 @@ def known_times(path: Path, model: str) -> Times | None:
 
 
 def measure(config: ConfigDict, restored: RestoredModel, image_size: tuple[int, int]) -> Times:
-    """Milliseconds an image of every network, at the largest bucket."""
+    """Times of every bucket of every network."""
     engine = adaptive_classifier(config, restored, image_size)
-    table = engine.times or engine.measure()
-    bucket = max(config.inference.buckets)
-    predictor = 0.0 if table.predictor is None else table.predictor[bucket]
-    return Times(
-        times_setting(config, image_size),
-        1000 * predictor / bucket,
-        tuple(1000 * times[bucket] / bucket for times in table.classifiers),
-    )
+    return Times(times_setting(config, image_size), engine.times or engine.measure())
 
 
-def _print(found: Calibration, points: list[Point]) -> None:
-    time = f"{'ms':>9}" if found.times else ""
-    say(f"{'lambda':>12}{'GMACs':>10}{time}{'top-1 %':>9}   shares %")
-    for point in points:
-        time = f"{found.times.mean(point.shares):>9.3f}" if found.times else ""
-        shares = " / ".join(f"{100 * share:.1f}" for share in point.shares)
-        say(f"{point.lam:>12.4g}{point.gmacs:>10.5f}{time}{100 * point.top1:>9.2f}   {shares}")
+def _print(found: Calibration, points: list[Point], batch_size: int) -> None:
+    times = ["" for _ in points]
+    if found.times:
+        shares = np.array([point.shares for point in points])
+        times = [f"{ms:>9.3f}" for ms in found.times.milliseconds(shares, batch_size)]
+    title = f"{'ms':>9}" if found.times else ""
+    say(f"{'lambda':>12}{'GMACs':>10}{title}{'top-1 %':>9}   shares %")
+    for point, time in zip(points, times, strict=True):
+        chosen = " / ".join(f"{100 * share:.1f}" for share in point.shares)
+        say(f"{point.lam:>12.4g}{point.gmacs:>10.5f}{time}{100 * point.top1:>9.2f}   {chosen}")

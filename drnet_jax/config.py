@@ -71,6 +71,8 @@ def default_config() -> ConfigDict:
     config.budget.gmacs = placeholder(float)
     config.budget.ms = placeholder(float)
     config.budget.max_drop = placeholder(float)
+    # For ms: images that are classified at once; 0: any number, each network at its best bucket.
+    config.budget.batch_size = 0
     # For max_drop: hold with this probability on new images; 0: on the calibration split alone.
     config.budget.confidence = 0.0
 
@@ -283,6 +285,8 @@ def _check_budget(budget: ConfigDict) -> None:
     for name in given:
         if not budget[name] >= 0:
             raise ConfigError(f"budget.{name}={budget[name]} must be zero or more")
+    if budget.batch_size < 0:
+        raise ConfigError(f"budget.batch_size={budget.batch_size} must be zero or more")
     if not 0 <= budget.confidence < 1:
         raise ConfigError(f"budget.confidence={budget.confidence} must lie in [0, 1)")
     if budget.confidence and given != ["max_drop"]:

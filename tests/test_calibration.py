@@ -1,5 +1,6 @@
 """Budgets: costs and accuracies of every lambda by hand, and the bound's promise by simulation."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,15 @@ from drnet_jax.inference.calibration import (
     load,
     save,
 )
+from drnet_jax.inference.programs import CostTable
 
 GMACS = np.array([4.0, 2.0, 1.0])
-TIMES = Times("cpu", 0.5, (40.0, 20.0, 16.0))
+# Best of the buckets 1 and 4: 0.5 ms an image, and 40, 20 and 16.
+TABLE = CostTable(
+    {1: 0.0006, 4: 0.002},
+    ({1: 0.05, 4: 0.16}, {1: 0.03, 4: 0.08}, {1: 0.02, 4: 0.064}),
+)
+TIMES = Times("cpu", TABLE)
 
 
 def small() -> Calibration:
@@ -70,12 +77,39 @@ def test_budgets() -> None:
         assert (got.top1, got.gmacs) == (best, cost)
     assert found.for_gmacs(1.1).shares == (0.0, 0.0, 1.0)
     got = found.for_ms(30)
-    assert TIMES.mean(got.shares) <= 30
-    assert got.top1 == max(p.top1 for p in found.points if TIMES.mean(p.shares) <= 30)
+    times = {p: 0.5 + np.dot(p.shares, (40, 20, 16)) for p in found.points}
+    assert times[got] <= 30
+    assert got.top1 == max(p.top1 for p in found.points if times[p] <= 30)
     # Two right at the largest. At the smallest only one is: a drop of a third.
     assert found.for_drop(34).shares == (0.0, 0.0, 1.0)
     cheapest = min(p.gmacs for p in found.points if p.top1 >= 2 / 3)
     assert found.for_drop(0).gmacs == cheapest
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4])
+def test_times_of_a_batch(batch_size: int) -> None:
+    """Against all ways in which a batch can choose."""
+    shares = np.array([[0.5, 0.3, 0.2], [0.0, 0.0, 1.0]])
+
+    def seconds(times: dict[int, float], count: int) -> float:
+        return min(count * times[1], times[4]) if count else 0.0
+
+    expected = np.zeros(2)
+    for choices in itertools.product(range(3), repeat=batch_size):
+        counts = np.bincount(choices, minlength=3)
+        took = seconds(TABLE.predictor, batch_size)
+        took += sum(seconds(t, n) for t, n in zip(TABLE.classifiers, counts, strict=True))
+        expected += shares[:, choices].prod(axis=1) * took
+    got = TIMES.milliseconds(shares, batch_size)
+    np.testing.assert_allclose(got, 1000 * expected / batch_size, rtol=1e-9)
+
+
+def test_a_budget_of_time_follows_the_batch_size() -> None:
+    # Alone, an image takes longer than in a bucket of four.
+    assert small().for_ms(21, batch_size=1).shares == (0.0, 0.0, 1.0)
+    assert small().for_ms(27).gmacs > small().for_ms(27, batch_size=1).gmacs
+    with pytest.raises(BudgetError, match=r"17 ms an image \(batch 1, cpu\) cannot be kept: 20.6"):
+        small().for_ms(17, batch_size=1)
 
 
 def test_out_of_reach() -> None:

@@ -1,4 +1,4 @@
-"""Evaluation by dispatch, and budgets, on a model that is trained for a few steps."""
+"""Evaluation by dispatch, budgets and latency, on a model that is trained for a few steps."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from drnet_jax.benchmark import restore_and_benchmark
 from drnet_jax.calibrate import restore_and_calibrate
 from drnet_jax.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError, check_config
@@ -62,7 +63,8 @@ def test_budget(calibrated: Path) -> None:
 def test_times_are_kept_by_a_calibration_without_them(calibrated: Path) -> None:
     restore_and_calibrate(small_config(**{"budget.ms": 1e6}), calibrated)
     first = json.loads((calibrated / "calibration.json").read_text())["times"]
-    assert "bucket 16, images 64x64, folded" in first["setting"] and min(first["classifiers"]) > 0
+    assert "buckets 1/16, images 64x64, folded" in first["setting"]
+    assert all(min(times.values()) > 0 for times in first["table"]["classifiers"])
     restore_and_calibrate(small_config(), calibrated)
     assert json.loads((calibrated / "calibration.json").read_text())["times"] == first
     with pytest.raises(BudgetError, match="times were measured on .* folded, this is"):
@@ -73,6 +75,33 @@ def test_times_are_kept_by_a_calibration_without_them(calibrated: Path) -> None:
         restore_and_evaluate(
             small_config(**{"budget.gmacs": 1.0, "data.eval_crop": 0.5}), calibrated
         )
+
+
+def test_benchmark(trained: Path) -> None:
+    benchmark = {"batch_sizes": (1, 5), "repeats": 5, "gmacs": (0.0015,)}
+    overrides = {f"benchmark.{name}": value for name, value in benchmark.items()}
+    config = small_config(**{"eval.split": "calibration"} | overrides)
+    rows = restore_and_benchmark(config, trained)
+    (folder,) = (trained / "benchmark").iterdir()
+    content = json.loads((folder / "table.json").read_text())
+    names = ["fixed 32", "fixed 16", "adaptive", "adaptive 0.0015 GMACs", "dense"]
+    assert [entry["way"] for entry in content["rows"]] == names * 4
+    assert [(entry["input"], entry["batch_size"]) for entry in content["rows"][::5]] == [
+        *(("pixels", 1), ("pixels", 5)),
+        *(("jpeg", 1), ("jpeg", 5)),
+    ]
+    by_name = {entry["way"]: entry for entry in content["rows"]}
+    evaluated = restore_and_evaluate(config, trained)
+    for entry in evaluated["fixed"]:
+        assert by_name[f"fixed {entry['resolution']}"]["top1"] == entry["top1"]
+    assert by_name["adaptive"]["top1"] == by_name["dense"]["top1"] == evaluated["top1"]
+    assert by_name["adaptive"]["gmacs"] == pytest.approx(evaluated["gmacs"])
+    assert by_name["adaptive 0.0015 GMACs"]["gmacs"] <= 0.0015
+    total = sum(entry["gmacs"] for entry in evaluated["fixed"])
+    predictor = evaluated["gmacs"] - evaluated["gmacs_classifier"]
+    assert by_name["dense"]["gmacs"] == pytest.approx(total + predictor)
+    assert {len(entry.latency.seconds) for entry in rows} == {5}
+    assert (folder / "throughput.png").exists() and (folder / "table.md").exists()
 
 
 def test_what_is_refused(trained: Path, tmp_path: Path) -> None:

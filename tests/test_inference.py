@@ -237,6 +237,13 @@ def test_a_fixed_resolution(case: Case, engine: AdaptiveClassifier) -> None:
     assert set(got.resolutions) == {32} and set(got.macs) == {engine.cost.classifier[1]}
 
 
+def test_everywhere(case: Case, engine: AdaptiveClassifier) -> None:
+    scores, logits = engine.classify_everywhere(case.images[:13])
+    assert scores is not None
+    np.testing.assert_allclose(scores, case.scores[:13], atol=1e-5 * case.scores.std())
+    np.testing.assert_allclose(logits, case.branches[:13], atol=1e-5 * case.branches.std())
+
+
 def test_no_compilation_after_the_constructor(
     case: Case, engine: AdaptiveClassifier, compilations: list[str]
 ) -> None:

@@ -34,6 +34,10 @@ class BucketPlan:
             self._bucket.append(bucket)
             self._total.append(totals[bucket])
 
+    def seconds(self, count: int) -> float:
+        """What `split(count)` takes."""
+        return sum(self.times[size] for size in self.split(count))
+
     def split(self, count: int) -> list[int]:
         """The buckets for `count` images, largest first; only the last is ever padded."""
         sizes = [self.best] * max(0, -(-(count - self._limit) // self.best))

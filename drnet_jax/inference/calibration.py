@@ -1,14 +1,17 @@
 """From a budget to lambda: what each lambda costs and gets right on the calibration split."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.special import log_softmax
-from scipy.stats import beta
+from scipy.stats import beta, binom
 
+from drnet_jax.inference.buckets import BucketPlan
 from drnet_jax.inference.decision import choose
+from drnet_jax.inference.programs import CostTable
 from drnet_jax.writers import write_json
 
 _NUM_POINTS = 201
@@ -41,21 +44,46 @@ class Point:
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds an image, on one device.
+    """What was measured on one device.
 
     Attributes:
-      setting: device, bucket, image size and whether BatchNorm was folded, in words.
-      predictor: of the predictor.
-      classifiers: of the classifier at every resolution.
+      setting: device, buckets, image size and whether BatchNorm was folded, in words.
+      table: seconds of every bucket of every network.
     """
 
     setting: str
-    predictor: float
-    classifiers: tuple[float, ...]
+    table: CostTable
 
-    def mean(self, shares: tuple[float, ...]) -> float:
-        """Of an image, predictor included."""
-        return self.predictor + float(np.dot(shares, self.classifiers))
+    def milliseconds(self, shares: np.ndarray, batch_size: int = 0) -> np.ndarray:
+        """Expected time of an image, predictor included.
+
+        A batch's images choose independently, so that how many choose a resolution is binomial.
+
+        Args:
+          shares: `[p, m]` of the resolutions.
+          batch_size: images that are classified at once; 0: any number, each network at its best
+            bucket.
+
+        Returns:
+          `[p]` ms.
+        """
+        tables = self.table.classifiers
+        predictor = self.table.predictor or {size: 0.0 for size in tables[0]}
+        if batch_size == 0:
+            first, *each = (_best_time(times) for times in (predictor, *tables))
+            return 1000 * (first + shares @ np.array(each))
+        counts = range(batch_size + 1)
+        total = np.full(len(shares), BucketPlan(predictor).seconds(batch_size))
+        for share, times in zip(shares.T, tables, strict=True):
+            plan = BucketPlan(times)
+            seconds = np.array([plan.seconds(count) for count in counts])
+            total += binom.pmf(np.array(counts), batch_size, share[:, None]) @ seconds
+        return 1000 * total / batch_size
+
+
+def _best_time(times: Mapping[int, float]) -> float:
+    """Seconds an image at the best bucket."""
+    return min(seconds / size for size, seconds in times.items())
 
 
 @dataclass(frozen=True)
@@ -82,8 +110,12 @@ class Calibration:
         """
         return self._within(budget, [point.gmacs for point in self.points], "GMACs")
 
-    def for_ms(self, budget: float) -> Point:
+    def for_ms(self, budget: float, batch_size: int = 0) -> Point:
         """The most accurate choice whose mean time is within the budget, the fastest of equals.
+
+        Args:
+          budget: ms an image.
+          batch_size: see `Times.milliseconds`.
 
         Raises:
           BudgetError: no choice is, or no times are measured.
@@ -91,8 +123,10 @@ class Calibration:
         times = self.times
         if times is None:
             raise BudgetError("no times are measured: run --mode=calibrate with the same budget.ms")
-        each = [times.mean(point.shares) for point in self.points]
-        return self._within(budget, each, f"ms an image ({times.setting})")
+        shares = np.array([point.shares for point in self.points])
+        each = times.milliseconds(shares, batch_size).tolist()
+        size = f"batch {batch_size}, " if batch_size else ""
+        return self._within(budget, each, f"ms an image ({size}{times.setting})")
 
     def _within(self, budget: float, costs: list[float], unit: str) -> Point:
         within = [index for index, cost in enumerate(costs) if cost <= budget]
@@ -217,7 +251,12 @@ def load(path: Path, model: str) -> Calibration:
         points = tuple(Point(**p | {"shares": tuple(p["shares"])}) for p in content["points"])
         times = content["times"]
         if times is not None:
-            times = Times(**times | {"classifiers": tuple(times["classifiers"])})
+            predictor, classifiers = times["table"]["predictor"], times["table"]["classifiers"]
+            table = CostTable(
+                None if predictor is None else _by_bucket(predictor),
+                tuple(_by_bucket(by_name) for by_name in classifiers),
+            )
+            times = Times(times["setting"], table)
         found = Calibration(content["model"], content["num_images"], points, times)
     except (ValueError, KeyError, TypeError) as error:
         raise BudgetError(f"{path} cannot be read ({error!r}): run --mode=calibrate") from error
@@ -226,3 +265,8 @@ def load(path: Path, model: str) -> Calibration:
             f"{path} is of {found.model}, and the model is {model}: run --mode=calibrate"
         )
     return found
+
+
+def _by_bucket(times: Mapping[str, float]) -> dict[int, float]:
+    """JSON has names only."""
+    return {int(bucket): float(seconds) for bucket, seconds in times.items()}

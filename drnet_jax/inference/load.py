@@ -74,10 +74,11 @@ def model_key(config: ConfigDict, restored: RestoredModel) -> str:
 
 def times_setting(config: ConfigDict, image_size: tuple[int, int]) -> str:
     """On what times are measured, in words."""
+    buckets = "/".join(map(str, config.inference.buckets))
     folded = "folded" if config.inference.fold else "not folded"
     return (
-        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, bucket "
-        f"{max(config.inference.buckets)}, images {image_size[0]}x{image_size[1]}, {folded}"
+        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, buckets {buckets}, "
+        f"images {image_size[0]}x{image_size[1]}, {folded}"
     )
 
 
@@ -112,4 +113,4 @@ def solve(config: ConfigDict, calibration: Calibration, image_size: tuple[int, i
             f"times were measured on {calibration.times.setting}, this is {setting}: run "
             "--mode=calibrate here"
         )
-    return calibration.for_ms(budget.ms)
+    return calibration.for_ms(budget.ms, budget.batch_size)
