@@ -1,12 +1,15 @@
 """The joint training step over the sum of its parts.
 
-python benchmarks/train_step.py
+python benchmarks/train_step.py [--config resnet_in1k --dtype bfloat16 --batch-size 256]
 
 The parts: a forward-backward pass of the plain classifier at each resolution, and one of the
 predictor. What the step adds is resizing, mixing, the regulariser and the optimiser. The demo's
-model, float32, batch 100; both are timed alternately in one run, and the medians are compared.
+model, float32, batch 100, or another; images on the device; both are timed alternately in one run,
+and the medians are compared.
 """
 
+import argparse
+import importlib
 import os
 import platform
 import statistics
@@ -22,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from drnet_jax.build import create_model
-from drnet_jax.config import alpha_target, default_config
+from drnet_jax.config import alpha_target
 from drnet_jax.losses import cross_entropy
 from drnet_jax.macs import model_cost
 from drnet_jax.optim import create_learning_rate_fn, create_optimizer
@@ -31,16 +34,21 @@ from drnet_jax.train_step import StepSettings, create_tau_fn, make_train_step
 
 GOAL = 1.15
 REPEATS = 15
-BATCH = 100
 
 
 def main() -> int:
-    config = default_config()
-    model = create_model(config, 10)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="digits_on_photos")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--batch-size", type=int, default=100)
+    arguments = parser.parse_args()
+    config = importlib.import_module(f"configs.{arguments.config}").get_config()
+    config.model.dtype = arguments.dtype
+    model = create_model(config, config.data.num_classes or 10)
     variables = init_variables(model, jax.random.key(0))
-    labels = jax.random.randint(jax.random.key(1), (BATCH,), 0, 10)
-    size = model.resolutions[0]
-    images = jax.random.randint(jax.random.key(2), (BATCH, size, size, 3), 0, 256, jnp.uint8)
+    count, size = arguments.batch_size, model.resolutions[0]
+    labels = jax.random.randint(jax.random.key(1), (count,), 0, model.classifier.num_classes)
+    images = jax.random.randint(jax.random.key(2), (count, size, size, 3), 0, 256, jnp.uint8)
 
     step = joint_step(config, model, variables, {"image": images, "label": labels})
     parts = [
@@ -63,7 +71,7 @@ def main() -> int:
     print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}")
     print(f"Python {platform.python_version()}, jax {jax.__version__}, {REPEATS} repeats, medians")
     for name, seconds in zip(["joint step", *names], [whole, *pieces], strict=True):
-        print(f"  {name}: {1000 * seconds:.1f} ms")
+        print(f"  {name}: {1000 * seconds:.1f} ms, {count / seconds:.0f} images/s")
     ratio = whole / sum(pieces)
     print(f"joint step / sum of its parts: {ratio:.3f} (goal <= {GOAL})")
     return int(ratio > GOAL)

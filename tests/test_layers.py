@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from drnet_jax.models.layers import ResolutionBatchNorm, max_pool, resize
+from drnet_jax.models.layers import ResolutionBatchNorm, convolve, max_pool, resize
 
 MOMENTUM, EPSILON = 0.9, 1e-5
 CHANNELS = 5
@@ -274,6 +274,53 @@ def test_max_pool_forms_agree_in_value_and_gradient(size: int) -> None:
 def test_max_pool_refuses_an_unknown_form() -> None:
     with pytest.raises(ValueError, match="form"):
         max_pool(jnp.zeros((1, 4, 4, 1)), form="sum")
+
+
+@pytest.mark.parametrize("form", ["product", "convolution", None])
+@pytest.mark.parametrize(
+    ("height", "width", "size", "strides", "padding"),
+    [(2, 2, 3, 1, 1), (1, 1, 3, 1, 1), (2, 5, 3, 2, 1), (7, 6, 3, 2, 1), (5, 4, 1, 2, 0)],
+)
+def test_convolve_matches_numpy(
+    form: str | None, height: int, width: int, size: int, strides: int, padding: int
+) -> None:
+    x, kernel = random_input((2, height, width, 3)), random_input((size, size, 3, 4), seed=1)
+    weights = random_input(
+        (2, *((n + 2 * padding - size) // strides + 1 for n in (height, width)), 4), seed=2
+    )
+
+    def loss(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y = convolve(
+            x,
+            kernel,
+            (strides, strides),
+            [(padding, padding)] * 2,
+            form=form,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=1,
+        )
+        return (weights * y).sum(), y
+
+    (dx, dkernel), y = jax.grad(loss, (0, 1), has_aux=True)(x, kernel)
+    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))
+    windows = windows[:, ::strides, ::strides]
+    np.testing.assert_allclose(
+        y, np.einsum("nhwcij,ijcd->nhwd", windows, kernel), rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        dkernel, np.einsum("nhwcij,nhwd->ijcd", windows, weights), rtol=1e-5, atol=1e-5
+    )
+    # The gradient is the transposed map: <y(v), weights> = <v, dx> for any v.
+    other = random_input(x.shape, seed=3)
+    dot = loss(jnp.asarray(other), jnp.asarray(kernel))[0]
+    np.testing.assert_allclose((other * dx).sum(), dot, rtol=1e-4, atol=1e-4)
+
+
+def test_convolve_refuses_an_unknown_form() -> None:
+    x, kernel = jnp.zeros((1, 4, 4, 1)), jnp.zeros((3, 3, 1, 1))
+    with pytest.raises(ValueError, match="form"):
+        convolve(x, kernel, (1, 1), [(1, 1)] * 2, form="sum", feature_group_count=1)
 
 
 def test_resize_at_factor_two_is_the_antialiased_triangle_kernel() -> None:

@@ -1,6 +1,8 @@
-"""Layers that the networks share: resolution-aware BatchNorm, max-pooling and resizing."""
+"""What the networks share: resolution-aware BatchNorm, convolution, max-pooling, resizing."""
 
 from collections.abc import Sequence
+from functools import reduce
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -133,18 +135,58 @@ def max_pool(
     if form != "slices":
         raise ValueError(f"max_pool: form must be 'slices' or 'reduce_window', got {form!r}")
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
-    height, width = ((size - window) // strides + 1 for size in x.shape[1:3])
-    pooled = None
-    for top in range(window):
-        for left in range(window):
-            view = x[
-                :,
-                top : top + (height - 1) * strides + 1 : strides,
-                left : left + (width - 1) * strides + 1 : strides,
-            ]
-            pooled = view if pooled is None else jnp.maximum(pooled, view)
-    assert pooled is not None
-    return pooled
+    return reduce(jnp.maximum, _views(x, (window, window), (strides, strides)))
+
+
+def convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    *,
+    form: str | None = None,
+    **arguments: Any,
+) -> jax.Array:
+    """`lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=...)`.
+
+    Args:
+      x: `[n, h, w, c]`.
+      kernel: `[kh, kw, c, d]`.
+      strides: of both spatial axes.
+      padding: of both spatial axes, with zeros.
+      form: `'convolution'` is XLA's own operation, `'product'` one matrix product over shifted
+        views, for which groups and dilations are ignored. Default: `'product'` on the CPU where
+        the images are smaller than the kernel, because XLA then swaps image and kernel and falls
+        off its fast path (ten times slower at 2x2 pixels); else `'convolution'`.
+      arguments: further ones of `lax.conv_general_dilated`.
+
+    Raises:
+      ValueError: an unknown `form`.
+    """
+    small = min(x.shape[1:3]) < max(kernel.shape[:2]) and arguments["feature_group_count"] == 1
+    product = small and jax.default_backend() == "cpu"
+    form = form or ("product" if product else "convolution")
+    if form == "convolution":
+        return lax.conv_general_dilated(x, kernel, strides, padding, **arguments)
+    if form != "product":
+        raise ValueError(f"convolve: form must be 'convolution' or 'product', got {form!r}")
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    views = jnp.concatenate(_views(padded, kernel.shape[:2], strides), axis=-1)
+    flat = kernel.reshape(-1, kernel.shape[-1])
+    return jnp.matmul(views, flat, precision=arguments.get("precision"))
+
+
+def _views(x: jax.Array, window: Sequence[int], strides: Sequence[int]) -> list[jax.Array]:
+    """The pixels at each place of a sliding window: one `[n, h', w', c]` a place."""
+    rows, columns = (
+        range(0, size - length + 1, step)
+        for size, length, step in zip(x.shape[1:3], window, strides, strict=True)
+    )
+    return [
+        x[:, top : top + rows[-1] + 1 : rows.step, left : left + columns[-1] + 1 : columns.step]
+        for top in range(window[0])
+        for left in range(window[1])
+    ]
 
 
 def resize(images: jax.Array, resolution: int) -> jax.Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from drnet_jax.models.layers import ResolutionBatchNorm, max_pool, pair
+from drnet_jax.models.layers import ResolutionBatchNorm, convolve, max_pool, pair
 
 # He initialisation by fan-out, as torchvision's ResNet.
 kernel_init = initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -140,7 +140,13 @@ class ResNet(nn.Module):
           train: see `ResolutionBatchNorm`.
           sample_mask: see `ResolutionBatchNorm`.
         """
-        conv = partial(nn.Conv, use_bias=self.folded, dtype=self.dtype, kernel_init=kernel_init)
+        conv = partial(
+            nn.Conv,
+            use_bias=self.folded,
+            dtype=self.dtype,
+            kernel_init=kernel_init,
+            conv_general_dilated=convolve,
+        )
         norm: ModuleDef = partial(
             ResolutionBatchNorm,
             resolution_aware=self.resolution_aware,
