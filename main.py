@@ -1,4 +1,4 @@
-"""Trains or evaluates a DRNet: python main.py --config=configs/digits_on_photos.py"""
+"""Trains, evaluates or uses a DRNet: python main.py --config=configs/digits_on_photos.py"""
 
 import difflib
 import re
@@ -51,7 +51,7 @@ with _clear_errors():
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints and results go (default: runs/<name of the config>)."
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "calibrate"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "calibrate", "predict"], "What to do.")
 
 
 def main(_: Sequence[str]) -> None:
@@ -62,6 +62,7 @@ def main(_: Sequence[str]) -> None:
     from drnet_jax.evaluate import restore_and_evaluate
     from drnet_jax.evaluate_bucketed import restore_and_evaluate_bucketed
     from drnet_jax.inference.calibration import BudgetError
+    from drnet_jax.predict import restore_and_predict
     from drnet_jax.stage_loop import TrainingError
     from drnet_jax.train import train_and_evaluate
 
@@ -80,6 +81,8 @@ def main(_: Sequence[str]) -> None:
         check_config(config, jax.device_count())
         if _MODE.value == "calibrate":
             restore_and_calibrate(config, workdir)
+        elif _MODE.value == "predict":
+            restore_and_predict(config, workdir)
         elif config.eval.dispatch == "bucketed":
             restore_and_evaluate_bucketed(config, workdir)
         else:

@@ -14,7 +14,7 @@ SPLITS = ("train", "calibration", "test")
 # Fields that may differ when a run is resumed: they do not change what it computes.
 FREE_FIELDS = (
     *("log.", "eval.", "checkpoint.", "restore_from", "model.remat", "inference.", "budget."),
-    *("data.dir", "data.num_workers", "data.max_corrupt", "data.skip_corrupt"),
+    *("predict.", "data.dir", "data.num_workers", "data.max_corrupt", "data.skip_corrupt"),
 )
 # Fields that say what a trained model is and what it expects as input.
 MODEL_FIELDS = ("model.", "predictor.", "data.name", "data.mean", "data.std")
@@ -72,6 +72,17 @@ def default_config() -> ConfigDict:
     config.budget.max_drop = placeholder(float)
     # For max_drop: hold with this probability on new images; 0: on the calibration split alone.
     config.budget.confidence = 0.0
+
+    # --mode=predict.
+    config.predict = ConfigDict()
+    # A folder of pictures, whatever folders are in it.
+    config.predict.input = ""
+    # Where the results go; default: predictions/<name of the input> in the workdir.
+    config.predict.output = ""
+    # Of the predictions: 'csv', or 'jsonl': a JSON object a line.
+    config.predict.format = "csv"
+    # Pictures of every resolution in gallery.html; 0: no gallery.
+    config.predict.gallery = 60
 
     config.checkpoint = ConfigDict()
     config.checkpoint.keep_latest = 1
@@ -287,6 +298,7 @@ def _check_choices(config: ConfigDict) -> None:
         "model.dtype": ("float32", "bfloat16"),
         "eval.split": SPLITS,
         "eval.dispatch": ("dense", "bucketed"),
+        "predict.format": ("csv", "jsonl"),
     }
     for stage in STAGES:
         choices[f"{stage}.optimizer"] = ("sgd", "adamw")
@@ -309,7 +321,7 @@ def _check_numbers(config: ConfigDict) -> None:
             raise ConfigError(f"{name}={_get(config, name)} must be above zero")
     zero_or_more = ["joint.eta", "checkpoint.every_steps", "data.train_images", "data.eval_images"]
     zero_or_more += ["data.num_classes", "data.num_workers", "data.max_corrupt"]
-    zero_or_more += ["data.images_per_class", "data.split_seed"]
+    zero_or_more += ["data.images_per_class", "data.split_seed", "predict.gallery"]
     for stage in STAGES:
         zero_or_more += [f"{stage}.{field}" for field in ("weight_decay", "clip_norm")]
         zero_or_more.append(f"{stage}.warmup_epochs")

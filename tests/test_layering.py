@@ -34,6 +34,8 @@ ORDER = [
     "inference.decision",
     "inference.folding",
     "inference.networks",
+    "inference.images",
+    "inference.encoded",
     "inference.dispatch",
     "inference.adaptive",
     "config",
@@ -49,6 +51,9 @@ ORDER = [
     "evaluate",
     "evaluate_bucketed",
     "calibrate",
+    "predictions",
+    "gallery",
+    "predict",
     "stage_loop",
     "train",
 ]
