@@ -76,6 +76,8 @@ def main(_: Sequence[str]) -> None:
     print(f"workdir: {workdir} | devices: {jax.device_count()} x {jax.devices()[0].device_kind}")
     try:
         if _MODE.value == "train":
+            if config.predict.input:
+                _fail("predict.input belongs to --mode=predict, after the training")
             train_and_evaluate(config, workdir)
             return
         check_config(config, jax.device_count())

@@ -21,7 +21,7 @@ from drnet_jax.gallery import gallery
 from drnet_jax.inference.adaptive import AdaptiveClassifier, Classified
 from drnet_jax.inference.encoded import Picture, decode_square
 from drnet_jax.inference.load import adaptive_classifier, budget_lambda
-from drnet_jax.macs import GIGA
+from drnet_jax.macs import GIGA, model_cost
 from drnet_jax.predictions import Prediction, Unreadable, write_predictions, write_unreadable
 from drnet_jax.restore import RestoredModel, restore_model
 from drnet_jax.writers import Progress, say, write_text
@@ -214,6 +214,7 @@ def _gallery(
 
     name = budget_name(config)
     mean = np.mean([prediction.gmacs for prediction in predictions])
+    largest = model_cost(restored.model).classifier_gmacs[0]
     return gallery(
         predictions,
         unreadable,
@@ -227,6 +228,7 @@ def _gallery(
             "Budget": f"{name} {config.budget[name]:g} (lambda {lam:.4g})" if name else "none",
             "Pictures": f"{len(predictions):,}",
             "Mean cost": f"{mean:.4g} GMACs",
+            f"{resolutions[0]} px alone": f"{largest:.4g} GMACs",
         },
         pixels=pixels,
     )
