@@ -1,4 +1,4 @@
-"""Trains or evaluates a DRNet: python main.py --config=configs/digits_on_photos.py"""
+"""Trains, evaluates or uses a DRNet: python main.py --config=configs/digits_on_photos.py"""
 
 import difflib
 import re
@@ -51,9 +51,8 @@ with _clear_errors():
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints and results go (default: runs/<name of the config>)."
 )
-_MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "eval", "calibrate", "benchmark"], "What to do."
-)
+_MODES = ["train", "eval", "calibrate", "benchmark", "predict"]
+_MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
 
 
 def main(_: Sequence[str]) -> None:
@@ -66,6 +65,7 @@ def main(_: Sequence[str]) -> None:
     from drnet_jax.evaluate import restore_and_evaluate
     from drnet_jax.evaluate_bucketed import restore_and_evaluate_bucketed
     from drnet_jax.inference.calibration import BudgetError
+    from drnet_jax.predict import restore_and_predict
     from drnet_jax.stage_loop import TrainingError
     from drnet_jax.train import train_and_evaluate
 
@@ -78,6 +78,8 @@ def main(_: Sequence[str]) -> None:
     print(f"workdir: {workdir} | devices: {jax.device_count()} x {jax.devices()[0].device_kind}")
     try:
         if _MODE.value == "train":
+            if config.predict.input:
+                _fail("predict.input belongs to --mode=predict, after the training")
             train_and_evaluate(config, workdir)
             return
         check_config(config, jax.device_count())
@@ -85,6 +87,8 @@ def main(_: Sequence[str]) -> None:
             restore_and_calibrate(config, workdir)
         elif _MODE.value == "benchmark":
             restore_and_benchmark(config, workdir)
+        elif _MODE.value == "predict":
+            restore_and_predict(config, workdir)
         elif config.eval.dispatch == "bucketed":
             restore_and_evaluate_bucketed(config, workdir)
         else:

@@ -14,7 +14,7 @@ SPLITS = ("train", "calibration", "test")
 # Fields that may differ when a run is resumed: they do not change what it computes.
 FREE_FIELDS = (
     *("log.", "eval.", "checkpoint.", "restore_from", "model.remat", "inference.", "budget."),
-    "benchmark.",
+    *("benchmark.", "predict."),
     *("data.dir", "data.num_workers", "data.max_corrupt", "data.skip_corrupt"),
 )
 # Fields that say what a trained model is and what it expects as input.
@@ -76,13 +76,8 @@ def default_config() -> ConfigDict:
     # For max_drop: hold with this probability on new images; 0: on the calibration split alone.
     config.budget.confidence = 0.0
 
-    config.benchmark = ConfigDict()
-    config.benchmark.batch_sizes = (1, 8, 32, 128)
-    # Mean cost of an image in GMACs, predictor included: adaptive ways beside lambda = 0.
-    config.benchmark.gmacs = ()
-    # Of every way, in turns; fewer where these seconds, for each batch size and input, are over.
-    config.benchmark.repeats = 50
-    config.benchmark.seconds = 30.0
+    config.benchmark = _benchmark()
+    config.predict = _predict()
 
     config.checkpoint = ConfigDict()
     config.checkpoint.keep_latest = 1
@@ -93,6 +88,30 @@ def default_config() -> ConfigDict:
     config.log.every_steps = 20
     config.log.tensorboard = True
     return config
+
+
+def _benchmark() -> ConfigDict:
+    benchmark = ConfigDict()
+    benchmark.batch_sizes = (1, 8, 32, 128)
+    # Mean cost of an image in GMACs, predictor included: adaptive ways beside lambda = 0.
+    benchmark.gmacs = ()
+    # Of every way, in turns; fewer where these seconds, for each batch size and input, are over.
+    benchmark.repeats = 50
+    benchmark.seconds = 30.0
+    return benchmark
+
+
+def _predict() -> ConfigDict:
+    predict = ConfigDict()
+    # A folder of pictures, whatever folders are in it.
+    predict.input = ""
+    # Where the results go; default: predictions/<name of the input> in the workdir.
+    predict.output = ""
+    # Of the predictions: 'csv', or 'jsonl': a JSON object a line.
+    predict.format = "csv"
+    # Pictures of every resolution in gallery.html; 0: no gallery.
+    predict.gallery = 60
+    return predict
 
 
 def _model() -> ConfigDict:
@@ -301,6 +320,7 @@ def _check_choices(config: ConfigDict) -> None:
         "model.dtype": ("float32", "bfloat16"),
         "eval.split": SPLITS,
         "eval.dispatch": ("dense", "bucketed"),
+        "predict.format": ("csv", "jsonl"),
     }
     for stage in STAGES:
         choices[f"{stage}.optimizer"] = ("sgd", "adamw")
@@ -323,7 +343,7 @@ def _check_numbers(config: ConfigDict) -> None:
             raise ConfigError(f"{name}={_get(config, name)} must be above zero")
     zero_or_more = ["joint.eta", "checkpoint.every_steps", "data.train_images", "data.eval_images"]
     zero_or_more += ["data.num_classes", "data.num_workers", "data.max_corrupt"]
-    zero_or_more += ["data.images_per_class", "data.split_seed"]
+    zero_or_more += ["data.images_per_class", "data.split_seed", "predict.gallery"]
     for stage in STAGES:
         zero_or_more += [f"{stage}.{field}" for field in ("weight_decay", "clip_norm")]
         zero_or_more.append(f"{stage}.warmup_epochs")

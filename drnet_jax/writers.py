@@ -21,11 +21,19 @@ def say(text: str) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes the file whole or not at all, on the first process only."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Writes the file whole or not at all, on the first process only, in UTF-8.
+
+    File names that are no UTF-8 keep their bytes.
+    """
     if jax.process_index() != 0:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.write_text(content, encoding="utf-8", errors="surrogateescape", newline="\n")
     temporary.replace(path)
 
 
@@ -101,7 +109,9 @@ def _cut_back(path: Path, stages: tuple[str, ...], stage: str, step: int) -> Non
 class Progress:
     """A progress bar on a terminal, a line at every report elsewhere."""
 
-    def __init__(self, stage: str, num_steps: int, start_step: int) -> None:
+    def __init__(
+        self, stage: str, num_steps: int, start_step: int = 0, *, unit: str = "step"
+    ) -> None:
         self._stage = stage
         self._num_steps = num_steps
         self._start = start_step
@@ -109,11 +119,14 @@ class Progress:
         self._quiet = jax.process_index() != 0
         self._bar = None
         if sys.stderr.isatty() and not self._quiet:
-            self._bar = tqdm(total=num_steps, initial=start_step, desc=stage, unit="step")
+            self._bar = tqdm(total=num_steps, initial=start_step, desc=stage, unit=unit)
 
     def report(self, step: int, figures: Figures) -> None:
         """Shows the figures after `step` steps."""
-        text = _describe(figures)
+        self.show(step, _describe(figures))
+
+    def show(self, step: int, text: str) -> None:
+        """Shows a text after `step` steps."""
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(step - self._bar.n)

@@ -35,6 +35,7 @@ ORDER = [
     "inference.folding",
     "inference.networks",
     "inference.images",
+    "inference.encoded",
     "inference.dispatch",
     "inference.adaptive",
     "config",
@@ -53,6 +54,9 @@ ORDER = [
     "latency",
     "latency_report",
     "benchmark",
+    "predictions",
+    "gallery",
+    "predict",
     "stage_loop",
     "train",
 ]

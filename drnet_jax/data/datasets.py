@@ -55,6 +55,14 @@ class DataSettings:
     eval_crop: float = 0.875
 
 
+def shown_fraction(settings: DataSettings) -> float:
+    """Side of the centred square that a network sees in evaluation, of a picture's shorter side.
+
+    `eval_crop`, but for the embedded images: they are composed at their size and shown whole.
+    """
+    return 1.0 if settings.name == "digits_on_photos" else settings.eval_crop
+
+
 class DataSplits:
     """A data set, opened once, as train, calibration and test splits.
 

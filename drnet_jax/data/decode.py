@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # Workers are processes or threads of ours; OpenCV's own threads would fight over the cores.
 cv2.setNumThreads(1)
@@ -111,6 +111,18 @@ def decode_crop(encoded: bytes, choose_box: ChooseBox, size: int) -> np.ndarray:
     return _resize(picture, across, down, size)
 
 
+def resize_square(square: np.ndarray, size: int) -> np.ndarray:
+    """A whole square `[s, s, 3]` uint8 as `[size, size, 3]`.
+
+    By Pillow: its antialiased `BILINEAR` is the filter of the device's resize
+    (`drnet_jax/models/layers.py`), up to rounding, which is what networks were trained on.
+    """
+    if len(square) == size:
+        return square
+    picture = Image.fromarray(square)
+    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
+
+
 def _ends_early(jpeg: bytes) -> bool:
     """Whether the data of the scan is not followed by the end marker; what comes later may be
     anything (a phone's film clip, say), and what comes before may hold a whole thumbnail."""
@@ -130,6 +142,9 @@ def _read_header(encoded: bytes) -> tuple[int, int, int]:
         with Image.open(io.BytesIO(encoded)) as picture:
             width, height = picture.size
             exif = picture.getexif() if "exif" in picture.info else {}
+    except UnidentifiedImageError as error:
+        # Pillow's own message names an object in memory.
+        raise CorruptImageError("it is no picture of a known format") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CorruptImageError(str(error)) from error
     orientation = exif.get(_EXIF_ORIENTATION, 1)

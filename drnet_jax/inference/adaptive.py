@@ -1,6 +1,7 @@
 """Adaptive inference: every image is classified at its own resolution, and at no other."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,8 @@ import jax
 import numpy as np
 
 from drnet_jax.inference.dispatch import Dispatch
-from drnet_jax.inference.images import DeviceImages
+from drnet_jax.inference.encoded import EncodedImages, Picture
+from drnet_jax.inference.images import BatchT, DeviceImages, Images, PartT
 from drnet_jax.inference.networks import (
     InferenceNetwork,
     classifier_networks,
@@ -58,6 +60,7 @@ class AdaptiveClassifier:
       std: of the channels, in 0..1.
       buckets: batch sizes to compile; groups of other sizes are split.
       image_size: height and width of the images; default: the largest resolution.
+      own_sizes: every network takes images of its own size instead, for `classify_pictures`.
       fold: fold BatchNorm into the convolutions, which is faster and rounds otherwise.
       device: where to run; default: the first.
     """
@@ -71,6 +74,7 @@ class AdaptiveClassifier:
         std: Sequence[float],
         buckets: Sequence[int],
         image_size: tuple[int, int] | None = None,
+        own_sizes: bool = False,
         fold: bool = True,
         device: jax.Device | None = None,
     ) -> None:
@@ -84,20 +88,25 @@ class AdaptiveClassifier:
 
         def compiled(network: InferenceNetwork) -> Program:
             """The network's program."""
-            return Program(network.apply, network.variables, self.image_size, buckets, device)
+            image_size = (network.size, network.size) if own_sizes else self.image_size
+            return Program(network.apply, network.variables, image_size, buckets, device)
 
         small = predictor_network(model, variables, mean, std, fold=fold)
         self.predictor = None if small is None else compiled(small)
         networks = classifier_networks(model, variables, mean, std, fold=fold)
         self.classifiers = tuple(compiled(network) for network in networks)
-        self._images = DeviceImages(self.image_size, self.classifiers[0].buckets, device)
+        self._images = None
+        if not own_sizes:
+            self._images = DeviceImages(self.image_size, self.classifiers[0].buckets, device)
 
     def measure(self, repeats: int = 5) -> CostTable:
         """Seconds of every bucket of every network, on this device."""
         predictor = None
         if self.predictor is not None:
             predictor = self.predictor.measure(repeats, upload=True)
-        classifiers = (program.measure(repeats, upload=False) for program in self.classifiers)
+        # Without images of their own on the device, the classifiers' are uploaded too.
+        upload = self._images is None
+        classifiers = (program.measure(repeats, upload=upload) for program in self.classifiers)
         return CostTable(predictor, tuple(classifiers))
 
     def with_times(self, table: CostTable) -> "AdaptiveClassifier":
@@ -157,7 +166,7 @@ class AdaptiveClassifier:
         """
         programs = [*([self.predictor] if self.predictor else []), *self.classifiers]
         images = self._checked(images)
-        parts = self._images.open(images, programs[0].plan.split(len(images)))
+        parts = self._in_memory.open(images, programs[0].plan.split(len(images)))
         started = [[program.run(part.images) for part in parts] for program in programs]
         outputs = [
             np.concatenate([np.asarray(out)[: p.count] for out, p in zip(outs, parts, strict=True)])
@@ -184,13 +193,59 @@ class AdaptiveClassifier:
 
         Raises:
           ValueError: as `classify`; earlier batches whose result has not come are then lost. Or
-            `max_waiting` below zero.
+            `max_waiting` below zero; or the networks were compiled for their own sizes.
         """
+        checked = (self._checked(batch) for batch in batches)
+        yield from self._dispatch(self._in_memory, checked, lam, max_waiting)
+
+    @property
+    def _in_memory(self) -> DeviceImages:
+        """Images in memory, if the networks take them."""
+        if self._images is None:
+            raise ValueError("compiled with own_sizes, for classify_pictures")
+        return self._images
+
+    def classify_pictures(
+        self,
+        batches: Iterable[Sequence[Picture]],
+        *,
+        crop: float,
+        threads: int,
+        lam: float = 0.0,
+        max_waiting: int = 0,
+    ) -> Iterator[Classified]:
+        """Classifies encoded pictures, decoded and resized on the host.
+
+        A picture that cannot be read gets its `problem` set, and results that mean nothing.
+
+        Args:
+          batches: of any sizes; see `classify_batches`.
+          crop: side of the centred square that is classified, as a fraction of the shorter side.
+          threads: that decode.
+          lam: see `classify`.
+          max_waiting: see `classify_batches`.
+
+        Raises:
+          ValueError: `max_waiting` below zero.
+        """
+        first = self.predictor or self.classifiers[0]
+        sizes = [program.image_shape[0] for program in self.classifiers]
+        with ThreadPoolExecutor(threads) as pool:
+            images = EncodedImages(first.image_shape[0], sizes, crop, pool)
+            yield from self._dispatch(images, batches, lam, max_waiting)
+
+    def _dispatch(
+        self,
+        images: Images[BatchT, PartT],
+        batches: Iterable[BatchT],
+        lam: float,
+        max_waiting: int,
+    ) -> Iterator[Classified]:
+        """One pass, whose results come in the order of the batches."""
         if max_waiting < 0:
             raise ValueError(f"max_waiting={max_waiting} must be zero or more")
-        checked = (self._checked(batch) for batch in batches)
         dispatch = Dispatch(
-            self._images,
+            images,
             self.predictor,
             self.classifiers,
             num_classes=self.num_classes,
@@ -198,7 +253,7 @@ class AdaptiveClassifier:
             lam=lam,
             max_waiting=max_waiting,
         )
-        for done in dispatch.run(checked):
+        for done in dispatch.run(batches):
             yield Classified(
                 done.logits,
                 done.choices,

@@ -3,12 +3,13 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic
 
 import jax
 import numpy as np
 
 from drnet_jax.inference.decision import choose
-from drnet_jax.inference.images import Images, Part
+from drnet_jax.inference.images import BatchT, Images, PartT
 from drnet_jax.inference.programs import Program
 
 # Buckets that are started and not waited for, at most: what keeps a device busy, and bounds the
@@ -16,7 +17,7 @@ from drnet_jax.inference.programs import Program
 _IN_FLIGHT = 8
 
 
-class OpenBatch:
+class OpenBatch(Generic[PartT]):
     """A batch on its way.
 
     Attributes:
@@ -27,7 +28,9 @@ class OpenBatch:
       missing: rows of `logits` that are not there yet.
     """
 
-    def __init__(self, parts: Sequence[Part], outputs: Sequence[jax.Array], m: int, k: int) -> None:
+    def __init__(
+        self, parts: Sequence[PartT], outputs: Sequence[jax.Array], m: int, k: int
+    ) -> None:
         self.parts = parts
         self._outputs = outputs
         count = sum(part.count for part in parts)
@@ -45,32 +48,32 @@ class OpenBatch:
 
 
 @dataclass(frozen=True)
-class Segment:
+class Segment(Generic[PartT]):
     """Rows `[k]` of a batch that chose the same resolution."""
 
-    batch: OpenBatch
+    batch: OpenBatch[PartT]
     rows: np.ndarray
 
 
-class Queue:
+class Queue(Generic[PartT]):
     """Images of one resolution, by batch."""
 
     def __init__(self) -> None:
-        self._segments: deque[Segment] = deque()
+        self._segments: deque[Segment[PartT]] = deque()
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
-    def put(self, segment: Segment) -> None:
+    def put(self, segment: Segment[PartT]) -> None:
         """Adds images at the end."""
         if len(segment.rows):
             self._segments.append(segment)
             self._length += len(segment.rows)
 
-    def take(self, count: int) -> list[Segment]:
+    def take(self, count: int) -> list[Segment[PartT]]:
         """The first `count` images, or as many as there are."""
-        taken: list[Segment] = []
+        taken: list[Segment[PartT]] = []
         while count and self._segments:
             segment = self._segments.popleft()
             first, rest = segment.rows[:count], segment.rows[count:]
@@ -81,12 +84,12 @@ class Queue:
             self._length -= len(first)
         return taken
 
-    def count_of(self, batches: Sequence[OpenBatch]) -> int:
+    def count_of(self, batches: Sequence[OpenBatch[PartT]]) -> int:
         """How many images are of these batches."""
         return sum(len(segment.rows) for segment in self._segments if segment.batch in batches)
 
 
-class Dispatch:
+class Dispatch(Generic[BatchT, PartT]):
     """One pass of batches through the programs.
 
     Args:
@@ -101,7 +104,7 @@ class Dispatch:
 
     def __init__(
         self,
-        images: Images,
+        images: Images[BatchT, PartT],
         predictor: Program | None,
         classifiers: Sequence[Program],
         *,
@@ -117,13 +120,13 @@ class Dispatch:
         self._gmacs = gmacs
         self._lam = lam
         self._max_waiting = max_waiting
-        self._queues = [Queue() for _ in classifiers]
-        self._open: deque[OpenBatch] = deque()
-        self._in_flight: deque[tuple[jax.Array, list[Segment]]] = deque()
+        self._queues: list[Queue[PartT]] = [Queue() for _ in classifiers]
+        self._open: deque[OpenBatch[PartT]] = deque()
+        self._in_flight: deque[tuple[jax.Array, list[Segment[PartT]]]] = deque()
 
-    def run(self, batches: Iterable[np.ndarray]) -> Iterator[OpenBatch]:
+    def run(self, batches: Iterable[BatchT]) -> Iterator[OpenBatch[PartT]]:
         """The batches, in order, with their logits."""
-        scored: OpenBatch | None = None
+        scored: OpenBatch[PartT] | None = None
         for batch in batches:
             # Before this batch's choices are waited for: the device has the next predictor to run
             # ahead of this batch's classifiers.
@@ -136,14 +139,14 @@ class Dispatch:
         self._start_all()
         yield from self._finished(len(self._open))
 
-    def _score(self, images: np.ndarray) -> OpenBatch:
+    def _score(self, batch: BatchT) -> OpenBatch[PartT]:
         """Starts the predictor on a batch."""
         plan = (self._predictor or self._classifiers[0]).plan
-        parts = self._images.open(images, plan.split(len(images)))
+        parts = self._images.open(batch, plan.split(len(batch)))
         outputs = [self._predictor.run(part.images) for part in parts] if self._predictor else []
         return OpenBatch(parts, outputs, len(self._classifiers), self._num_classes)
 
-    def _advance(self, scored: OpenBatch) -> Iterator[OpenBatch]:
+    def _advance(self, scored: OpenBatch[PartT]) -> Iterator[OpenBatch[PartT]]:
         """Queues a batch by its choices, starts what is to start and gives what is done."""
         scored.wait_for_choices(self._gmacs, self._lam)
         self._open.append(scored)
@@ -196,7 +199,7 @@ class Dispatch:
             segment.batch.missing -= count
             done += count
 
-    def _finished(self, count: int) -> Iterator[OpenBatch]:
+    def _finished(self, count: int) -> Iterator[OpenBatch[PartT]]:
         """The oldest `count` batches, which are all started."""
         for _ in range(count):
             batch = self._open.popleft()

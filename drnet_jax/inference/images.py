@@ -1,8 +1,8 @@
 """Where a pass gets its images from: uploaded once, and gathered on the device."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,17 +25,19 @@ class Part:
     count: int
 
 
+BatchT = TypeVar("BatchT", bound=Sized, contravariant=True)
+PartT = TypeVar("PartT", bound=Part)
 # Images of one batch, as its `Images` opened it, and rows of it `[k]`.
-Rows = tuple[Sequence[Part], np.ndarray]
+Rows = tuple[Sequence[PartT], np.ndarray]
 
 
-class Images(Protocol):
+class Images(Protocol[BatchT, PartT]):
     """How the predictor and the classifiers get the images of batches."""
 
-    def open(self, batch: np.ndarray, buckets: Sequence[int]) -> Sequence[Part]:
+    def open(self, batch: BatchT, buckets: Sequence[int]) -> Sequence[PartT]:
         """What the predictor sees of a batch, in buckets of these sizes."""
 
-    def gather(self, choice: int, bucket: int, rows: Sequence[Rows]) -> Array:
+    def gather(self, choice: int, bucket: int, rows: Sequence[Rows[PartT]]) -> Array:
         """What the classifier sees at a resolution: `[bucket, h, w, 3]`, these rows first."""
 
 
@@ -84,7 +86,7 @@ class DeviceImages:
             chunks.append(Part(jax.device_put(padded, self._device), len(part)))
         return chunks
 
-    def gather(self, choice: int, bucket: int, rows: Sequence[Rows]) -> Array:
+    def gather(self, choice: int, bucket: int, rows: Sequence[Rows[Part]]) -> Array:
         """Rows of any chunks, on the device, one small program a chunk; black after them."""
         del choice
         gathered = self._blank[bucket]

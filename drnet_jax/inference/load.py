@@ -17,14 +17,14 @@ from drnet_jax.writers import say
 
 
 def adaptive_classifier(
-    config: ConfigDict, restored: RestoredModel, image_size: tuple[int, int]
+    config: ConfigDict, restored: RestoredModel, image_size: tuple[int, int] | None
 ) -> AdaptiveClassifier:
     """Compiles the restored model for `config.inference.buckets`, on the first device.
 
     Args:
       config: with the model the checkpoint was trained with.
       restored: the model.
-      image_size: height and width of the images.
+      image_size: height and width of the images; None: for encoded pictures.
 
     Raises:
       CheckpointError: the model has no trained predictor.
@@ -41,6 +41,7 @@ def adaptive_classifier(
         std=tuple(config.data.std),
         buckets=tuple(config.inference.buckets),
         image_size=image_size,
+        own_sizes=image_size is None,
         fold=config.inference.fold,
     )
     if not config.inference.measure:

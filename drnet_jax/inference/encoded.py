@@ -1,0 +1,121 @@
+"""Encoded pictures as images of a pass: decoded once, resized on the host for each network."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+
+from drnet_jax.data.decode import (
+    CorruptImageError,
+    centre_crop_box,
+    decode_crop,
+    resize_square,
+)
+from drnet_jax.inference.images import Part, Rows
+
+
+@dataclass
+class Picture:
+    """An encoded picture on its way through a classifier.
+
+    Attributes:
+      read: gives the JPEG, PNG or WebP, or raises OSError.
+      problem: why it cannot be read; None as long as it can.
+    """
+
+    read: Callable[[], bytes]
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class EncodedPart(Part):
+    """A part of a batch, with the squares `[count, s, s, 3]` that its images were made from."""
+
+    squares: np.ndarray
+
+
+class EncodedImages:
+    """Pictures, each decoded once, at the largest resolution.
+
+    Decoding again for the chosen resolution, after a smaller scale for the predictor, costs more
+    than it saves: most of a JPEG's time goes before its scale matters (`benchmarks/predict.py`).
+    What is resized on the host is not resized on the device, and no more is uploaded than a network
+    sees.
+
+    Args:
+      opened: side in pixels of what `open` gives.
+      gathered: `[m]` sides in pixels of what `gather` gives, by choice.
+      crop: side of the centred square that is seen, as a fraction of the picture's shorter side.
+      pool: threads that read, decode and resize, which OpenCV and Pillow let run side by side.
+    """
+
+    def __init__(self, opened: int, gathered: Sequence[int], crop: float, pool: Executor) -> None:
+        self._opened = opened
+        self._gathered = gathered
+        self._crop = crop
+        self._pool = pool
+
+    def open(self, batch: Sequence[Picture], buckets: Sequence[int]) -> list[EncodedPart]:
+        """Decodes a batch; padding is black, and so is what cannot be decoded."""
+        side = max(self._gathered)
+        squares = np.zeros((len(batch), side, side, 3), np.uint8)
+
+        def decode(row: int) -> None:
+            """Fills one row, or says why not."""
+            try:
+                squares[row] = decode_square(batch[row].read(), self._crop, side)
+            except (CorruptImageError, OSError) as error:
+                batch[row].problem = str(error)
+
+        list(self._pool.map(decode, range(len(batch))))
+        images = self._resized(list(squares), self._opened)
+        parts = []
+        done = 0
+        for bucket in buckets:
+            rows = slice(done, done + bucket)
+            part = images[rows]
+            parts.append(EncodedPart(_padded(part, bucket), len(part), squares[rows]))
+            done += bucket
+        return parts
+
+    def gather(self, choice: int, bucket: int, rows: Sequence[Rows[EncodedPart]]) -> np.ndarray:
+        """Rows of any batches at the side of a choice; black after them."""
+        wanted: list[np.ndarray] = []
+        for parts, indices in rows:
+            squares = [square for part in parts for square in part.squares]
+            wanted += [squares[index] for index in indices]
+        return _padded(self._resized(wanted, self._gathered[choice]), bucket)
+
+    def _resized(self, squares: Sequence[np.ndarray], size: int) -> np.ndarray:
+        """n squares `[s, s, 3]` as `[n, size, size, 3]`."""
+        images = np.empty((len(squares), size, size, 3), np.uint8)
+
+        def resize(row: int) -> None:
+            """Fills one row."""
+            images[row] = resize_square(squares[row], size)
+
+        list(self._pool.map(resize, range(len(squares))))
+        return images
+
+
+def decode_square(encoded: bytes, crop: float, size: int) -> np.ndarray:
+    """The centred square of a picture.
+
+    Args:
+      encoded: a JPEG, PNG or WebP.
+      crop: its side, as a fraction of the picture's shorter side.
+      size: in pixels.
+
+    Returns:
+      `[size, size, 3]` uint8.
+
+    Raises:
+      CorruptImageError: it cannot be decoded.
+    """
+    return decode_crop(encoded, lambda width, height: centre_crop_box(width, height, crop), size)
+
+
+def _padded(images: np.ndarray, bucket: int) -> np.ndarray:
+    missing = bucket - len(images)
+    return np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
