@@ -177,11 +177,10 @@ class Dispatch(Generic[BatchT, PartT]):
             self._start(choice, len(queue))
 
     def _start(self, choice: int, count: int) -> None:
-        """Starts the first images of a queue."""
+        """Starts the first images of a queue; others fill a bucket that would be padded."""
         program = self._classifiers[choice]
         for bucket in program.plan.split(count):
-            segments = self._queues[choice].take(min(bucket, count))
-            count -= bucket
+            segments = self._queues[choice].take(bucket)
             rows = [(segment.batch.parts, segment.rows) for segment in segments]
             images = self._images.gather(choice, bucket, rows)
             self._in_flight.append((program.run(images), segments))
