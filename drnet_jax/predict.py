@@ -163,9 +163,11 @@ def classify_files(
         batches(), crop=crop, threads=os.cpu_count() or 1, lam=lam, max_waiting=_MAX_WAITING
     )
     for result in results:
+        probabilities = softmax(result.logits.astype(np.float64), axis=1)
         for row, picture in enumerate(waiting.popleft()):
             if picture.problem is None:
-                predictions.append(_prediction(next(names), result, row, classes))
+                found = _prediction(next(names), result, row, probabilities[row], classes)
+                predictions.append(found)
             else:
                 unreadable.append(Unreadable(next(names), picture.problem))
         done = len(predictions) + len(unreadable)
@@ -174,13 +176,15 @@ def classify_files(
     return predictions, unreadable
 
 
-def _prediction(name: str, result: Classified, row: int, classes: Sequence[str]) -> Prediction:
-    best = int(result.logits[row].argmax())
+def _prediction(
+    name: str, result: Classified, row: int, probabilities: np.ndarray, classes: Sequence[str]
+) -> Prediction:
+    best = int(probabilities.argmax())
     return Prediction(
         file=name,
         label=classes[best],
         class_index=best,
-        confidence=round(float(softmax(result.logits[row].astype(np.float64))[best]), 6),
+        confidence=round(float(probabilities[best]), 6),
         resolution=int(result.resolutions[row]),
         gmacs=float(result.macs[row]) / GIGA,
     )

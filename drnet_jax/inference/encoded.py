@@ -36,12 +36,12 @@ class EncodedPart(Part):
 
 
 class EncodedImages:
-    """Pictures, each decoded once, at the largest resolution.
+    """Pictures, each read and decoded once, at the largest resolution.
 
-    Decoding again for the chosen resolution, after a smaller scale for the predictor, costs more
-    than it saves: most of a JPEG's time goes before its scale matters (`benchmarks/predict.py`).
-    What is resized on the host is not resized on the device, and no more is uploaded than a network
-    sees.
+    A reduced scale for the predictor, and decoding again for the chosen resolution, costs as much
+    or more, as most of a JPEG's time goes before its scale matters, and it gives other pixels than
+    those that networks are trained on (`benchmarks/predict.py`). What is resized on the host is not
+    resized on the device, and no more is uploaded than a network sees.
 
     Args:
       opened: side in pixels of what `open` gives.
