@@ -231,8 +231,7 @@ def _gallery(
             "Input": str(root),
             "Budget": f"{name} {config.budget[name]:g} (lambda {lam:.4g})" if name else "none",
             "Pictures": f"{len(predictions):,}",
-            "Mean cost": f"{mean:.4g} GMACs",
-            f"{resolutions[0]} px alone": f"{largest:.4g} GMACs",
+            "Mean cost": f"{mean:.4g} GMACs, {mean / largest:.2f} of {resolutions[0]} px alone",
         },
         pixels=pixels,
     )
