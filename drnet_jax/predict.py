@@ -51,38 +51,33 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     restored = restore_model(config, Path(config.restore_from) if config.restore_from else workdir)
     largest = restored.model.resolutions[0]
     lam = budget_lambda(config, restored, (largest, largest))
-    engine = adaptive_classifier(config, restored, None)
     crop = shown_fraction(data_settings(config, workdir))
+    engine = adaptive_classifier(config, restored, None)
+    size = config.eval.batch_size
     start = time.perf_counter()
     predictions, unreadable = classify_files(
-        engine,
-        root,
-        files,
-        restored.classes,
-        crop=crop,
-        lam=lam,
-        batch_size=config.eval.batch_size,
+        engine, root, files, restored.classes, crop=crop, lam=lam, batch_size=size
     )
-    seconds = time.perf_counter() - start
+    rate = len(files) / (time.perf_counter() - start)
     write_unreadable(output / "unreadable.csv", unreadable)
     if not predictions:
         raise DataError(
             f"none of the {len(files)} pictures in {root} can be read; {output / 'unreadable.csv'} "
             "says why"
         )
-    summary = {
-        "num_images": len(predictions),
-        "num_unreadable": len(unreadable),
-        "shares": _shares(predictions, restored.model.resolutions),
-        "gmacs": float(np.mean([prediction.gmacs for prediction in predictions])),
-        "images_per_second": len(files) / seconds,
-        "output": output,
-    }
     if config.predict.gallery:
         page = _gallery(config, restored, predictions, unreadable, crop, lam)
         write_text(output / "gallery.html", page)
     # Last: where there are predictions, everything else is complete too.
     write_predictions(output / f"predictions.{config.predict.format}", predictions)
+    summary = {
+        "num_images": len(predictions),
+        "num_unreadable": len(unreadable),
+        "shares": _shares(predictions, restored.model.resolutions),
+        "gmacs": float(np.mean([prediction.gmacs for prediction in predictions])),
+        "images_per_second": rate,
+        "output": output,
+    }
     _print(summary, restored.model.resolutions)
     return summary
 
