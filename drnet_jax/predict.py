@@ -51,38 +51,33 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     restored = restore_model(config, Path(config.restore_from) if config.restore_from else workdir)
     largest = restored.model.resolutions[0]
     lam = budget_lambda(config, restored, (largest, largest))
-    engine = adaptive_classifier(config, restored, None)
     crop = shown_fraction(data_settings(config, workdir))
+    engine = adaptive_classifier(config, restored, None)
+    size = config.eval.batch_size
     start = time.perf_counter()
     predictions, unreadable = classify_files(
-        engine,
-        root,
-        files,
-        restored.classes,
-        crop=crop,
-        lam=lam,
-        batch_size=config.eval.batch_size,
+        engine, root, files, restored.classes, crop=crop, lam=lam, batch_size=size
     )
-    seconds = time.perf_counter() - start
+    rate = len(files) / (time.perf_counter() - start)
     write_unreadable(output / "unreadable.csv", unreadable)
     if not predictions:
         raise DataError(
             f"none of the {len(files)} pictures in {root} can be read; {output / 'unreadable.csv'} "
             "says why"
         )
-    summary = {
-        "num_images": len(predictions),
-        "num_unreadable": len(unreadable),
-        "shares": _shares(predictions, restored.model.resolutions),
-        "gmacs": float(np.mean([prediction.gmacs for prediction in predictions])),
-        "images_per_second": len(files) / seconds,
-        "output": output,
-    }
     if config.predict.gallery:
         page = _gallery(config, restored, predictions, unreadable, crop, lam)
         write_text(output / "gallery.html", page)
     # Last: where there are predictions, everything else is complete too.
     write_predictions(output / f"predictions.{config.predict.format}", predictions)
+    summary = {
+        "num_images": len(predictions),
+        "num_unreadable": len(unreadable),
+        "shares": _shares(predictions, restored.model.resolutions),
+        "gmacs": float(np.mean([prediction.gmacs for prediction in predictions])),
+        "images_per_second": rate,
+        "output": output,
+    }
     _print(summary, restored.model.resolutions)
     return summary
 
@@ -163,9 +158,11 @@ def classify_files(
         batches(), crop=crop, threads=os.cpu_count() or 1, lam=lam, max_waiting=_MAX_WAITING
     )
     for result in results:
+        probabilities = softmax(result.logits.astype(np.float64), axis=1)
         for row, picture in enumerate(waiting.popleft()):
             if picture.problem is None:
-                predictions.append(_prediction(next(names), result, row, classes))
+                found = _prediction(next(names), result, row, probabilities[row], classes)
+                predictions.append(found)
             else:
                 unreadable.append(Unreadable(next(names), picture.problem))
         done = len(predictions) + len(unreadable)
@@ -174,13 +171,15 @@ def classify_files(
     return predictions, unreadable
 
 
-def _prediction(name: str, result: Classified, row: int, classes: Sequence[str]) -> Prediction:
-    best = int(result.logits[row].argmax())
+def _prediction(
+    name: str, result: Classified, row: int, probabilities: np.ndarray, classes: Sequence[str]
+) -> Prediction:
+    best = int(probabilities.argmax())
     return Prediction(
         file=name,
         label=classes[best],
         class_index=best,
-        confidence=round(float(softmax(result.logits[row].astype(np.float64))[best]), 6),
+        confidence=round(float(probabilities[best]), 6),
         resolution=int(result.resolutions[row]),
         gmacs=float(result.macs[row]) / GIGA,
     )
@@ -227,8 +226,7 @@ def _gallery(
             "Input": str(root),
             "Budget": f"{name} {config.budget[name]:g} (lambda {lam:.4g})" if name else "none",
             "Pictures": f"{len(predictions):,}",
-            "Mean cost": f"{mean:.4g} GMACs",
-            f"{resolutions[0]} px alone": f"{largest:.4g} GMACs",
+            "Mean cost": f"{mean:.4g} GMACs, {mean / largest:.2f} of {resolutions[0]} px alone",
         },
         pixels=pixels,
     )

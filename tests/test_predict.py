@@ -201,6 +201,10 @@ def test_numbers_of_the_dense_networks(
     got_logits = np.concatenate([got.logits for got in found])
     assert np.abs(got_logits - logits).max() <= 1e-5 * logits.std()
 
+    # At one resolution alone a picture looks the same as where it was chosen.
+    (alone,) = engine.fixed(1).classify_pictures([sum(batches, [])], crop=crop, threads=2)
+    assert np.abs(alone.logits - expected.logits[:, 1]).max() <= 1e-5 * logits.std()
+
     predictions, unreadable = classify_files(
         engine, root, files, CLASSES, crop=crop, lam=lam, batch_size=batch_size
     )
@@ -403,3 +407,6 @@ def test_one_resolution(images: np.ndarray) -> None:
         assert set(got.resolutions) == {32} and set(got.macs) == set(engine.cost.classifier)
     with pytest.raises(ValueError, match="compiled with own_sizes, for classify_pictures"):
         engine.classify(images[:1])
+    other = AdaptiveClassifier(model, variables, **settings | {"buckets": (1,)})
+    with pytest.raises(ValueError, match="compiled without own_sizes, for classify_batches"):
+        next(other.classify_pictures([], crop=1.0, threads=1))

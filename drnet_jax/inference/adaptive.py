@@ -193,7 +193,7 @@ class AdaptiveClassifier:
 
         Raises:
           ValueError: as `classify`; earlier batches whose result has not come are then lost. Or
-            `max_waiting` below zero; or the networks were compiled for their own sizes.
+            `max_waiting` below zero, or compiled with `own_sizes`.
         """
         checked = (self._checked(batch) for batch in batches)
         yield from self._dispatch(self._in_memory, checked, lam, max_waiting)
@@ -226,12 +226,14 @@ class AdaptiveClassifier:
           max_waiting: see `classify_batches`.
 
         Raises:
-          ValueError: `max_waiting` below zero.
+          ValueError: `max_waiting` below zero, or compiled without `own_sizes`.
         """
+        if self._images is not None:
+            raise ValueError("compiled without own_sizes, for classify_batches")
         first = self.predictor or self.classifiers[0]
         sizes = [program.image_shape[0] for program in self.classifiers]
         with ThreadPoolExecutor(threads) as pool:
-            images = EncodedImages(first.image_shape[0], sizes, crop, pool)
+            images = EncodedImages(self.image_size[0], first.image_shape[0], sizes, crop, pool)
             yield from self._dispatch(images, batches, lam, max_waiting)
 
     def _dispatch(

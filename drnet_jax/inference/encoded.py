@@ -36,21 +36,25 @@ class EncodedPart(Part):
 
 
 class EncodedImages:
-    """Pictures, each decoded once, at the largest resolution.
+    """Pictures, each read and decoded once, at the largest resolution.
 
-    Decoding again for the chosen resolution, after a smaller scale for the predictor, costs more
-    than it saves: most of a JPEG's time goes before its scale matters (`benchmarks/predict.py`).
-    What is resized on the host is not resized on the device, and no more is uploaded than a network
-    sees.
+    A reduced scale for the predictor, and decoding again for the chosen resolution, costs as much
+    or more, as most of a JPEG's time goes before its scale matters, and it gives other pixels than
+    those that networks are trained on (`benchmarks/predict.py`). What is resized on the host is not
+    resized on the device, and no more is uploaded than a network sees.
 
     Args:
+      side: that pictures are decoded to, in pixels: the largest resolution, as in training.
       opened: side in pixels of what `open` gives.
       gathered: `[m]` sides in pixels of what `gather` gives, by choice.
       crop: side of the centred square that is seen, as a fraction of the picture's shorter side.
       pool: threads that read, decode and resize, which OpenCV and Pillow let run side by side.
     """
 
-    def __init__(self, opened: int, gathered: Sequence[int], crop: float, pool: Executor) -> None:
+    def __init__(
+        self, side: int, opened: int, gathered: Sequence[int], crop: float, pool: Executor
+    ) -> None:
+        self._side = side
         self._opened = opened
         self._gathered = gathered
         self._crop = crop
@@ -58,13 +62,12 @@ class EncodedImages:
 
     def open(self, batch: Sequence[Picture], buckets: Sequence[int]) -> list[EncodedPart]:
         """Decodes a batch; padding is black, and so is what cannot be decoded."""
-        side = max(self._gathered)
-        squares = np.zeros((len(batch), side, side, 3), np.uint8)
+        squares = np.zeros((len(batch), self._side, self._side, 3), np.uint8)
 
         def decode(row: int) -> None:
             """Fills one row, or says why not."""
             try:
-                squares[row] = decode_square(batch[row].read(), self._crop, side)
+                squares[row] = decode_square(batch[row].read(), self._crop, self._side)
             except (CorruptImageError, OSError) as error:
                 batch[row].problem = str(error)
 
