@@ -1,7 +1,7 @@
 """Evaluation: every image once, at every resolution, with the predictor's choice beside it."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.build import batch_sharding, data_settings
 from drnet_jax.config import flatten
+from drnet_jax.control_figures import control_figures
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.pipeline import eval_batches
 from drnet_jax.data.preprocess import normalise
@@ -48,6 +49,7 @@ def make_eval_step(model: DRNet, mean: tuple[float, ...], std: tuple[float, ...]
             "top5": right.any(-1),
             "choice": output.scores.argmax(-1),
             "scores": output.scores,
+            "confidence": jax.nn.softmax(output.branch_logits.astype(jnp.float32)).max(-1),
             "index": batch["index"],
             "mask": batch["mask"],
             "corrupt": batch["corrupt"],
@@ -84,8 +86,7 @@ def evaluate(
     rows = {name: values[real][order] for name, values in merged.items()}
     if not np.array_equal(rows["index"], np.setdiff1d(np.arange(len(source)), corrupt)):
         raise RuntimeError("the input pipeline lost or repeated an image")
-    names = ("ce", "top1", "top5", "choice", "scores", "index")
-    return EvalRecords(*(rows[name] for name in names))
+    return EvalRecords(*(rows[field.name] for field in fields(EvalRecords)))
 
 
 def check_corrupt(source: Source, corrupt: np.ndarray, *, skip: bool) -> None:
@@ -123,16 +124,23 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       DataError: the data cannot be read, or has other classes.
       BudgetError: nothing is calibrated for the budget, or it cannot be kept.
     """
-    restored, source = restore_and_load(config, workdir, config.eval.split)
+    splits = (config.eval.split, "calibration")
+    restored, (source, calibration) = restore_and_load(config, workdir, *splits)
     lam = budget_lambda(config, restored, source.image_size)
+    cost = model_cost(restored.model)
     records = evaluate_densely(config, restored, source)
     if lam:
-        costs = np.array(model_cost(restored.model).classifier_gmacs)
+        costs = np.array(cost.classifier_gmacs)
         records = replace(records, choice=choose(records.scores, costs, lam))
-    summary = summarise(records, restored.model.resolutions, model_cost(restored.model))
+    summary = summarise(records, restored.model.resolutions, cost)
     if restored.stage == "pretrain" and len(restored.model.resolutions) > 1:
         summary |= dict.fromkeys(("top1", "top5", "gmacs", "gmacs_classifier", "shares"))
-    elif "apparent_size" in source.metadata:
+    elif len(restored.model.resolutions) > 1:
+        calibrating = records
+        if config.eval.split != "calibration":
+            calibrating = evaluate_densely(config, restored, calibration, skip_corrupt=True)
+        summary["controls"] = control_figures(records, calibrating, cost, lam)
+    if summary["top1"] is not None and "apparent_size" in source.metadata:
         sizes = source.metadata["apparent_size"][records.index]
         summary["by_apparent_size"] = by_size(records, sizes, _SIZE_EDGES)
     summary["lambda"] = lam
@@ -145,8 +153,10 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     return summary
 
 
-def restore_and_load(config: ConfigDict, workdir: Path, split: str) -> tuple[RestoredModel, Source]:
-    """The model of `restore_from` or `workdir`, and a split of the data it was trained on.
+def restore_and_load(
+    config: ConfigDict, workdir: Path, *names: str
+) -> tuple[RestoredModel, list[Source]]:
+    """The model of `restore_from` or `workdir`, and splits of the data it was trained on.
 
     Raises:
       CheckpointError: no checkpoint, or one of another model.
@@ -155,19 +165,21 @@ def restore_and_load(config: ConfigDict, workdir: Path, split: str) -> tuple[Res
     origin = Path(config.restore_from) if config.restore_from else workdir
     restored = restore_model(config, origin)
     splits = DataSplits(data_settings(config, workdir))
-    check_data(origin, splits.classes, {split: splits.identity(split)})
-    return restored, splits.load(split)
+    check_data(origin, splits.classes, {name: splits.identity(name) for name in names})
+    return restored, [splits.load(name) for name in names]
 
 
-def evaluate_densely(config: ConfigDict, restored: RestoredModel, source: Source) -> EvalRecords:
-    """`evaluate` with the settings of `config`."""
+def evaluate_densely(
+    config: ConfigDict, restored: RestoredModel, source: Source, *, skip_corrupt: bool = False
+) -> EvalRecords:
+    """`evaluate` with the settings of `config`; `skip_corrupt` where it is not set there either."""
     return evaluate(
         make_eval_step(restored.model, tuple(config.data.mean), tuple(config.data.std)),
         restored.variables,
         source,
         batch_size=config.eval.batch_size,
         mesh=restored.mesh,
-        skip_corrupt=config.data.skip_corrupt,
+        skip_corrupt=config.data.skip_corrupt or skip_corrupt,
     )
 
 
@@ -206,10 +218,14 @@ def print_tables(summary: dict[str, Any]) -> None:
         return
     say(row("DRNet (with predictor)", summary["top1"], summary["gmacs"]))
     say(row("hull of fixed, same cost", hull_top1(summary, summary["gmacs"]), summary["gmacs"]))
-    random_top1 = matched_random_top1(summary)
-    say(row("random, same shares", random_top1, summary["gmacs_classifier"]))
+    say(row("random, same shares", matched_random_top1(summary), summary["gmacs_classifier"]))
+    controls = summary["controls"]
+    figures = {name: entry["value"] for name, entry in controls["intervals"].items()}
+    say(row("confidence cascade", figures["cascade"], controls["gmacs"]["cascade"]))
+    say(row("oracle", figures["oracle"], controls["gmacs"]["oracle"]))
     chosen = zip(summary["resolutions"], summary["shares"], strict=True)
     say("shares: " + ", ".join(f"{size} px {100 * share:.1f} %" for size, share in chosen))
+    say(f"DRNet is {controls['verdict']}")
     if "by_apparent_size" in summary:
         _print_by_apparent_size(summary)
 

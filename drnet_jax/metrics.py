@@ -1,6 +1,6 @@
 """Evaluation figures, computed from what was recorded of every single image."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ class EvalRecords:
       top5: `[n, m]` bool, right among the best five.
       choice: `[n]` index of the resolution that the predictor picked.
       scores: `[n, m]`, the predictor's unnormalised log-probabilities.
+      confidence: `[n, m]`, the classifier's largest softmax.
       index: `[n]` of the image in the source; images that cannot be decoded are left out.
     """
 
@@ -26,12 +27,12 @@ class EvalRecords:
     top5: np.ndarray
     choice: np.ndarray
     scores: np.ndarray
+    confidence: np.ndarray
     index: np.ndarray
 
     def take(self, rows: np.ndarray) -> "EvalRecords":
         """The records of some images, with repetitions if `rows` `[k]` has them."""
-        fields = (self.ce, self.top1, self.top5, self.choice, self.scores, self.index)
-        return EvalRecords(*(values[rows] for values in fields))
+        return EvalRecords(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def chosen(self, values: np.ndarray) -> np.ndarray:
         """`[n]`: the column of `values` `[n, m]` that each image's choice picks."""

@@ -20,6 +20,7 @@ RECORDS = EvalRecords(
     top5=np.array([[1, 1, 1], [1, 1, 1], [1, 0, 0], [1, 1, 0]], dtype=bool),
     choice=np.array([0, 2, 2, 1]),
     scores=np.zeros((4, 3)),
+    confidence=np.ones((4, 3)),
     index=np.arange(4),
 )
 

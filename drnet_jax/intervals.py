@@ -1,0 +1,66 @@
+"""Bootstrap intervals over images, paired for differences (SciPy)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import bootstrap
+
+_RESAMPLES = 1000
+_CONFIDENCE = 0.95
+# Resampled rows that are held at once, in numbers.
+_BATCH_NUMBERS = 2e7
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure, and where 95 of 100 such figures would lie.
+
+    Attributes:
+      value: of all images.
+      low: 2.5th percentile over resampled images.
+      high: 97.5th.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def intervals(columns: np.ndarray, figures: Callable[[np.ndarray], np.ndarray]) -> list[Interval]:
+    """Intervals of figures that depend on means over images.
+
+    The same images are drawn for all columns, so that differences are paired.
+
+    Args:
+      columns: `[n, q]`, q values of every image.
+      figures: from means `[b, q]` to figures `[b, f]`.
+
+    Returns:
+      One a figure, by the percentile bootstrap.
+    """
+    n, q = columns.shape
+    values = figures(columns.mean(axis=0, keepdims=True))[0]
+    if n == 1:
+        return [Interval(float(value), float(value), float(value)) for value in values]
+
+    def statistic(rows: np.ndarray, axis: int = -1) -> np.ndarray:
+        """Figures `[f, b]` of resampled rows `[b, n]`."""
+        del axis
+        return figures(columns[rows].mean(axis=-2).reshape(-1, q)).T
+
+    found = bootstrap(
+        (np.arange(n),),
+        statistic,
+        n_resamples=_RESAMPLES,
+        batch=max(1, int(_BATCH_NUMBERS / (n * q))),
+        confidence_level=_CONFIDENCE,
+        method="percentile",
+        vectorized=True,
+        rng=0,
+    ).confidence_interval
+    lows, highs = np.atleast_1d(found.low), np.atleast_1d(found.high)
+    return [
+        Interval(float(value), float(low), float(high))
+        for value, low, high in zip(values, lows, highs, strict=True)
+    ]

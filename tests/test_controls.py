@@ -1,0 +1,115 @@
+"""The controls of an evaluation, by brute force on small random logits."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+from scipy.special import softmax
+
+from drnet_jax.controls import (
+    auroc,
+    by_choice,
+    cascade,
+    mixture,
+    needed,
+    on_hull,
+    oracle,
+)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> dict[str, np.ndarray]:
+    """Logits, labels and costs of a few images, and what follows from them."""
+    n, m, k = draw(st.integers(1, 6)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    logits = draw(st_numpy.arrays(float, (n, m, k), elements=st.floats(-3, 3, width=16)))
+    labels = draw(st_numpy.arrays(int, n, elements=st.integers(0, k - 1)))
+    costs = draw(
+        st.lists(st.integers(1, 50), min_size=m, max_size=m, unique=True).map(
+            lambda c: np.array(sorted(c, reverse=True), float)
+        )
+    )
+    return {
+        "right": logits.argmax(-1) == labels[:, None],
+        "confidence": softmax(logits, axis=-1).max(-1),
+        "costs": costs,
+    }
+
+
+@given(cases())
+def test_oracle(case: dict[str, np.ndarray]) -> None:
+    right, costs = case["right"], case["costs"]
+    outcome = oracle(right, costs)
+    for image, row in enumerate(right):
+        correct = [cost for cost, ok in zip(costs, row, strict=True) if ok]
+        assert outcome.right[image] == bool(correct)
+        assert outcome.cost[image] == min(correct, default=costs.min())
+    assert np.array_equal(costs[needed(right, costs)], outcome.cost)
+
+
+@given(cases(), st.floats(0, 1.1))
+def test_cascade(case: dict[str, np.ndarray], threshold: float) -> None:
+    right, confidence, costs = case["right"], case["confidence"], case["costs"]
+    outcome = cascade(right, confidence, costs, threshold)
+    for image in range(len(right)):
+        spent = 0.0
+        # Costs fall along the columns: from the last one on.
+        for column in reversed(range(len(costs))):
+            spent += costs[column]
+            if confidence[image, column] >= threshold or column == 0:
+                break
+        assert outcome.cost[image] == pytest.approx(spent)
+        assert outcome.right[image] == right[image, column]
+
+
+@given(cases(), st.data())
+def test_mixtures_are_means_over_all_choices(
+    case: dict[str, np.ndarray], data: st.DataObject
+) -> None:
+    right, costs = case["right"][:4], case["costs"]
+    m = len(costs)
+    weights = np.array(data.draw(st.lists(st.integers(0, 5), min_size=m, max_size=m))) + 0.01
+    shares = weights / weights.sum()
+    outcome = mixture(right, shares, costs)
+    top1, gmacs, square = 0.0, 0.0, 0.0
+    for choices in itertools.product(range(m), repeat=len(right)):
+        chance = shares[list(choices)].prod()
+        chosen = by_choice(right, np.array(choices), costs)
+        top1 += chance * chosen.top1
+        gmacs += chance * chosen.gmacs
+        square += chance * chosen.top1**2
+    assert outcome.top1 == pytest.approx(top1)
+    assert outcome.gmacs == pytest.approx(gmacs)
+    assert outcome.spread == pytest.approx(np.sqrt(max(0, square - top1**2)), abs=1e-7)
+
+
+@given(cases(), st.floats(0, 1))
+def test_no_mixture_is_above_the_hull(case: dict[str, np.ndarray], place: float) -> None:
+    right, costs = case["right"], case["costs"]
+    budget = costs.min() + place * (costs.max() - costs.min())
+    best = on_hull(right, costs, budget)
+    assert best.gmacs <= budget + 1e-9
+    m = len(costs)
+    for first, second in itertools.product(range(m), repeat=2):
+        for part in np.linspace(0, 1, 21):
+            shares = np.zeros(m)
+            shares[first] += part
+            shares[second] += 1 - part
+            other = mixture(right, shares, costs)
+            if other.gmacs <= budget:
+                assert other.top1 <= best.top1 + 1e-9
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 4)), min_size=1, max_size=12))
+def test_auroc(images: list[tuple[bool, int]]) -> None:
+    positive = np.array([flag for flag, _ in images])
+    score = np.array([value for _, value in images], float)
+    pairs = [
+        (score[i] > score[j]) + 0.5 * (score[i] == score[j])
+        for i in np.flatnonzero(positive)
+        for j in np.flatnonzero(~positive)
+    ]
+    got = auroc(positive, score)
+    assert got == pytest.approx(np.mean(pairs)) if pairs else np.isnan(got)
