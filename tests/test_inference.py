@@ -15,6 +15,7 @@ from drnet_jax.config import default_config
 from drnet_jax.data.preprocess import normalise
 from drnet_jax.inference.adaptive import AdaptiveClassifier, Classified
 from drnet_jax.inference.folding import fold_batch_norm
+from drnet_jax.inference.images import DeviceImages, HostImages
 from drnet_jax.inference.programs import CostTable
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.resnet import ResNet
@@ -257,6 +258,39 @@ def test_no_compilation_after_the_constructor(
         engine.classify(case.images[rows], lam=float(rng.normal(0, 100)))
     list(engine.classify_batches([case.images[:9]] * 5, max_waiting=2))
     assert not compilations
+
+
+@pytest.mark.parametrize("where", [HostImages, DeviceImages])
+def test_gathering(where: type, compilations: list[str]) -> None:
+    """Rows of two batches, in buckets of other sizes; black after them."""
+    rng = np.random.default_rng(0)
+    arguments = () if where is HostImages else ((3, 5), jax.devices()[0])
+    images = where((4, 6), *arguments)
+    compilations.clear()
+    batches = [rng.integers(1, 256, (count, 4, 6, 3), np.uint8) for count in (11, 4)]
+    opened = [images.open(batches[0], [5, 3, 5]), images.open(batches[1], [5])]
+    assert [[part.count for part in parts] for parts in opened] == [[5, 3, 3], [4]]
+    for part in (*opened[0], *opened[1]):
+        assert not np.asarray(part.images)[part.count :].any()
+    rows = [np.array([10, 0, 7]), np.array([2])]
+    got = np.asarray(images.gather(0, 5, list(zip(opened, rows, strict=True))))
+    expected = np.zeros((5, 4, 6, 3), np.uint8)
+    expected[:3], expected[3] = batches[0][rows[0]], batches[1][2]
+    np.testing.assert_array_equal(got, expected)
+    assert not compilations
+
+
+def test_images_on_the_device(case: Case, engine: AdaptiveClassifier, monkeypatch: Any) -> None:
+    """As on a GPU."""
+    on_device = DeviceImages(engine.image_size, BUCKETS, jax.devices()[0])
+    monkeypatch.setattr(engine, "_images", on_device)
+    sizes = [5, 17, 0, 30]
+    starts = np.cumsum([0, *sizes])
+    batches = [case.images[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+    for waiting in (0, 3):
+        results = engine.classify_batches(batches, max_waiting=waiting)
+        for got, start, size in zip(results, starts, sizes, strict=False):
+            case.check(got, np.arange(start, start + size), tolerance=1e-5)
 
 
 @pytest.mark.parametrize(

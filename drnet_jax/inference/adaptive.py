@@ -11,7 +11,7 @@ import numpy as np
 
 from drnet_jax.inference.dispatch import Dispatch
 from drnet_jax.inference.encoded import EncodedImages, Picture
-from drnet_jax.inference.images import BatchT, DeviceImages, Images, PartT
+from drnet_jax.inference.images import BatchT, Images, MemoryImages, PartT, memory_images
 from drnet_jax.inference.networks import (
     InferenceNetwork,
     classifier_networks,
@@ -95,9 +95,10 @@ class AdaptiveClassifier:
         self.predictor = None if small is None else compiled(small)
         networks = classifier_networks(model, variables, mean, std, fold=fold)
         self.classifiers = tuple(compiled(network) for network in networks)
-        self._images = None
+        self._images: MemoryImages | None = None
         if not own_sizes:
-            self._images = DeviceImages(self.image_size, self.classifiers[0].buckets, device)
+            sizes = self.classifiers[0].buckets
+            self._images = memory_images(self.image_size, sizes, device)
 
     def measure(self, repeats: int = 5) -> CostTable:
         """Seconds of every bucket of every network, on this device."""
@@ -199,7 +200,7 @@ class AdaptiveClassifier:
         yield from self._dispatch(self._in_memory, checked, lam, max_waiting)
 
     @property
-    def _in_memory(self) -> DeviceImages:
+    def _in_memory(self) -> MemoryImages:
         """Images in memory, if the networks take them."""
         if self._images is None:
             raise ValueError("compiled with own_sizes, for classify_pictures")

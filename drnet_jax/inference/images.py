@@ -1,6 +1,6 @@
-"""Where a pass gets its images from: uploaded once, and gathered on the device."""
+"""Where a pass gets its images from: gathered where they are, on a device or in memory."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -76,36 +76,81 @@ class DeviceImages:
 
     def open(self, batch: np.ndarray, buckets: Sequence[int]) -> list[Part]:
         """Uploads a batch, without waiting for it; the last chunk is padded with black."""
-        chunks = []
-        done = 0
-        for bucket in buckets:
-            part = batch[done : done + bucket]
-            done += len(part)
-            padding = np.zeros((bucket - len(part), *self._shape), np.uint8)
-            padded = np.concatenate([part, padding]) if len(padding) else part
-            chunks.append(Part(jax.device_put(padded, self._device), len(part)))
-        return chunks
+        return [
+            Part(jax.device_put(images, self._device), count)
+            for images, count in _padded_parts(batch, buckets)
+        ]
 
     def gather(self, choice: int, bucket: int, rows: Sequence[Rows[Part]]) -> Array:
         """Rows of any chunks, on the device, one small program a chunk; black after them."""
         del choice
         gathered = self._blank[bucket]
-        place = 0
-        for chunks, wanted in rows:
-            start = 0
-            for chunk in chunks:
-                here = np.flatnonzero((wanted >= start) & (wanted < start + chunk.count))
-                if len(here):
-                    source = np.full(bucket, -1, np.int32)
-                    source[place + here] = wanted[here] - start
-                    take = self._take[len(chunk.images), bucket]
-                    gathered = take(chunk.images, source, gathered)
-                start += chunk.count
-            place += len(wanted)
+        for chunk, sources, places in _pieces(rows):
+            source = np.full(bucket, -1, np.int32)
+            source[places] = sources
+            gathered = self._take[len(chunk.images), bucket](chunk.images, source, gathered)
         return gathered
+
+
+class HostImages:
+    """Images in memory, gathered there: for the CPU, where `DeviceImages` would copy byte by byte.
+
+    Args:
+      image_size: height and width.
+    """
+
+    def __init__(self, image_size: tuple[int, int]) -> None:
+        self._shape = (*image_size, 3)
+
+    def open(self, batch: np.ndarray, buckets: Sequence[int]) -> list[Part]:
+        """Views of a batch; the last part is padded with black."""
+        return [Part(images, count) for images, count in _padded_parts(batch, buckets)]
+
+    def gather(self, choice: int, bucket: int, rows: Sequence[Rows[Part]]) -> Array:
+        """Copies of rows; black after them."""
+        del choice
+        gathered = np.zeros((bucket, *self._shape), np.uint8)
+        for part, sources, places in _pieces(rows):
+            gathered[places] = part.images[sources]
+        return gathered
+
+
+def _padded_parts(batch: np.ndarray, buckets: Sequence[int]) -> Iterator[tuple[np.ndarray, int]]:
+    """A batch in buckets of these sizes, and how many images of each are real."""
+    done = 0
+    for bucket in buckets:
+        part = batch[done : done + bucket]
+        done += len(part)
+        padding = np.zeros((bucket - len(part), *batch.shape[1:]), np.uint8)
+        yield (np.concatenate([part, padding]) if len(padding) else part), len(part)
+
+
+def _pieces(rows: Sequence[Rows[Part]]) -> Iterator[tuple[Part, np.ndarray, np.ndarray]]:
+    """What to copy: from which part, its rows, and their places among all that are gathered."""
+    place = 0
+    for parts, wanted in rows:
+        start = 0
+        for part in parts:
+            here = np.flatnonzero((wanted >= start) & (wanted < start + part.count))
+            if len(here):
+                yield part, wanted[here] - start, place + here
+            start += part.count
+        place += len(wanted)
 
 
 def _take(chunk: jax.Array, source: jax.Array, gathered: jax.Array) -> jax.Array:
     """Puts rows of a chunk where `source` names them; -1 leaves what is there."""
     found = jnp.take(chunk, source, axis=0, mode="clip")
     return jnp.where((source >= 0)[:, None, None, None], found, gathered)
+
+
+MemoryImages = DeviceImages | HostImages
+
+
+def memory_images(
+    image_size: tuple[int, int], buckets: Sequence[int], device: jax.Device
+) -> MemoryImages:
+    """What is faster for images in memory and a device; arguments as of `DeviceImages`."""
+    if device.platform == "cpu":
+        return HostImages(image_size)
+    return DeviceImages(image_size, buckets, device)
