@@ -1,4 +1,4 @@
-"""Evaluation by dispatch, budgets and latency, on a model that is trained for a few steps."""
+"""Evaluation by dispatch, budgets and latency, on a model with random weights."""
 
 import json
 from pathlib import Path
@@ -13,14 +13,15 @@ from drnet_jax.config import ConfigError, check_config
 from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.evaluate_bucketed import restore_and_evaluate_bucketed
 from drnet_jax.inference.calibration import BudgetError
-from drnet_jax.train import prepare, train_and_evaluate
+from drnet_jax.train import prepare
+from tests.random_model import write_run
 from tests.small_run import small_config
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("trained")
-    train_and_evaluate(small_config(), workdir)
+    write_run(small_config(), workdir, tuple("0123456789"))
     return workdir
 
 
@@ -124,7 +125,7 @@ def test_what_is_refused(trained: Path, tmp_path: Path) -> None:
 
 def test_stage_one_has_no_predictor(tmp_path: Path) -> None:
     config = small_config(stages=("pretrain",))
-    train_and_evaluate(config, tmp_path)
+    write_run(config, tmp_path, tuple("0123456789"), stage="pretrain")
     for run in (restore_and_evaluate_bucketed, restore_and_calibrate):
         with pytest.raises(CheckpointError, match="holds stage 1 only"):
             run(config, tmp_path)

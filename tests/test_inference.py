@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import flax
 import jax
 import numpy as np
 import pytest
@@ -17,39 +16,13 @@ from drnet_jax.inference.adaptive import AdaptiveClassifier, Classified
 from drnet_jax.inference.folding import fold_batch_norm
 from drnet_jax.inference.images import DeviceImages, HostImages
 from drnet_jax.inference.programs import CostTable
-from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.resnet import ResNet
 from drnet_jax.train_state import init_variables
+from tests.random_model import randomised, spread_choices
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 BUCKETS = (1, 2, 4, 8)
 NUM_CLASSES = 7
-
-
-def randomised(variables: Any, seed: int) -> Any:
-    """As after a training: no statistic, scale or bias is what it is initialised with."""
-    rng = np.random.default_rng(seed)
-    flat = flax.traverse_util.flatten_dict(variables)
-    for path, leaf in flat.items():
-        if path[0] != "params" and path[-1] == "var":
-            flat[path] = rng.uniform(0.5, 2, leaf.shape).astype(np.float32)
-        elif leaf.ndim == 1:
-            flat[path] = leaf + rng.normal(0, 0.2, leaf.shape).astype(np.float32)
-    return flax.traverse_util.unflatten_dict(flat)
-
-
-def spread_choices(model: DRNet, variables: Any, images: np.ndarray) -> Any:
-    """Variables whose predictor sends about equally many of `images` to every resolution."""
-    scores = np.asarray(model.apply(variables, normalise(images, MEAN, STD)).scores)
-    bias = np.zeros(scores.shape[1], np.float32)
-    for step in range(2000):
-        chosen = (scores + bias).argmax(1)
-        shares = np.bincount(chosen, minlength=len(bias)) / len(scores)
-        bias += (1 / len(bias) - shares).astype(np.float32) * scores.std() / (10 + step)
-    flat = flax.traverse_util.flatten_dict(variables)
-    path = ("params", "predictor", "network", "fc", "bias")
-    flat[path] = flat[path] + bias
-    return flax.traverse_util.unflatten_dict(flat)
 
 
 class Case:
@@ -68,7 +41,9 @@ class Case:
         self.images = (images * rng.uniform(0.2, 1, (60, 1, 1, 1))).astype(np.uint8)
         self.variables = randomised(init_variables(self.model, jax.random.key(0)), 0)
         if self.model.predictor is not None:
-            self.variables = spread_choices(self.model, self.variables, self.images)
+            self.variables = spread_choices(
+                self.model, self.variables, normalise(self.images, MEAN, STD)
+            )
         dense: Any = jax.jit(self.model.apply)(self.variables, normalise(self.images, MEAN, STD))
         self.branches = np.asarray(dense.branch_logits)
         self.scores = np.asarray(dense.scores)

@@ -18,8 +18,7 @@ from PIL import Image
 from scipy.special import log_softmax, softmax
 
 from drnet_jax.build import create_model
-from drnet_jax.checkpoint import StageCheckpoints
-from drnet_jax.config import SPLITS, ConfigError, check_config, flatten
+from drnet_jax.config import ConfigError, check_config
 from drnet_jax.data.decode import resize_square
 from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.data.preprocess import normalise
@@ -33,9 +32,9 @@ from drnet_jax.models.layers import resize
 from drnet_jax.models.resnet import ResNet
 from drnet_jax.predict import classify_files, restore_and_predict
 from drnet_jax.predictions import Prediction, Unreadable
-from drnet_jax.restore import RestoredModel, restore_model, write_data
+from drnet_jax.restore import RestoredModel, restore_model
 from drnet_jax.train_state import init_variables
-from drnet_jax.writers import write_json
+from tests.random_model import write_run
 from tests.small_run import small_config
 
 NUM_IMAGES = 37
@@ -60,13 +59,7 @@ def png(image: np.ndarray) -> bytes:
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As a finished run leaves it, without the minute of training: the weights are random."""
     workdir = tmp_path_factory.mktemp("trained")
-    config = small_config(**MODEL)
-    variables = init_variables(create_model(config, len(CLASSES)), jax.random.key(0))
-    collections = {name: tree for name, tree in variables.items() if name != "params"}
-    with StageCheckpoints(workdir / "joint") as checkpoints:
-        checkpoints.save(1, {"params": variables["params"], "collections": collections})
-    write_json(workdir / "config.json", flatten(config))
-    write_data(workdir, CLASSES, dict.fromkeys(SPLITS, ""))
+    write_run(small_config(**MODEL), workdir, CLASSES)
     return workdir
 
 

@@ -139,6 +139,7 @@ def test_finished_run_evaluates_again_and_refuses_other_values(finished: Path) -
         *("num_images", "top1", "top5", "gmacs", "gmacs_classifier", "resolutions", "shares"),
         *(
             "fixed",
+            "controls",
             "by_apparent_size",
             "lambda",
             "num_corrupt",
@@ -247,7 +248,7 @@ def test_other_images_and_classes_are_refused(pictures: Path, tmp_path: Path) ->
     workdir = tmp_path / "run"
     train_and_evaluate(config, workdir)
     other = picture_config(pictures, **{"data.split_seed": 1})
-    with pytest.raises(DataError, match="the images of test are not those"):
+    with pytest.raises(DataError, match="the images of test and calibration are not those"):
         restore_and_evaluate(other, workdir)
     (pictures / "ant" / "07.jpg").unlink()
     with pytest.raises(DataError, match="the images of train and .* pictures came or went"):

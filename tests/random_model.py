@@ -1,0 +1,65 @@
+"""Models with random weights, and runs that hold one: as if trained, without the training."""
+
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from drnet_jax.build import create_model
+from drnet_jax.checkpoint import StageCheckpoints
+from drnet_jax.config import SPLITS, flatten
+from drnet_jax.data.digits_on_photos import compose
+from drnet_jax.data.preprocess import normalise
+from drnet_jax.models.drnet import DRNet
+from drnet_jax.restore import write_data
+from drnet_jax.train_state import classifier_variables, init_variables
+from drnet_jax.writers import write_json
+
+
+def randomised(variables: Any, seed: int) -> Any:
+    """As after a training: no statistic, scale or bias is what it is initialised with."""
+    rng = np.random.default_rng(seed)
+    flat = flax.traverse_util.flatten_dict(variables)
+    for path, leaf in flat.items():
+        if path[0] != "params" and path[-1] == "var":
+            flat[path] = rng.uniform(0.5, 2, leaf.shape).astype(np.float32)
+        elif leaf.ndim == 1:
+            flat[path] = leaf + rng.normal(0, 0.2, leaf.shape).astype(np.float32)
+    return flax.traverse_util.unflatten_dict(flat)
+
+
+def spread_choices(model: DRNet, variables: Any, pixels: Any) -> Any:
+    """Variables whose predictor sends about equally many images to every resolution."""
+    output: Any = model.apply(variables, pixels)
+    scores = np.asarray(output.scores)
+    bias = np.zeros(scores.shape[1], np.float32)
+    for step in range(2000):
+        chosen = (scores + bias).argmax(1)
+        shares = np.bincount(chosen, minlength=len(bias)) / len(scores)
+        bias += (1 / len(bias) - shares).astype(np.float32) * scores.std() / (10 + step)
+    flat = flax.traverse_util.flatten_dict(variables)
+    path = ("params", "predictor", "network", "fc", "bias")
+    flat[path] = flat[path] + bias
+    return flax.traverse_util.unflatten_dict(flat)
+
+
+def write_run(
+    config: ConfigDict, workdir: Path, classes: tuple[str, ...], *, stage: str = "joint"
+) -> None:
+    """What a finished run on the embedded data leaves, with random weights."""
+    model = create_model(config, len(classes))
+    variables = randomised(init_variables(model, jax.random.key(0)), 0)
+    images = compose("calibration", 60)["image"]
+    mean, std = tuple(config.data.mean), tuple(config.data.std)
+    if model.predictor is not None:
+        variables = spread_choices(model, variables, normalise(images, mean, std))
+    if stage == "pretrain":
+        variables = classifier_variables(variables)
+    collections = {name: tree for name, tree in variables.items() if name != "params"}
+    with StageCheckpoints(workdir / stage) as checkpoints:
+        checkpoints.save(1, {"params": variables["params"], "collections": collections})
+    write_json(workdir / "config.json", flatten(config))
+    write_data(workdir, classes, {split: split for split in SPLITS})
