@@ -96,7 +96,8 @@ def main(_: Sequence[str]) -> None:
     except (ConfigError, DataError, CheckpointError, TrainingError, BudgetError, OSError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        _fail("interrupted; run the same command to resume")
+        resumes = "run the same command to resume" if _MODE.value == "train" else "nothing is kept"
+        _fail(f"interrupted; {resumes}")
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,11 +21,12 @@ from drnet_jax.evaluate import evaluate_densely, evaluation_fields, restore_and_
 from drnet_jax.inference.adaptive import AdaptiveClassifier
 from drnet_jax.inference.calibration import calibrate
 from drnet_jax.inference.decision import choose
-from drnet_jax.inference.load import adaptive_classifier, check_predictor, model_key
+from drnet_jax.inference.load import adaptive_classifier, check_predictor
 from drnet_jax.latency import time_in_turns
 from drnet_jax.latency_report import Row, markdown, plot, verdicts
+from drnet_jax.macs import ModelCost, model_cost
 from drnet_jax.metrics import EvalRecords
-from drnet_jax.writers import say, write_json
+from drnet_jax.writers import say, write_json, write_text
 
 # Pictures that batches are drawn from.
 _POOL = 512
@@ -84,8 +85,9 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
     restored, (source,) = restore_and_load(config, workdir, "calibration")
     check_predictor(restored)
     records = evaluate_densely(config, restored, source)
+    lambdas = _lambdas(records, model_cost(restored.model), tuple(config.benchmark.gmacs))
     engine = adaptive_classifier(config, restored, source.image_size)
-    ways = _ways(engine, records, tuple(config.benchmark.gmacs), model_key(config, restored))
+    ways = _ways(engine, records, lambdas)
     pool = _pool(source)
     rows: list[Row] = []
     for batch_size in config.benchmark.batch_sizes:
@@ -103,14 +105,24 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
     }
     write_json(folder / "table.json", content)
     text = markdown(rows, setting)
-    (folder / "table.md").write_text(text)
+    write_text(folder / "table.md", text)
     plot(rows, setting, folder / "throughput.png")
     say(f"\n{text}\nwrote table.json, table.md and throughput.png in {folder}")
     return rows
 
 
+def _lambdas(records: EvalRecords, cost: ModelCost, budgets: Sequence[float]) -> dict[str, float]:
+    """Lambda of every adaptive way, by its name."""
+    costs = np.array(cost.classifier_gmacs)
+    if len(costs) == 1:
+        return {}
+    found = calibrate(records.scores, records.top1, costs, cost.predictor_gmacs, "")
+    solved = {f"adaptive {gmacs:g} GMACs": found.for_gmacs(gmacs).lam for gmacs in budgets}
+    return {"adaptive": 0.0, **solved}
+
+
 def _ways(
-    engine: AdaptiveClassifier, records: EvalRecords, budgets: Sequence[float], model: str
+    engine: AdaptiveClassifier, records: EvalRecords, lambdas: Mapping[str, float]
 ) -> list[Way]:
     costs = np.array(engine.cost.classifier_gmacs)
     predictor = engine.cost.predictor_gmacs
@@ -120,16 +132,13 @@ def _ways(
             zip(engine.resolutions, records.top1.T, costs, strict=True)
         )
     ]
-    if engine.predictor is None:
-        return ways
-    found = calibrate(records.scores, records.top1, costs, predictor, model)
-    lambdas = {"adaptive": 0.0}
-    lambdas |= {f"adaptive {gmacs:g} GMACs": found.for_gmacs(gmacs).lam for gmacs in budgets}
     for name, lam in lambdas.items():
         choice = choose(records.scores, costs, lam)
         right = np.take_along_axis(records.top1, choice[:, None], 1)[:, 0]
         cost = float(costs[choice].mean()) + predictor
         ways.append(Way(name, "adaptive", right, cost, partial(engine.classify, lam=lam)))
+    if not lambdas:
+        return ways
     # It computes everything and answers as the first adaptive way does.
     right, cost = ways[len(costs)].right, float(costs.sum()) + predictor
     return [*ways, Way("dense", "dense", right, cost, engine.classify_everywhere)]

@@ -24,6 +24,8 @@ STAGE_ONE_FIELDS = (
     *("model.name", "model.width", "model.stem", "model.resolutions", "model.resolution_aware"),
     *("data.name", "data.mean", "data.std"),
 )
+# Of a timing, for an interval.
+LEAST_REPEATS = 5
 _BUDGETS = ("gmacs", "ms", "max_drop")
 # Channel means and deviations of ImageNet's images, in 0..1, as torchvision has them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -55,6 +57,10 @@ def default_config() -> ConfigDict:
     # 'dense': every resolution, and what is compared with it; 'bucketed': the chosen one only, at
     # DRNet's own cost.
     config.eval.dispatch = "dense"
+
+    # Compare DRNet with controls, whose thresholds come from the calibration split: it is evaluated
+    # too. For 'dense'.
+    config.eval.controls = True
 
     config.inference = ConfigDict()
     # Batch sizes that are compiled; groups of other sizes are split.
@@ -238,6 +244,14 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
     _check_sizes("predictor.stage_sizes", config.predictor.stage_sizes)
     _check_sizes("inference.buckets", config.inference.buckets)
     _check_sizes("benchmark.batch_sizes", config.benchmark.batch_sizes)
+    for gmacs in config.benchmark.gmacs:
+        if not isinstance(gmacs, (int, float)) or not gmacs > 0:
+            raise ConfigError(f"benchmark.gmacs={gmacs!r} must be numbers above zero, in GMACs")
+    if config.benchmark.repeats < LEAST_REPEATS:
+        raise ConfigError(
+            f"benchmark.repeats={config.benchmark.repeats} must be {LEAST_REPEATS} or more: there "
+            "is no interval else"
+        )
     _check_data(config.data)
     _check_budget(config.budget)
     if not config.stages or list(config.stages) != [s for s in STAGES if s in config.stages]:
@@ -306,6 +320,10 @@ def _check_budget(budget: ConfigDict) -> None:
             raise ConfigError(f"budget.{name}={budget[name]} must be zero or more")
     if budget.batch_size < 0:
         raise ConfigError(f"budget.batch_size={budget.batch_size} must be zero or more")
+    if budget.batch_size and given not in ([], ["ms"]):
+        raise ConfigError(
+            "budget.batch_size goes with budget.ms: other budgets do not depend on it"
+        )
     if not 0 <= budget.confidence < 1:
         raise ConfigError(f"budget.confidence={budget.confidence} must lie in [0, 1)")
     if budget.confidence and given != ["max_drop"]:
@@ -343,7 +361,12 @@ def _check_numbers(config: ConfigDict) -> None:
             raise ConfigError(f"{name}={_get(config, name)} must be above zero")
     zero_or_more = ["joint.eta", "checkpoint.every_steps", "data.train_images", "data.eval_images"]
     zero_or_more += ["data.num_classes", "data.num_workers", "data.max_corrupt"]
-    zero_or_more += ["data.images_per_class", "data.split_seed", "predict.gallery"]
+    zero_or_more += [
+        "data.images_per_class",
+        "data.split_seed",
+        "predict.gallery",
+        "benchmark.seconds",
+    ]
     for stage in STAGES:
         zero_or_more += [f"{stage}.{field}" for field in ("weight_decay", "clip_norm")]
         zero_or_more.append(f"{stage}.warmup_epochs")

@@ -13,6 +13,7 @@ from drnet_jax.macs import ModelCost
 from drnet_jax.metrics import EvalRecords, hull_weights
 
 _CURVE_POINTS = 41
+_LEAST_GAP = 1e-3
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def control_figures(
     matched = mixture(test.top1, shares, costs)
     uniform = mixture(test.top1, np.full(m, 1 / m), costs)
     return {
-        "intervals": {name: asdict(interval) for name, interval in named.items()},
+        "intervals": {name: _json(interval) for name, interval in named.items()},
         "gmacs": {
             "drnet": compared.drnet.gmacs,
             "uniform_random": uniform.gmacs,
@@ -86,6 +87,11 @@ def control_figures(
         "chosen_by_needed": _confusion(test, costs).tolist(),
         "verdict": verdict(named),
     }
+
+
+def _json(interval: Interval) -> dict[str, float | None]:
+    """Null where a figure is not defined, for all images or for some resample."""
+    return {name: None if np.isnan(value) else value for name, value in asdict(interval).items()}
 
 
 def cascade_threshold(records: EvalRecords, costs: np.ndarray, gmacs: float) -> float:
@@ -145,8 +151,9 @@ def _figures(means: np.ndarray, costs: np.ndarray) -> dict[str, float]:
     figures = {"drnet": float(drnet), "oracle": float(best), **controls}
     figures |= {f"drnet - {name}": float(drnet) - value for name, value in controls.items()}
     figures["regret"] = float(best - drnet)
-    # Of the way from the hull to the oracle.
-    figures["oracle_gap_closed"] = (float(drnet) - hull) / max(float(best) - hull, 1e-9)
+    # Of the way from the hull to the oracle, if there is one to speak of.
+    gap = float(best) - hull
+    figures["oracle_gap_closed"] = (float(drnet) - hull) / gap if gap > _LEAST_GAP else np.nan
     return figures
 
 
@@ -167,12 +174,12 @@ def verdict(named: dict[str, Interval]) -> str:
 
 
 def _cascade_curve(records: EvalRecords, costs: np.ndarray) -> list[list[float]]:
-    """Threshold, GMACs and top-1, from never stopping early to always."""
+    """Threshold, GMACs and top-1, from always stopping at once to never before the end (2.0)."""
     quantiles = np.quantile(records.confidence, np.linspace(0, 1, _CURVE_POINTS))
     curve = []
-    for threshold in (*np.unique(quantiles), np.inf):
+    for threshold in (*np.unique(quantiles), 2.0):
         outcome = cascade(records.top1, records.confidence, costs, threshold)
-        curve.append([float(min(threshold, 2.0)), outcome.gmacs, outcome.top1])
+        curve.append([float(threshold), outcome.gmacs, outcome.top1])
     return curve
 
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from drnet_jax.metrics import hull_weights
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -62,11 +60,6 @@ def mixture(right: np.ndarray, shares: np.ndarray, costs: np.ndarray) -> Outcome
     to beat, and those of the hull are the best of all mixtures at their cost.
     """
     return Outcome(right @ shares, np.full(len(right), float(shares @ costs)))
-
-
-def on_hull(right: np.ndarray, costs: np.ndarray, gmacs: float) -> Outcome:
-    """The best mixture at a cost; arguments as `by_choice`."""
-    return mixture(right, hull_weights(costs, right.mean(axis=0), gmacs), costs)
 
 
 def oracle(right: np.ndarray, costs: np.ndarray) -> Outcome:

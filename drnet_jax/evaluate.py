@@ -124,8 +124,7 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       DataError: the data cannot be read, or has other classes.
       BudgetError: nothing is calibrated for the budget, or it cannot be kept.
     """
-    splits = (config.eval.split, "calibration")
-    restored, (source, calibration) = restore_and_load(config, workdir, *splits)
+    restored, (source,) = restore_and_load(config, workdir, config.eval.split)
     lam = budget_lambda(config, restored, source.image_size)
     cost = model_cost(restored.model)
     records = evaluate_densely(config, restored, source)
@@ -136,10 +135,9 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     if restored.stage == "pretrain" and len(restored.model.resolutions) > 1:
         summary |= dict.fromkeys(("top1", "top5", "gmacs", "gmacs_classifier", "shares"))
     elif len(restored.model.resolutions) > 1:
-        calibrating = records
-        if config.eval.split != "calibration":
-            calibrating = evaluate_densely(config, restored, calibration, skip_corrupt=True)
-        summary["controls"] = control_figures(records, calibrating, cost, lam)
+        if config.eval.controls:
+            calibration = _calibration(config, workdir, records)
+            summary["controls"] = control_figures(records, calibration, cost, lam)
     if summary["top1"] is not None and "apparent_size" in source.metadata:
         sizes = source.metadata["apparent_size"][records.index]
         summary["by_apparent_size"] = by_size(records, sizes, _SIZE_EDGES)
@@ -151,6 +149,15 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     print_tables(summary)
     say(f"wrote {workdir / 'eval.json'}")
     return summary
+
+
+def _calibration(config: ConfigDict, workdir: Path, records: EvalRecords) -> EvalRecords:
+    """Records of the calibration split, without images that cannot be decoded; or `records`."""
+    if config.eval.split == "calibration":
+        return records
+    say("controls: evaluating the calibration split too (--config.eval.controls=False: no) ...")
+    restored, (source,) = restore_and_load(config, workdir, "calibration")
+    return evaluate_densely(config, restored, source, skip_corrupt=True)
 
 
 def restore_and_load(
@@ -219,13 +226,15 @@ def print_tables(summary: dict[str, Any]) -> None:
     say(row("DRNet (with predictor)", summary["top1"], summary["gmacs"]))
     say(row("hull of fixed, same cost", hull_top1(summary, summary["gmacs"]), summary["gmacs"]))
     say(row("random, same shares", matched_random_top1(summary), summary["gmacs_classifier"]))
-    controls = summary["controls"]
-    figures = {name: entry["value"] for name, entry in controls["intervals"].items()}
-    say(row("confidence cascade", figures["cascade"], controls["gmacs"]["cascade"]))
-    say(row("oracle", figures["oracle"], controls["gmacs"]["oracle"]))
+    controls: dict[str, Any] = summary.get("controls", {})
+    if controls:
+        figures = {name: entry["value"] for name, entry in controls["intervals"].items()}
+        say(row("confidence cascade", figures["cascade"], controls["gmacs"]["cascade"]))
+        say(row("oracle", figures["oracle"], controls["gmacs"]["oracle"]))
     chosen = zip(summary["resolutions"], summary["shares"], strict=True)
     say("shares: " + ", ".join(f"{size} px {100 * share:.1f} %" for size, share in chosen))
-    say(f"DRNet is {controls['verdict']}")
+    if controls:
+        say(f"DRNet is {controls['verdict']}")
     if "by_apparent_size" in summary:
         _print_by_apparent_size(summary)
 

@@ -8,8 +8,9 @@ from typing import TypeVar
 import numpy as np
 from scipy.stats import bootstrap
 
+from drnet_jax.config import LEAST_REPEATS
+
 T = TypeVar("T")
-_LEAST_REPEATS = 5
 _CONFIDENCE = 0.95
 
 
@@ -65,7 +66,7 @@ def time_in_turns(
     times: list[list[float]] = [[] for _ in ways]
     begin = time.perf_counter()
     for repeat in range(repeats + 1):
-        if repeat > _LEAST_REPEATS and time.perf_counter() - begin > seconds:
+        if repeat > LEAST_REPEATS and time.perf_counter() - begin > seconds:
             break
         batch = next_batch()
         for way, record in zip(ways, times, strict=True):

@@ -41,16 +41,24 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       `images_per_second` (input included), and `output`, the folder.
 
     Raises:
-      ConfigError: no `predict.input`, several hosts, or `predict.output` holds predictions.
+      ConfigError: no `predict.input`, several hosts, `predict.output` is not empty, or a budget of
+        time, which is that of other programs.
       DataError: no such folder, no picture in it, or none that can be read.
       CheckpointError: no checkpoint, one of another model, or no trained predictor.
       BudgetError: nothing is calibrated for the budget, or it cannot be kept.
     """
     root, files = _input(config)
     output = _output(config, workdir, root)
+    if config.budget.ms is not None:
+        raise ConfigError(
+            "budget.ms is the time of images in memory, and predictions decode and resize too: "
+            "use budget.gmacs or budget.max_drop"
+        )
     restored = restore_model(config, Path(config.restore_from) if config.restore_from else workdir)
     largest = restored.model.resolutions[0]
     lam = budget_lambda(config, restored, (largest, largest))
+    # Now, not after hours of work.
+    output.mkdir(parents=True, exist_ok=True)
     crop = shown_fraction(data_settings(config, workdir))
     engine = adaptive_classifier(config, restored, None)
     size = config.eval.batch_size
@@ -65,11 +73,10 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             f"none of the {len(files)} pictures in {root} can be read; {output / 'unreadable.csv'} "
             "says why"
         )
+    write_predictions(output / f"predictions.{config.predict.format}", predictions)
     if config.predict.gallery:
         page = _gallery(config, restored, predictions, unreadable, crop, lam)
         write_text(output / "gallery.html", page)
-    # Last: where there are predictions, everything else is complete too.
-    write_predictions(output / f"predictions.{config.predict.format}", predictions)
     summary = {
         "num_images": len(predictions),
         "num_unreadable": len(unreadable),
@@ -105,15 +112,13 @@ def _input(config: ConfigDict) -> tuple[Path, list[Path]]:
 
 
 def _output(config: ConfigDict, workdir: Path, root: Path) -> Path:
-    """Where the results go, and there are none yet."""
+    """Where the results go: a new folder, or an empty one."""
     output = Path(config.predict.output or workdir / "predictions" / root.resolve().name)
-    for form in ("csv", "jsonl"):
-        path = output / f"predictions.{form}"
-        if path.exists():
-            raise ConfigError(
-                f"{path} exists and is not overwritten: give another folder, "
-                "--config.predict.output=..., or remove it"
-            )
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise ConfigError(
+            f"{output} exists and is not overwritten: give another folder, "
+            "--config.predict.output=..., or remove it"
+        )
     return output
 
 

@@ -15,9 +15,9 @@ from drnet_jax.controls import (
     cascade,
     mixture,
     needed,
-    on_hull,
     oracle,
 )
+from drnet_jax.metrics import hull_weights
 
 
 @st.composite
@@ -89,7 +89,7 @@ def test_mixtures_are_means_over_all_choices(
 def test_no_mixture_is_above_the_hull(case: dict[str, np.ndarray], place: float) -> None:
     right, costs = case["right"], case["costs"]
     budget = costs.min() + place * (costs.max() - costs.min())
-    best = on_hull(right, costs, budget)
+    best = mixture(right, hull_weights(costs, right.mean(axis=0), budget), costs)
     assert best.gmacs <= budget + 1e-9
     m = len(costs)
     for first, second in itertools.product(range(m), repeat=2):

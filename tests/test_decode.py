@@ -109,6 +109,43 @@ def test_a_cut_off_picture_is_corrupt(form: str, kept: float) -> None:
         decode_crop(cut, Box(0, 0, 640, 427), 64)
 
 
+def test_an_orientation_that_only_pillow_reads() -> None:
+    """The picture is seen as OpenCV shows it, not cropped with its sides swapped."""
+    picture = PHOTO.crop((0, 0, 400, 60))
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    turned = encode(picture, "WEBP", lossless=True, xmp=xmp, exif=exif.tobytes())
+    assert Image.open(io.BytesIO(turned)).getexif()[0x0112] == 6
+
+    def centre(width: int, height: int) -> Box:
+        return centre_crop_box(width, height, 1.0)
+
+    got = decode.decode_crop(turned, centre, 48)
+    plain = encode(picture, "WEBP", lossless=True)
+    np.testing.assert_array_equal(got, decode.decode_crop(plain, centre, 48))
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG"])
+def test_damaged_headers_are_corrupt_or_harmless(form: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    encoded = bytearray(encode(PHOTO.crop((0, 0, 120, 80)), form, exif=exif.tobytes()))
+    rng = np.random.default_rng(0)
+    corrupt = 0
+    for _ in range(300):
+        damaged = encoded.copy()
+        damaged[rng.integers(len(encoded[:400]))] = rng.integers(256)
+        try:
+            image = decode.decode_crop(
+                bytes(damaged), lambda width, height: centre_crop_box(width, height, 1.0), 32
+            )
+            assert image.shape == (32, 32, 3)
+        except CorruptImageError:
+            corrupt += 1
+    assert corrupt > 0
+
+
 def test_what_follows_a_picture_does_not_matter() -> None:
     """A phone's film clip, say, in which the markers occur by chance; and a thumbnail before it."""
     thumbnail = encode(PHOTO.resize((40, 30)))

@@ -118,9 +118,18 @@ def test_what_is_refused(trained: Path, tmp_path: Path) -> None:
         ({"budget.gmacs": 1.0, "budget.confidence": 0.9}, "needs budget.max_drop"),
         ({"budget.ms": -1.0}, "budget.ms=-1.0 must be zero or more"),
         ({"inference.buckets": ()}, "inference.buckets="),
+        ({"budget.batch_size": -1}, "budget.batch_size=-1 must be zero or more"),
+        ({"benchmark.batch_sizes": (0,)}, "benchmark.batch_sizes=.* above zero"),
+        ({"benchmark.repeats": 4}, "benchmark.repeats=4 must be 5 or more"),
+        ({"benchmark.seconds": -1.0}, "benchmark.seconds=-1.0 must be zero or more"),
     ]:
         with pytest.raises(ConfigError, match=words):
             check_config(small_config(**fields), 1)
+
+
+def test_an_unreachable_budget_is_refused_before_the_timing(trained: Path) -> None:
+    with pytest.raises(BudgetError, match="0.0001 GMACs cannot be kept"):
+        restore_and_benchmark(small_config(**{"benchmark.gmacs": (0.0001,)}), trained)
 
 
 def test_stage_one_has_no_predictor(tmp_path: Path) -> None:

@@ -320,7 +320,21 @@ def test_convolve_matches_numpy(
 def test_convolve_refuses_an_unknown_form() -> None:
     x, kernel = jnp.zeros((1, 4, 4, 1)), jnp.zeros((3, 3, 1, 1))
     with pytest.raises(ValueError, match="form"):
-        convolve(x, kernel, (1, 1), [(1, 1)] * 2, form="sum", feature_group_count=1)
+        convolve(x, kernel, (1, 1), [(1, 1)] * 2, form="sum")
+    with pytest.raises(ValueError, match="no groups, dilations or named padding"):
+        convolve(x, kernel, (1, 1), [(1, 1)] * 2, form="product", rhs_dilation=(2, 2))
+
+
+@pytest.mark.parametrize("arguments", [{"padding": "SAME"}, {"kernel_dilation": 2, "padding": 2}])
+def test_convolve_of_small_images_in_any_layer(arguments: dict[str, Any]) -> None:
+    x = random_input((2, 2, 2, 3))
+    layers = [
+        nn.Conv(4, (3, 3), conv_general_dilated=way, **arguments)
+        for way in (convolve, jax.lax.conv_general_dilated)
+    ]
+    variables = layers[0].init(jax.random.key(0), x)
+    got, expected = (layer.apply(variables, x) for layer in layers)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_resize_at_factor_two_is_the_antialiased_triangle_kernel() -> None:

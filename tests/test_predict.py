@@ -261,7 +261,7 @@ def test_nothing_is_overwritten(workdir: Path, root: Path, tmp_path: Path) -> No
     config.predict.format = "jsonl"
     # Before any work: not even the model is looked for.
     config.restore_from = str(tmp_path / "none")
-    with pytest.raises(ConfigError, match=r"predictions.csv exists .*--config.predict.output="):
+    with pytest.raises(ConfigError, match=r"predictions/.* exists .*--config.predict.output="):
         restore_and_predict(config, own)
     assert (output / "predictions.csv").read_bytes() == written
 
@@ -280,7 +280,13 @@ def test_clear_errors(workdir: Path, tmp_path: Path) -> None:
     (tmp_path / "empty" / "1.png").write_bytes(b"")
     with pytest.raises(BudgetError, match="calibration.json is missing"):
         budget = {"budget.gmacs": 1.0}
-        restore_and_predict(config_for(tmp_path / "empty", tmp_path / "out", **budget), workdir)
+        restore_and_predict(config_for(tmp_path / "empty", tmp_path / "two", **budget), workdir)
+    with pytest.raises(ConfigError, match="use budget.gmacs or budget.max_drop"):
+        budget = {"budget.ms": 1.0}
+        restore_and_predict(config_for(tmp_path / "empty", tmp_path / "two", **budget), workdir)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match="file exists and is not overwritten"):
+        restore_and_predict(config_for(tmp_path / "empty", tmp_path / "file"), workdir)
     with pytest.raises(ConfigError, match="predict.format='xml' must be one of 'csv', 'jsonl'"):
         check_config(small_config(**{"predict.format": "xml"}), 1)
     with pytest.raises(ConfigError, match="predict.gallery=-1 must be zero or more"):

@@ -248,7 +248,7 @@ def test_other_images_and_classes_are_refused(pictures: Path, tmp_path: Path) ->
     workdir = tmp_path / "run"
     train_and_evaluate(config, workdir)
     other = picture_config(pictures, **{"data.split_seed": 1})
-    with pytest.raises(DataError, match="the images of test and calibration are not those"):
+    with pytest.raises(DataError, match="the images of test are not those"):
         restore_and_evaluate(other, workdir)
     (pictures / "ant" / "07.jpg").unlink()
     with pytest.raises(DataError, match="the images of train and .* pictures came or went"):

@@ -9,6 +9,7 @@ together have the variance of the triangle that Pillow's antialiased `BILINEAR` 
 
 import io
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -102,13 +103,17 @@ def decode_crop(encoded: bytes, choose_box: ChooseBox, size: int) -> np.ndarray:
             factor = _reduction(min(box.width, box.height), size)
     try:
         picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), _REDUCED[factor])
+        if picture is None:
+            raise CorruptImageError("it cannot be decoded")
+        found = picture.shape[1], picture.shape[0]
+        if factor == 1 and found != (width, height):
+            # Pillow also reads orientations that OpenCV does not know of (XMP).
+            box = choose_box(*found)
+        across = _Span(box.left / factor, box.width / factor)
+        down = _Span(box.top / factor, box.height / factor)
+        return _resize(picture, across, down, size)
     except cv2.error as error:
         raise CorruptImageError(str(error)) from error
-    if picture is None:
-        raise CorruptImageError("it cannot be decoded")
-    across = _Span(box.left / factor, box.width / factor)
-    down = _Span(box.top / factor, box.height / factor)
-    return _resize(picture, across, down, size)
 
 
 def resize_square(square: np.ndarray, size: int) -> np.ndarray:
@@ -145,7 +150,10 @@ def _read_header(encoded: bytes) -> tuple[int, int, int]:
     except UnidentifiedImageError as error:
         # Pillow's own message names an object in memory.
         raise CorruptImageError("it is no picture of a known format") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (
+        *(OSError, SyntaxError, ValueError, struct.error),
+        Image.DecompressionBombError,
+    ) as error:
         raise CorruptImageError(str(error)) from error
     orientation = exif.get(_EXIF_ORIENTATION, 1)
     if orientation in range(5, 9):

@@ -145,7 +145,8 @@ class AdaptiveClassifier:
         """Classifies one batch, and waits for it.
 
         Args:
-          images: `[n, height, width, 3]` uint8 of `image_size`; n may be 0.
+          images: `[n, height, width, 3]` uint8 of `image_size`; n may be 0. All of them are on the
+            device at once: give many in batches, to `classify_batches`.
           lam: lambda of `choose`, in nats a GMAC; a `Calibration` gives it for a budget.
 
         Raises:

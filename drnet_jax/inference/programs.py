@@ -29,7 +29,8 @@ class CostTable:
 
     Attributes:
       predictor: by bucket, with the upload of its images; None without a predictor.
-      classifiers: by bucket, at every resolution, of images that are on the device.
+      classifiers: by bucket, at every resolution, of images that are on the device; with their
+        upload where networks take images of their own sizes.
     """
 
     predictor: dict[int, float] | None

@@ -155,17 +155,22 @@ def convolve(
       strides: of both spatial axes.
       padding: of both spatial axes, with zeros.
       form: `'convolution'` is XLA's own operation, `'product'` one matrix product over shifted
-        views, for which groups and dilations are ignored. Default: `'product'` on the CPU where
-        the images are smaller than the kernel, because XLA then swaps image and kernel and falls
-        off its fast path (ten times slower at 2x2 pixels); else `'convolution'`.
+        views, without groups and dilations. Default: `'product'` on the CPU where the images are
+        smaller than the kernel, because XLA then swaps image and kernel and falls off its fast path
+        (ten times slower at 2x2 pixels); else `'convolution'`.
       arguments: further ones of `lax.conv_general_dilated`.
 
     Raises:
-      ValueError: an unknown `form`.
+      ValueError: an unknown `form`, or `'product'` for groups, dilations or a named padding.
     """
-    small = min(x.shape[1:3]) < max(kernel.shape[:2]) and arguments["feature_group_count"] == 1
-    product = small and jax.default_backend() == "cpu"
+    dilations = (arguments.get(name) or (1, 1) for name in ("lhs_dilation", "rhs_dilation"))
+    plain = arguments.get("feature_group_count", 1) == 1 and not isinstance(padding, str)
+    plain = plain and all(tuple(dilation) == (1, 1) for dilation in dilations)
+    small = min(x.shape[1:3]) < max(kernel.shape[:2])
+    product = plain and small and jax.default_backend() == "cpu"
     form = form or ("product" if product else "convolution")
+    if form == "product" and not plain:
+        raise ValueError("convolve: form='product' has no groups, dilations or named padding")
     if form == "convolution":
         return lax.conv_general_dilated(x, kernel, strides, padding, **arguments)
     if form != "product":
