@@ -1,10 +1,11 @@
 """Bootstrap intervals over images, paired for differences (SciPy)."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import DegenerateDataWarning, bootstrap
 
 _RESAMPLES = 1000
 _CONFIDENCE = 0.95
@@ -49,16 +50,19 @@ def intervals(columns: np.ndarray, figures: Callable[[np.ndarray], np.ndarray]) 
         del axis
         return figures(columns[rows].mean(axis=-2).reshape(-1, q)).T
 
-    found = bootstrap(
-        (np.arange(n),),
-        statistic,
-        n_resamples=_RESAMPLES,
-        batch=max(1, int(_BATCH_NUMBERS / (n * q))),
-        confidence_level=_CONFIDENCE,
-        method="percentile",
-        vectorized=True,
-        rng=0,
-    ).confidence_interval
+    with warnings.catch_warnings():
+        # Figures that are not defined have an interval that is not defined.
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        found = bootstrap(
+            (np.arange(n),),
+            statistic,
+            n_resamples=_RESAMPLES,
+            batch=max(1, int(_BATCH_NUMBERS / (n * q))),
+            confidence_level=_CONFIDENCE,
+            method="percentile",
+            vectorized=True,
+            rng=0,
+        ).confidence_interval
     lows, highs = np.atleast_1d(found.low), np.atleast_1d(found.high)
     return [
         Interval(float(value), float(low), float(high))

@@ -102,6 +102,15 @@ def test_a_budget_moves_the_cascade() -> None:
     assert cheap["cascade_threshold"] < usual["cascade_threshold"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_no_gap_is_null() -> None:
+    """The cheapest resolution is right wherever any is: the hull is the oracle."""
+    right = np.repeat(np.arange(50)[:, None] > 4, 3, axis=1)
+    test = replace(records(0, 50), top1=right)
+    gap = control_figures(test, test, COST, 0.0)["intervals"]["oracle_gap_closed"]
+    assert gap == {"value": None, "low": None, "high": None}
+
+
 def test_intervals_are_those_of_theory() -> None:
     """Of a mean, a paired difference and a constant."""
     rng = np.random.default_rng(0)
