@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from drnet_jax.latency import Latency
 from drnet_jax.metrics import hull_weights
@@ -132,8 +133,10 @@ def plot(rows: Sequence[Row], setting: str, path: Path) -> None:
         panel.set(xscale="log", yscale="log", xlabel="batch size", title=title)
         sizes = sorted({row.latency.batch_size for row in shown})
         panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:,.0f}")
         panel.minorticks_off()
-        panel.grid(alpha=0.3, which="both")
+        panel.grid(alpha=0.3)
     axes[0].set_ylabel("images a second")
     axes[0].legend(frameon=False)
     figure.suptitle(setting, fontsize=9)
