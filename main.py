@@ -12,7 +12,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from drnet_jax.checkpoint import CheckpointError
-from drnet_jax.config import ConfigError, check_config, default_config, flatten
+from drnet_jax.config import ConfigError, default_config, flatten
+from drnet_jax.config_checks import check_config
 from drnet_jax.data.sources import DataError
 
 _DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits_on_photos.py"

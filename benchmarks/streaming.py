@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("workdir", type=Path)
     arguments = parser.parse_args()
     config = default_config()
-    restored, (source,) = restore_and_load(config, arguments.workdir, "test")
+    restored, source = restore_and_load(config, arguments.workdir, "test")
     engine = adaptive_classifier(config, restored, source.image_size)
     eval_step = make_eval_step(restored.model, tuple(config.data.mean), tuple(config.data.std))
     size = config.eval.batch_size

@@ -82,7 +82,7 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
       DataError: the data cannot be read, or is other data.
       BudgetError: a budget cannot be kept.
     """
-    restored, (source,) = restore_and_load(config, workdir, "calibration")
+    restored, source = restore_and_load(config, workdir, "calibration")
     check_predictor(restored)
     records = evaluate_densely(config, restored, source)
     lambdas = _lambdas(records, model_cost(restored.model), tuple(config.benchmark.gmacs))

@@ -37,7 +37,7 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
       DataError: the data cannot be read, or is other data.
       BudgetError: the budget cannot be kept; the table is written all the same.
     """
-    restored, (source,) = restore_and_load(config, workdir, "calibration")
+    restored, source = restore_and_load(config, workdir, "calibration")
     check_predictor(restored)
     path, model = calibration_path(restored), model_key(config, restored)
     times = None

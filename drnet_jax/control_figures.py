@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from drnet_jax.controls import Outcome, auroc, by_choice, cascade, mixture, needed, oracle
-from drnet_jax.inference.decision import choose
+from drnet_jax.inference.decision import choose, lambda_changes
 from drnet_jax.intervals import Interval, intervals
 from drnet_jax.macs import ModelCost
 from drnet_jax.metrics import EvalRecords, hull_weights
@@ -187,11 +187,7 @@ def _lambda_curve(
     test: EvalRecords, calibration: EvalRecords, costs: np.ndarray, predictor: float
 ) -> list[list[float]]:
     """Lambda, GMACs and top-1 on the test split; lambdas from the calibration split's changes."""
-    log_p = log_softmax(calibration.scores.astype(float), axis=1)
-    first, second = np.triu_indices(len(costs), 1)
-    differ = costs[first] != costs[second]
-    first, second = first[differ], second[differ]
-    changes = (log_p[:, first] - log_p[:, second]) / (costs[first] - costs[second])
+    changes = lambda_changes(calibration.scores, costs)
     quantiles = np.quantile(changes, np.linspace(0, 1, _CURVE_POINTS)) if changes.size else []
     curve = []
     for lam in sorted({0.0, *map(float, quantiles)}):

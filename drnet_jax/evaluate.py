@@ -124,7 +124,7 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       DataError: the data cannot be read, or has other classes.
       BudgetError: nothing is calibrated for the budget, or it cannot be kept.
     """
-    restored, (source,) = restore_and_load(config, workdir, config.eval.split)
+    restored, source = restore_and_load(config, workdir, config.eval.split)
     lam = budget_lambda(config, restored, source.image_size)
     cost = model_cost(restored.model)
     records = evaluate_densely(config, restored, source)
@@ -134,10 +134,9 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     summary = summarise(records, restored.model.resolutions, cost)
     if restored.stage == "pretrain" and len(restored.model.resolutions) > 1:
         summary |= dict.fromkeys(("top1", "top5", "gmacs", "gmacs_classifier", "shares"))
-    elif len(restored.model.resolutions) > 1:
-        if config.eval.controls:
-            calibration = _calibration(config, workdir, records)
-            summary["controls"] = control_figures(records, calibration, cost, lam)
+    elif len(restored.model.resolutions) > 1 and config.eval.controls:
+        calibration = _calibration(config, workdir, restored, records)
+        summary["controls"] = control_figures(records, calibration, cost, lam)
     if summary["top1"] is not None and "apparent_size" in source.metadata:
         sizes = source.metadata["apparent_size"][records.index]
         summary["by_apparent_size"] = by_size(records, sizes, _SIZE_EDGES)
@@ -151,19 +150,19 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     return summary
 
 
-def _calibration(config: ConfigDict, workdir: Path, records: EvalRecords) -> EvalRecords:
+def _calibration(
+    config: ConfigDict, workdir: Path, restored: RestoredModel, records: EvalRecords
+) -> EvalRecords:
     """Records of the calibration split, without images that cannot be decoded; or `records`."""
     if config.eval.split == "calibration":
         return records
     say("controls: evaluating the calibration split too (--config.eval.controls=False: no) ...")
-    restored, (source,) = restore_and_load(config, workdir, "calibration")
+    source = load_split(config, workdir, restored, "calibration")
     return evaluate_densely(config, restored, source, skip_corrupt=True)
 
 
-def restore_and_load(
-    config: ConfigDict, workdir: Path, *names: str
-) -> tuple[RestoredModel, list[Source]]:
-    """The model of `restore_from` or `workdir`, and splits of the data it was trained on.
+def restore_and_load(config: ConfigDict, workdir: Path, split: str) -> tuple[RestoredModel, Source]:
+    """The model of `restore_from` or `workdir`, and a split of the data it was trained on.
 
     Raises:
       CheckpointError: no checkpoint, or one of another model.
@@ -171,9 +170,18 @@ def restore_and_load(
     """
     origin = Path(config.restore_from) if config.restore_from else workdir
     restored = restore_model(config, origin)
+    return restored, load_split(config, workdir, restored, split)
+
+
+def load_split(config: ConfigDict, workdir: Path, restored: RestoredModel, split: str) -> Source:
+    """A split of the data that a model was trained on.
+
+    Raises:
+      DataError: the data cannot be read, or is other data.
+    """
     splits = DataSplits(data_settings(config, workdir))
-    check_data(origin, splits.classes, {name: splits.identity(name) for name in names})
-    return restored, [splits.load(name) for name in names]
+    check_data(restored.origin, splits.classes, {split: splits.identity(split)})
+    return splits.load(split)
 
 
 def evaluate_densely(

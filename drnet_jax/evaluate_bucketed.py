@@ -32,7 +32,7 @@ def restore_and_evaluate_bucketed(config: ConfigDict, workdir: Path) -> dict[str
       DataError: the data cannot be read, or is other data.
       BudgetError: nothing is calibrated for the budget, or it cannot be kept.
     """
-    restored, (source,) = restore_and_load(config, workdir, config.eval.split)
+    restored, source = restore_and_load(config, workdir, config.eval.split)
     lam = budget_lambda(config, restored, source.image_size)
     engine = adaptive_classifier(config, restored, source.image_size)
     start = time.perf_counter()

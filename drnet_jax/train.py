@@ -18,9 +18,9 @@ from drnet_jax.config import (
     alpha_target,
     budget_name,
     changed_fields,
-    check_config,
     flatten,
 )
+from drnet_jax.config_checks import check_config
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import restore_and_evaluate

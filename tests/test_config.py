@@ -8,14 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 from drnet_jax.build import create_model
-from drnet_jax.config import (
-    ConfigError,
-    alpha_target,
-    changed_fields,
-    check_config,
-    default_config,
-    flatten,
-)
+from drnet_jax.config import ConfigError, alpha_target, changed_fields, default_config, flatten
+from drnet_jax.config_checks import check_config
 from drnet_jax.data.datasets import DataSettings, DataSplits
 from drnet_jax.data.sources import DataError
 from drnet_jax.macs import model_cost

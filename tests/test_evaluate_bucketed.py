@@ -9,7 +9,8 @@ import pytest
 from drnet_jax.benchmark import restore_and_benchmark
 from drnet_jax.calibrate import restore_and_calibrate
 from drnet_jax.checkpoint import CheckpointError
-from drnet_jax.config import ConfigError, check_config
+from drnet_jax.config import ConfigError
+from drnet_jax.config_checks import check_config
 from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.evaluate_bucketed import restore_and_evaluate_bucketed
 from drnet_jax.inference.calibration import BudgetError

@@ -41,6 +41,7 @@ ORDER = [
     "inference.dispatch",
     "inference.adaptive",
     "config",
+    "config_checks",
     "build",
     "optim",
     "train_state",

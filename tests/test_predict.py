@@ -18,7 +18,8 @@ from PIL import Image
 from scipy.special import log_softmax, softmax
 
 from drnet_jax.build import create_model
-from drnet_jax.config import ConfigError, check_config
+from drnet_jax.config import ConfigError
+from drnet_jax.config_checks import check_config
 from drnet_jax.data.decode import resize_square
 from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.data.preprocess import normalise

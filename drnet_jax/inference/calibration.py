@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.special import log_softmax
 from scipy.stats import beta, binom
 
 from drnet_jax.inference.buckets import BucketPlan
-from drnet_jax.inference.decision import choose
+from drnet_jax.inference.decision import choose, lambda_changes
 from drnet_jax.inference.programs import CostTable
 from drnet_jax.writers import write_json
 
@@ -214,12 +213,7 @@ def calibrate(
 
 def _lambdas(scores: np.ndarray, gmacs: np.ndarray) -> list[float]:
     """From all at the largest resolution to all at the smallest, spread evenly over the changes."""
-    log_p = log_softmax(scores.astype(np.float64), axis=1)
-    first, second = np.triu_indices(len(gmacs), 1)
-    # Between equal costs lambda changes nothing.
-    differ = gmacs[first] != gmacs[second]
-    first, second = first[differ], second[differ]
-    changes = (log_p[:, first] - log_p[:, second]) / (gmacs[first] - gmacs[second])
+    changes = lambda_changes(scores, gmacs)
     if not changes.size:
         return [0.0]
     changes = np.unique(changes)

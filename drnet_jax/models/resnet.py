@@ -123,6 +123,23 @@ class ResNet(nn.Module):
         """Input pixels per position of the last feature map, along one axis."""
         return (4 if STEMS[self.stem][1] else 2) * 2 ** (len(self.stage_sizes) - 1)
 
+    def _layers(self) -> tuple[ModuleDef, ModuleDef]:
+        """How to make a convolution and the BatchNorm after it."""
+        conv = partial(
+            nn.Conv,
+            use_bias=self.folded,
+            dtype=self.dtype,
+            kernel_init=kernel_init,
+            conv_general_dilated=convolve,
+        )
+        norm = partial(
+            ResolutionBatchNorm,
+            resolution_aware=self.resolution_aware,
+            min_samples=self.min_samples,
+            dtype=self.dtype,
+        )
+        return conv, _without_norm if self.folded else norm
+
     @nn.compact
     def __call__(
         self,
@@ -140,21 +157,7 @@ class ResNet(nn.Module):
           train: see `ResolutionBatchNorm`.
           sample_mask: see `ResolutionBatchNorm`.
         """
-        conv = partial(
-            nn.Conv,
-            use_bias=self.folded,
-            dtype=self.dtype,
-            kernel_init=kernel_init,
-            conv_general_dilated=convolve,
-        )
-        norm: ModuleDef = partial(
-            ResolutionBatchNorm,
-            resolution_aware=self.resolution_aware,
-            min_samples=self.min_samples,
-            dtype=self.dtype,
-        )
-        if self.folded:
-            norm = _without_norm
+        conv, norm = self._layers()
         norm_args: dict[str, Any] = dict(
             resolution=resolution, train=train, sample_mask=sample_mask
         )
