@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import DegenerateDataWarning, bootstrap
+from scipy.stats import DegenerateDataWarning, bootstrap, sem, t
 
 _RESAMPLES = 1000
 _CONFIDENCE = 0.95
@@ -68,3 +68,12 @@ def intervals(columns: np.ndarray, figures: Callable[[np.ndarray], np.ndarray]) 
         Interval(float(value), float(low), float(high))
         for value, low, high in zip(values, lows, highs, strict=True)
     ]
+
+
+def over_seeds(values: np.ndarray) -> Interval:
+    """Mean of a figure over k >= 2 trainings `[k]`, with Student's interval."""
+    mean, error = float(values.mean()), float(sem(values))
+    if error == 0:
+        return Interval(mean, mean, mean)
+    low, high = t.interval(_CONFIDENCE, len(values) - 1, loc=mean, scale=error)
+    return Interval(mean, float(low), float(high))

@@ -63,6 +63,10 @@ ORDER = [
     "predict",
     "stage_loop",
     "train",
+    "comparison",
+    "comparison_plot",
+    "sweep_plan",
+    "sweep",
 ]
 
 

@@ -1,0 +1,17 @@
+"""Ten classes of photographs in a folder (Imagenette, say): three targets of the cost.
+
+python -m drnet_jax.sweep configs/sweeps/imagenette.py --config.data.dir=PATH
+"""
+
+from drnet_jax.sweep_plan import Sweep
+
+
+def get_sweep() -> Sweep:
+    return Sweep(
+        config="configs/imagenette_cpu.py",
+        questions={
+            "alpha, of the largest cost": {
+                f"{alpha}": {"joint.alpha_fraction": alpha} for alpha in (0.4, 0.6, 0.8)
+            },
+        },
+    )

@@ -1,0 +1,55 @@
+"""Accuracy over cost of several settings, as a picture."""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from drnet_jax.comparison import Setting
+
+# Okabe and Ito (2008): told apart by the colour-blind too.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
+MARKERS = "osD^vPX*"
+
+
+def comparison_figure(questions: Mapping[str, Sequence[Setting]]) -> Figure:
+    """A panel a question: every setting with its interval, and the first one's fixed sizes."""
+    shown = {question: found for question, found in questions.items() if found}
+    columns = min(3, len(shown)) or 1
+    lines = ceil(len(shown) / columns) or 1
+    figure = Figure(figsize=(4.8 * columns, 4.2 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for panel, (question, found) in zip(panels, shown.items(), strict=False):
+        _panel(panel, found)
+        panel.set_title(question)
+    for panel in panels[len(shown) :]:
+        panel.remove()
+    return figure
+
+
+def _panel(panel: Axes, found: Sequence[Setting]) -> None:
+    fixed = [summary["fixed"] for summary in found[0].summaries]
+    cost = np.array([entry["gmacs"] for entry in fixed[0]])
+    top1 = np.mean([[entry["top1"] for entry in entries] for entries in fixed], axis=0)
+    panel.plot(cost / cost[0], 100 * top1, "--s", color="#888888", markersize=4, label="fixed")
+    for number, setting in enumerate(found):
+        interval = setting.interval("drnet")
+        error = None
+        if not np.isnan(interval.low):
+            ends = [interval.value - interval.low, interval.high - interval.value]
+            error = 100 * np.array(ends)[:, None]
+        panel.errorbar(
+            setting.values("relative_cost").mean(),
+            100 * interval.value,
+            yerr=error,
+            color=COLOURS[number % (len(COLOURS) - 1)],
+            marker=MARKERS[number % len(MARKERS)],
+            linestyle="",
+            capsize=3,
+            label=setting.name,
+        )
+    panel.set(xlabel="GMACs over the largest size's", ylabel="top-1, %")
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8, loc="lower right")
