@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.data.decode import CorruptImageError, centre_crop_box, decode_crop
 from drnet_jax.data.sources import DataError, EncodedSource, Source
-from drnet_jax.evaluate import evaluate_densely, evaluation_fields, restore_and_load
+from drnet_jax.eval_inputs import ModelOutputs, evaluation_fields, restore_and_load
 from drnet_jax.inference.adaptive import AdaptiveClassifier
 from drnet_jax.inference.calibration import calibrate
 from drnet_jax.inference.decision import choose
@@ -84,7 +84,7 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
     """
     restored, source = restore_and_load(config, workdir, "calibration")
     check_predictor(restored)
-    records = evaluate_densely(config, restored, source)
+    records = ModelOutputs(config, workdir, restored).of("calibration", source).records()
     lambdas = _lambdas(records, model_cost(restored.model), tuple(config.benchmark.gmacs))
     engine = adaptive_classifier(config, restored, source.image_size)
     ways = _ways(engine, records, lambdas)

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.config import budget_name
 from drnet_jax.data.sources import DataError
-from drnet_jax.evaluate import evaluate_densely, restore_and_load
+from drnet_jax.eval_inputs import ModelOutputs, find_and_load
 from drnet_jax.inference import calibration
 from drnet_jax.inference.calibration import BudgetError, Calibration, Point, Times
 from drnet_jax.inference.load import (
@@ -19,7 +19,7 @@ from drnet_jax.inference.load import (
     times_setting,
 )
 from drnet_jax.macs import model_cost
-from drnet_jax.restore import RestoredModel
+from drnet_jax.restore import RestoredModel, restore_variables
 from drnet_jax.writers import say
 
 _SHOWN = 11
@@ -37,18 +37,18 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
       DataError: the data cannot be read, or is other data.
       BudgetError: the budget cannot be kept; the table is written all the same.
     """
-    restored, source = restore_and_load(config, workdir, "calibration")
-    check_predictor(restored)
-    path, model = calibration_path(restored), model_key(config, restored)
+    trained, source = find_and_load(config, workdir, "calibration")
+    check_predictor(trained)
+    path, model = calibration_path(trained), model_key(config, trained)
     times = None
     if config.budget.ms is not None:
-        times = measure(config, restored, source.image_size)
+        times = measure(config, restore_variables(trained), source.image_size)
     elif path.exists():
         times = known_times(path, model)
-    records = evaluate_densely(config, restored, source)
+    records = ModelOutputs(config, workdir, trained).of("calibration", source).records()
     if not len(records.choice):
         raise DataError("no image of the calibration split can be decoded")
-    cost = model_cost(restored.model)
+    cost = model_cost(trained.model)
     found = calibration.calibrate(
         records.scores,
         records.top1,

@@ -63,6 +63,10 @@ class StageCheckpoints:
         # Of equal ones the latest, which is the one that BestN keeps.
         return min(scored, key=lambda c: (c.metrics[METRIC], -c.step)).step
 
+    def saved_at(self, step: int) -> int:
+        """When the checkpoint of `step` was complete, in ns since 1970."""
+        return self._checkpointer.metadata(step).commit_timestamp_nsecs or 0
+
     def save(self, step: int, state: Any, *, objective: float | None = None) -> None:
         """Saves in the background; waits for an earlier save that still runs.
 

@@ -61,6 +61,9 @@ def default_config() -> ConfigDict:
     # Compare DRNet with controls, whose thresholds come from the calibration split: it is evaluated
     # too. For 'dense'.
     config.eval.controls = True
+    # Keep the outputs for every image in logits.npz, so that the model runs once: 4 bytes a class,
+    # resolution and image.
+    config.eval.keep_logits = True
 
     config.inference = ConfigDict()
     # Batch sizes that are compiled; groups of other sizes are split.

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
-from drnet_jax.controls import Outcome, auroc, by_choice, cascade, mixture, needed, oracle
+from drnet_jax.controls import Outcome, by_choice, cascade, mixture, needed, oracle
 from drnet_jax.inference.decision import choose, lambda_changes
-from drnet_jax.intervals import Interval, intervals
+from drnet_jax.intervals import Interval, intervals, proportion
 from drnet_jax.macs import ModelCost
 from drnet_jax.metrics import EvalRecords, hull_weights
+from drnet_jax.ranking import auroc_interval
 
 _CURVE_POINTS = 41
 _LEAST_GAP = 1e-3
@@ -83,7 +84,7 @@ def control_figures(
         "cascade_threshold": threshold,
         "cascade_curve": _cascade_curve(test, costs),
         "lambda_curve": _lambda_curve(test, calibration, costs, predictor),
-        "auroc_larger_needed": _ranking(test, costs),
+        "auroc_larger_needed": _json(_ranking(test, costs)),
         "chosen_by_needed": _confusion(test, costs).tolist(),
         "verdict": verdict(named),
     }
@@ -174,35 +175,40 @@ def verdict(named: dict[str, Interval]) -> str:
 
 
 def _cascade_curve(records: EvalRecords, costs: np.ndarray) -> list[list[float]]:
-    """Threshold, GMACs and top-1, from always stopping at once to never before the end (2.0)."""
+    """Points from always stopping at once to never before the end (threshold 2.0)."""
     quantiles = np.quantile(records.confidence, np.linspace(0, 1, _CURVE_POINTS))
     curve = []
     for threshold in (*np.unique(quantiles), 2.0):
         outcome = cascade(records.top1, records.confidence, costs, threshold)
-        curve.append([float(threshold), outcome.gmacs, outcome.top1])
+        curve.append(_point(float(threshold), outcome))
     return curve
 
 
 def _lambda_curve(
     test: EvalRecords, calibration: EvalRecords, costs: np.ndarray, predictor: float
 ) -> list[list[float]]:
-    """Lambda, GMACs and top-1 on the test split; lambdas from the calibration split's changes."""
+    """Points on the test split, at lambdas that change choices on the calibration split."""
     changes = lambda_changes(calibration.scores, costs)
     quantiles = np.quantile(changes, np.linspace(0, 1, _CURVE_POINTS)) if changes.size else []
     curve = []
     for lam in sorted({0.0, *map(float, quantiles)}):
         outcome = by_choice(test.top1, choose(test.scores, costs, lam), costs, predictor)
-        curve.append([lam, outcome.gmacs, outcome.top1])
+        curve.append(_point(lam, outcome))
     return curve
 
 
-def _ranking(records: EvalRecords, costs: np.ndarray) -> float | None:
+def _point(setting: float, outcome: Outcome) -> list[float]:
+    """Setting, GMACs, top-1 and the ends of its interval."""
+    top1 = proportion(round(outcome.right.sum()), len(outcome.right))
+    return [setting, outcome.gmacs, top1.value, top1.low, top1.high]
+
+
+def _ranking(records: EvalRecords, costs: np.ndarray) -> Interval:
     """AUROC of the expected cost under the predictor, for images that the cheapest gets wrong and
-    a larger one right; None where there are none, or no others."""
+    a larger one right; NaN where there are none, or no others."""
     larger = ~records.top1[:, costs.argmin()] & records.top1.any(axis=1)
     p = np.exp(log_softmax(records.scores.astype(float), axis=1))
-    found = auroc(larger, p @ costs)
-    return None if np.isnan(found) else found
+    return auroc_interval(larger, p @ costs)
 
 
 def _confusion(records: EvalRecords, costs: np.ndarray) -> np.ndarray:

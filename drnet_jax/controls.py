@@ -7,7 +7,6 @@ over images, differences between controls and their bootstrap intervals follow f
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 
 @dataclass(frozen=True)
@@ -93,23 +92,3 @@ def cascade(
     stop = confident.argmax(axis=1)
     spent = np.cumsum(costs[order])[stop]
     return Outcome(by_choice(right, order[stop], costs).right, spent)
-
-
-def auroc(positive: np.ndarray, score: np.ndarray) -> float:
-    """Chance that a positive image has a higher score than a negative one; ties count half.
-
-    By the rank sum of Mann and Whitney (1947).
-
-    Args:
-      positive: `[n]` bool.
-      score: `[n]`.
-
-    Returns:
-      NaN where all are positive, or none.
-    """
-    count = int(positive.sum())
-    others = len(positive) - count
-    if not count or not others:
-        return float("nan")
-    ranks = rankdata(score)[positive].sum()
-    return float((ranks - count * (count + 1) / 2) / (count * others))

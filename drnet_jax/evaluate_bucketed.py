@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 
 from drnet_jax.data.pipeline import eval_host_batches
 from drnet_jax.data.sources import DataError, Sample, Source
-from drnet_jax.evaluate import check_corrupt, evaluation_fields, restore_and_load
+from drnet_jax.eval_inputs import evaluation_fields, restore_and_load
 from drnet_jax.inference.adaptive import AdaptiveClassifier, Classified
 from drnet_jax.inference.load import adaptive_classifier, budget_lambda
 from drnet_jax.macs import GIGA
+from drnet_jax.outputs import check_corrupt
 from drnet_jax.writers import say, write_json
 
 # Batches that may wait for full buckets.

@@ -1,14 +1,14 @@
-"""Bootstrap intervals over images, paired for differences (SciPy)."""
+"""Intervals over images (bootstrap, paired for differences) and over seeds (SciPy)."""
 
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import DegenerateDataWarning, bootstrap, sem, t
+from scipy.stats import DegenerateDataWarning, binom, bootstrap, sem, t
 
-_RESAMPLES = 1000
-_CONFIDENCE = 0.95
+RESAMPLES = 1000
+CONFIDENCE = 0.95
 # Resampled rows that are held at once, in numbers.
 _BATCH_NUMBERS = 2e7
 
@@ -56,9 +56,9 @@ def intervals(columns: np.ndarray, figures: Callable[[np.ndarray], np.ndarray]) 
         found = bootstrap(
             (np.arange(n),),
             statistic,
-            n_resamples=_RESAMPLES,
+            n_resamples=RESAMPLES,
             batch=max(1, int(_BATCH_NUMBERS / (n * q))),
-            confidence_level=_CONFIDENCE,
+            confidence_level=CONFIDENCE,
             method="percentile",
             vectorized=True,
             rng=0,
@@ -70,10 +70,20 @@ def intervals(columns: np.ndarray, figures: Callable[[np.ndarray], np.ndarray]) 
     ]
 
 
+def proportion(right: int, count: int) -> Interval:
+    """`right` of `count` images: the percentile bootstrap's interval, in closed form.
+
+    Of resampled images a binomial number is right.
+    """
+    share = right / count
+    low, high = binom.interval(CONFIDENCE, count, share) if 0 < right < count else (right, right)
+    return Interval(share, float(low) / count, float(high) / count)
+
+
 def over_seeds(values: np.ndarray) -> Interval:
     """Mean of a figure over k >= 2 trainings `[k]`, with Student's interval."""
     mean, error = float(values.mean()), float(sem(values))
     if error == 0:
         return Interval(mean, mean, mean)
-    low, high = t.interval(_CONFIDENCE, len(values) - 1, loc=mean, scale=error)
+    low, high = t.interval(CONFIDENCE, len(values) - 1, loc=mean, scale=error)
     return Interval(mean, float(low), float(high))

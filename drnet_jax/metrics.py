@@ -1,11 +1,16 @@
 """Evaluation figures, computed from what was recorded of every single image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from drnet_jax.intervals import proportion
 from drnet_jax.macs import ModelCost
+
+# Images whose logits are worked on at once, so that the copies stay small.
+_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class EvalRecords:
       scores: `[n, m]`, the predictor's unnormalised log-probabilities.
       confidence: `[n, m]`, the classifier's largest softmax.
       index: `[n]` of the image in the source; images that cannot be decoded are left out.
+      label: `[n]`.
     """
 
     ce: np.ndarray
@@ -29,6 +35,7 @@ class EvalRecords:
     scores: np.ndarray
     confidence: np.ndarray
     index: np.ndarray
+    label: np.ndarray
 
     def take(self, rows: np.ndarray) -> "EvalRecords":
         """The records of some images, with repetitions if `rows` `[k]` has them."""
@@ -37,6 +44,36 @@ class EvalRecords:
     def chosen(self, values: np.ndarray) -> np.ndarray:
         """`[n]`: the column of `values` `[n, m]` that each image's choice picks."""
         return np.take_along_axis(values, self.choice[:, None], axis=1)[:, 0]
+
+
+def record(
+    logits: np.ndarray, scores: np.ndarray, label: np.ndarray, index: np.ndarray
+) -> EvalRecords:
+    """What is recorded of images with these outputs; of equal logits the first counts as best.
+
+    Args:
+      logits: `[n, m, k]` of the k classes.
+      scores: `[n, m]`, the predictor's.
+      label: `[n]`.
+      index: `[n]`.
+    """
+    starts = range(0, max(len(label), 1), _CHUNK)
+    parts = [_of_logits(logits[s : s + _CHUNK], label[s : s + _CHUNK]) for s in starts]
+    ce, rank, confidence = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return EvalRecords(
+        ce, rank == 0, rank < 5, scores.argmax(axis=1), scores, confidence, index, label
+    )
+
+
+def _of_logits(logits: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cross-entropy, classes that are ahead of the label, and largest softmax, each `[n, m]`."""
+    own = np.take_along_axis(logits, label[:, None, None], axis=2)
+    before = np.arange(logits.shape[2]) < label[:, None, None]
+    ahead = ((logits > own) | ((logits == own) & before)).sum(axis=2)
+    highest = logits.max(axis=2, keepdims=True)
+    total = np.exp(logits - highest).sum(axis=2)
+    ce = np.log(total) - (own - highest)[..., 0]
+    return ce, ahead, 1 / total
 
 
 def summarise(
@@ -58,12 +95,50 @@ def summarise(
         "resolutions": list(resolutions),
         "shares": shares.tolist(),
         "fixed": [
-            {"resolution": resolution, "top1": float(top1), "gmacs": gmacs}
+            {"resolution": resolution, "gmacs": gmacs, **_top1(top1)}
             for resolution, top1, gmacs in zip(
-                resolutions, records.top1.mean(axis=0), cost.classifier_gmacs, strict=True
+                resolutions, records.top1.T, cost.classifier_gmacs, strict=True
             )
         ],
     }
+
+
+def by_class(records: EvalRecords, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Shares and top-1, with its interval, of the images of every class that has some."""
+    groups = {name: records.label == label for label, name in enumerate(classes)}
+    return [
+        {"class": name, **_of_group(records, here)} for name, here in groups.items() if here.any()
+    ]
+
+
+def by_resolution(records: EvalRecords, resolutions: Sequence[int]) -> list[dict[str, Any]]:
+    """Top-1, with its interval, of the images sent to every resolution that has some.
+
+    `fixed_top1` is what each resolution gets right of them.
+    """
+    groups = {size: records.choice == choice for choice, size in enumerate(resolutions)}
+    return [
+        {"resolution": size, **_of_group(records, here)}
+        for size, here in groups.items()
+        if here.any()
+    ]
+
+
+def _of_group(records: EvalRecords, here: np.ndarray) -> dict[str, Any]:
+    count = int(here.sum())
+    shares = np.bincount(records.choice[here], minlength=records.top1.shape[1]) / count
+    return {
+        "num_images": count,
+        "shares": shares.tolist(),
+        **_top1(records.chosen(records.top1)[here]),
+        "fixed_top1": records.top1[here].mean(axis=0).tolist(),
+    }
+
+
+def _top1(right: np.ndarray) -> dict[str, Any]:
+    """Of images `[n]`, with its interval."""
+    found = proportion(int(right.sum()), len(right))
+    return {"top1": found.value, "interval": [found.low, found.high]}
 
 
 def by_size(
@@ -76,18 +151,8 @@ def by_size(
     rows = []
     for low, high in zip(edges[:-1], edges[1:], strict=True):
         here = (sizes >= low) & (sizes < high)
-        if not here.any():
-            continue
-        counts = np.bincount(records.choice[here], minlength=records.top1.shape[1])
-        rows.append(
-            {
-                "pixels": [low, high - 1],
-                "num_images": int(here.sum()),
-                "shares": (counts / here.sum()).tolist(),
-                "top1": float(records.chosen(records.top1)[here].mean()),
-                "fixed_top1": records.top1[here].mean(axis=0).tolist(),
-            }
-        )
+        if here.any():
+            rows.append({"pixels": [low, high - 1], **_of_group(records, here)})
     return rows
 
 

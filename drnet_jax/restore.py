@@ -1,7 +1,7 @@
 """From a checkpoint to model variables, without optimiser state."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,14 @@ from drnet_jax.writers import write_json
 
 
 @dataclass(frozen=True)
-class RestoredModel:
-    """A trained model.
+class TrainedModel:
+    """What is known of a trained model without reading its variables.
 
     Attributes:
       model: the network.
-      variables: parameters and statistics, on every device of `mesh`.
       stage: the stage the checkpoint is of; after `'pretrain'` the predictor is untrained.
       step: the step of that stage.
-      mesh: the devices.
+      saved_at: when the checkpoint was saved, in ns since 1970.
       origin: the workdir of the run.
       classes: their names, in the order of the logits.
       identities: of the train, calibration and test splits it was trained with.
@@ -35,18 +34,30 @@ class RestoredModel:
     """
 
     model: DRNet
-    variables: Any
     stage: str
     step: int
-    mesh: Mesh
+    saved_at: int
     origin: Path
     classes: tuple[str, ...]
     identities: dict[str, str]
     config: dict[str, Any]
 
 
-def restore_model(config: ConfigDict, origin: Path) -> RestoredModel:
-    """Restores the best checkpoint of the last stage that has one, on any number of devices.
+@dataclass(frozen=True)
+class RestoredModel(TrainedModel):
+    """A trained model with its variables.
+
+    Attributes:
+      variables: parameters and statistics, on every device of `mesh`.
+      mesh: the devices.
+    """
+
+    variables: Any
+    mesh: Mesh
+
+
+def find_model(config: ConfigDict, origin: Path) -> TrainedModel:
+    """The best checkpoint of the last stage that has one.
 
     Args:
       config: with the model the checkpoint was trained with.
@@ -57,19 +68,36 @@ def restore_model(config: ConfigDict, origin: Path) -> RestoredModel:
     """
     stage = find_stage(origin)
     trained = trained_config(config, origin)
-    mesh = create_mesh()
-    classes = read_classes(origin)
-    identities = _read_data(origin)["identities"]
+    data = _read_data(origin)
+    classes = tuple(data["classes"])
     model = create_model(config, len(classes))
-    initial = jax.device_put(
-        init_variables(model, jax.random.key(config.seed)), replicated_sharding(mesh)
-    )
     with StageCheckpoints(origin / stage, read_only=True) as checkpoints:
         step = checkpoints.best_step
         assert step is not None
-        ema = trained[f"{stage}.ema_decay"] > 0
-        variables = load_variables(checkpoints, step, initial, stage=stage, ema=ema)
-    return RestoredModel(model, variables, stage, step, mesh, origin, classes, identities, trained)
+        saved_at = checkpoints.saved_at(step)
+    return TrainedModel(model, stage, step, saved_at, origin, classes, data["identities"], trained)
+
+
+def restore_variables(trained: TrainedModel) -> RestoredModel:
+    """Reads the variables of a model, on any number of devices.
+
+    Raises:
+      CheckpointError: the checkpoint is of another model.
+    """
+    mesh = create_mesh()
+    initial = init_variables(trained.model, jax.random.key(trained.config["seed"]))
+    initial = jax.device_put(initial, replicated_sharding(mesh))
+    stage = trained.stage
+    with StageCheckpoints(trained.origin / stage, read_only=True) as checkpoints:
+        ema = trained.config[f"{stage}.ema_decay"] > 0
+        variables = load_variables(checkpoints, trained.step, initial, stage=stage, ema=ema)
+    facts = {field.name: getattr(trained, field.name) for field in fields(TrainedModel)}
+    return RestoredModel(**facts, variables=variables, mesh=mesh)
+
+
+def restore_model(config: ConfigDict, origin: Path) -> RestoredModel:
+    """`find_model` and `restore_variables`."""
+    return restore_variables(find_model(config, origin))
 
 
 def trained_config(

@@ -20,10 +20,10 @@ from drnet_jax.checkpoint import StageCheckpoints
 from drnet_jax.config import STAGES
 from drnet_jax.data.pipeline import TrainBatch, train_batches
 from drnet_jax.data.sources import Source
-from drnet_jax.evaluate import evaluate, make_eval_step, name_images
 from drnet_jax.macs import ModelCost
 from drnet_jax.metrics import objective, summarise
 from drnet_jax.models.drnet import DRNet
+from drnet_jax.outputs import evaluate, make_eval_step, name_images
 from drnet_jax.train_state import TrainState, merge_variables
 from drnet_jax.writers import MetricWriter, Progress, average
 

@@ -18,7 +18,7 @@ from configs.digits_on_photos import get_config
 from drnet_jax.build import data_settings
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.sources import ArraySource
-from drnet_jax.evaluate import evaluate, make_eval_step
+from drnet_jax.outputs import evaluate, make_eval_step
 from drnet_jax.restore import restore_model
 
 ROOT = Path(__file__).parents[1]

@@ -22,6 +22,7 @@ RECORDS = EvalRecords(
     scores=np.zeros((4, 3)),
     confidence=np.ones((4, 3)),
     index=np.arange(4),
+    label=np.array([0, 1, 1, 0]),
 )
 
 
@@ -59,6 +60,8 @@ def test_by_size() -> None:
         "num_images": 2,
         "shares": [0.5, 0.0, 0.5],
         "top1": 0.5,
+        # Of two images, each right with one half: none, one or both.
+        "interval": [0.0, 1.0],
         "fixed_top1": [0.5, 0.5, 0.0],
     }
     assert large["pixels"] == [20, 56]

@@ -24,8 +24,9 @@ from drnet_jax.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError, flatten
 from drnet_jax.data.datasets import DataSettings, DataSplits
 from drnet_jax.data.sources import DataError
-from drnet_jax.evaluate import evaluate, make_eval_step, restore_and_evaluate
+from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.metrics import EvalRecords
+from drnet_jax.outputs import evaluate, make_eval_step
 from drnet_jax.restore import check_data, restore_model
 from drnet_jax.stage_loop import TrainingError
 from drnet_jax.train import prepare, stage_two_variables, train_and_evaluate

@@ -12,7 +12,7 @@ from drnet_jax.config import ConfigError, budget_name
 from drnet_jax.data.index_cache import digest
 from drnet_jax.inference.adaptive import AdaptiveClassifier
 from drnet_jax.inference.calibration import BudgetError, Calibration, Point, load
-from drnet_jax.restore import RestoredModel
+from drnet_jax.restore import RestoredModel, TrainedModel
 from drnet_jax.writers import say
 
 
@@ -50,7 +50,7 @@ def adaptive_classifier(
     return classifier.with_times(classifier.measure())
 
 
-def check_predictor(restored: RestoredModel) -> None:
+def check_predictor(restored: TrainedModel) -> None:
     """Stops after stage 1 alone.
 
     Raises:
@@ -62,12 +62,12 @@ def check_predictor(restored: RestoredModel) -> None:
         )
 
 
-def calibration_path(restored: RestoredModel) -> Path:
+def calibration_path(restored: TrainedModel) -> Path:
     """The file of `--mode=calibrate`, beside the checkpoint."""
     return restored.origin / "calibration.json"
 
 
-def model_key(config: ConfigDict, restored: RestoredModel) -> str:
+def model_key(config: ConfigDict, restored: TrainedModel) -> str:
     """Stage, step and a digest of how the model was trained and how its images are cropped."""
     facts = json.dumps([restored.config, restored.identities, config.data.eval_crop])
     return f"{restored.stage}/{restored.step} {digest(facts)[:12]}"
@@ -83,9 +83,7 @@ def times_setting(config: ConfigDict, image_size: tuple[int, int]) -> str:
     )
 
 
-def budget_lambda(
-    config: ConfigDict, restored: RestoredModel, image_size: tuple[int, int]
-) -> float:
+def budget_lambda(config: ConfigDict, restored: TrainedModel, image_size: tuple[int, int]) -> float:
     """The lambda of the configured budget; 0, the paper's choice, without one.
 
     Raises:

@@ -1,0 +1,133 @@
+"""What an evaluation starts from: a trained model, the splits of its data, its outputs for them."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from drnet_jax import logits
+from drnet_jax.build import data_settings
+from drnet_jax.config import flatten
+from drnet_jax.data.datasets import DataSplits
+from drnet_jax.data.sources import Source
+from drnet_jax.inference.load import model_key
+from drnet_jax.logits import Logits, LogitsError
+from drnet_jax.outputs import evaluate_logits, make_eval_step
+from drnet_jax.restore import (
+    RestoredModel,
+    TrainedModel,
+    check_data,
+    find_model,
+    restore_variables,
+)
+from drnet_jax.writers import say
+
+
+def find_and_load(config: ConfigDict, workdir: Path, split: str) -> tuple[TrainedModel, Source]:
+    """The model of `restore_from` or `workdir`, and a split of the data it was trained on.
+
+    Raises:
+      CheckpointError: no checkpoint, or one of another model.
+      DataError: the data cannot be read, or is other data.
+    """
+    origin = Path(config.restore_from) if config.restore_from else workdir
+    trained = find_model(config, origin)
+    return trained, load_split(config, workdir, trained, split)
+
+
+def restore_and_load(config: ConfigDict, workdir: Path, split: str) -> tuple[RestoredModel, Source]:
+    """As `find_and_load`, with the variables of the model."""
+    trained, source = find_and_load(config, workdir, split)
+    return restore_variables(trained), source
+
+
+def load_split(config: ConfigDict, workdir: Path, trained: TrainedModel, split: str) -> Source:
+    """A split of the data that a model was trained on.
+
+    Raises:
+      DataError: the data cannot be read, or is other data.
+    """
+    splits = DataSplits(data_settings(config, workdir))
+    check_data(trained.origin, splits.classes, {split: splits.identity(split)})
+    return splits.load(split)
+
+
+class ModelOutputs:
+    """A model's outputs for the splits of its data: from `logits.npz` where it has them.
+
+    Other outputs are computed and kept there too (`eval.keep_logits`). A file of another checkpoint
+    or other data is not used, and replaced.
+
+    Args:
+      config: with the model the checkpoint was trained with.
+      workdir: where the file is.
+      trained: the model; its variables are read when they are first needed.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path, trained: TrainedModel) -> None:
+        self._config = config
+        self._trained = trained
+        self._restored = trained if isinstance(trained, RestoredModel) else None
+        self._path = workdir / "logits.npz"
+        self._key = logits_key(config, trained)
+        self._known = self._load()
+
+    def of(self, split: str, source: Source, *, skip_corrupt: bool = False) -> Logits:
+        """The outputs for a split, which are computed where they are not known.
+
+        Raises:
+          DataError: an image cannot be decoded, and neither `skip_corrupt` nor
+            `data.skip_corrupt` is set.
+          CheckpointError: the checkpoint is of another model.
+        """
+        known = self._known.get(split)
+        # Images that were corrupt may have been repaired.
+        if known is not None and len(known.index) == len(source):
+            say(f"{split} split: outputs from {self._path}")
+            return known
+        if self._restored is None:
+            self._restored = restore_variables(self._trained)
+        mean, std = tuple(self._config.data.mean), tuple(self._config.data.std)
+        self._known[split] = evaluate_logits(
+            make_eval_step(self._trained.model, mean, std),
+            self._restored.variables,
+            source,
+            batch_size=self._config.eval.batch_size,
+            mesh=self._restored.mesh,
+            skip_corrupt=self._config.data.skip_corrupt or skip_corrupt,
+        )
+        if self._config.eval.keep_logits:
+            logits.save(self._path, self._key, self._known)
+        return self._known[split]
+
+    def _load(self) -> dict[str, Logits]:
+        # Several processes may not see the same file, and have to do the same.
+        if not self._path.exists() or jax.process_count() > 1:
+            return {}
+        try:
+            return logits.load(self._path, self._key)
+        except LogitsError as error:
+            say(f"not used: {error}")
+            return {}
+
+
+def logits_key(config: ConfigDict, trained: TrainedModel) -> str:
+    """Of a checkpoint, and of the images that it is evaluated on."""
+    images = f"{config.data.eval_images} images" if config.data.eval_images else "all images"
+    return f"{model_key(config, trained)} of {trained.saved_at}, {images}"
+
+
+def evaluation_fields(config: ConfigDict) -> dict[str, Any]:
+    """The fields that belong to the evaluation, not to the training."""
+    names = (
+        "eval.",
+        "budget.",
+        "inference.",
+        "benchmark.",
+        "data.eval_",
+        "data.dir",
+        "data.skip_corrupt",
+        "restore_from",
+    )
+    return {name: value for name, value in flatten(config).items() if name.startswith(names)}
