@@ -52,7 +52,7 @@ with _clear_errors():
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints and results go (default: runs/<name of the config>)."
 )
-_MODES = ["train", "eval", "calibrate", "benchmark", "predict"]
+_MODES = ["train", "eval", "calibrate", "benchmark", "predict", "report"]
 _MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
 
 
@@ -63,6 +63,7 @@ def main(_: Sequence[str]) -> None:
 
     from drnet_jax.benchmark import restore_and_benchmark
     from drnet_jax.calibrate import restore_and_calibrate
+    from drnet_jax.compare import compare_runs
     from drnet_jax.evaluate import restore_and_evaluate
     from drnet_jax.evaluate_bucketed import restore_and_evaluate_bucketed
     from drnet_jax.inference.calibration import BudgetError
@@ -90,6 +91,8 @@ def main(_: Sequence[str]) -> None:
             restore_and_benchmark(config, workdir)
         elif _MODE.value == "predict":
             restore_and_predict(config, workdir)
+        elif _MODE.value == "report":
+            compare_runs(config, workdir)
         elif config.eval.dispatch == "bucketed":
             restore_and_evaluate_bucketed(config, workdir)
         else:

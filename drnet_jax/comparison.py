@@ -11,9 +11,6 @@ import numpy as np
 from drnet_jax.intervals import Interval, over_seeds
 from drnet_jax.metrics import hull_top1, matched_random_top1
 
-# What differs between the seeds of a setting, or does not matter.
-_NOT_A_SETTING = ("seed", "joint.init_from", "stages")
-
 
 @dataclass(frozen=True)
 class Setting:

@@ -8,10 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from drnet_jax.comparison import Setting
-
-# Okabe and Ito (2008): told apart by the colour-blind too.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
-MARKERS = "osD^vPX*"
+from drnet_jax.svg import COLOURS, GREY, MARKERS
 
 
 def comparison_figure(questions: Mapping[str, Sequence[Setting]]) -> Figure:
@@ -33,7 +30,7 @@ def _panel(panel: Axes, found: Sequence[Setting]) -> None:
     fixed = [summary["fixed"] for summary in found[0].summaries]
     cost = np.array([entry["gmacs"] for entry in fixed[0]])
     top1 = np.mean([[entry["top1"] for entry in entries] for entries in fixed], axis=0)
-    panel.plot(cost / cost[0], 100 * top1, "--s", color="#888888", markersize=4, label="fixed")
+    panel.plot(cost / cost[0], 100 * top1, "--s", color=GREY, markersize=4, label="fixed")
     for number, setting in enumerate(found):
         interval = setting.interval("drnet")
         error = None
@@ -44,12 +41,11 @@ def _panel(panel: Axes, found: Sequence[Setting]) -> None:
             setting.values("relative_cost").mean(),
             100 * interval.value,
             yerr=error,
-            color=COLOURS[number % (len(COLOURS) - 1)],
+            color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
             linestyle="",
             capsize=3,
             label=setting.name,
         )
     panel.set(xlabel="GMACs over the largest size's", ylabel="top-1, %")
-    panel.grid(alpha=0.3)
-    panel.legend(fontsize=8, loc="lower right")
+    panel.legend(fontsize=8, loc="best")

@@ -14,7 +14,7 @@ SPLITS = ("train", "calibration", "test")
 # Fields that may differ when a run is resumed: they do not change what it computes.
 FREE_FIELDS = (
     *("log.", "eval.", "checkpoint.", "restore_from", "model.remat", "inference.", "budget."),
-    *("benchmark.", "predict."),
+    *("benchmark.", "predict.", "report."),
     *("data.dir", "data.num_workers", "data.max_corrupt", "data.skip_corrupt"),
 )
 # Fields that say what a trained model is and what it expects as input.
@@ -65,6 +65,9 @@ def default_config() -> ConfigDict:
     # resolution and image.
     config.eval.keep_logits = True
 
+    # Images of every resolution in report.html.
+    config.eval.gallery = 12
+
     config.inference = ConfigDict()
     # Batch sizes that are compiled; groups of other sizes are split.
     config.inference.buckets = (1, 2, 3, 4, 6, 8, 16, 32, 64)
@@ -87,6 +90,10 @@ def default_config() -> ConfigDict:
 
     config.benchmark = _benchmark()
     config.predict = _predict()
+
+    config.report = ConfigDict()
+    # Workdirs of evaluated runs that --mode=report compares.
+    config.report.runs = ()
 
     config.checkpoint = ConfigDict()
     config.checkpoint.keep_latest = 1

@@ -139,6 +139,7 @@ def _check_numbers(config: ConfigDict) -> None:
     zero_or_more += [
         "data.images_per_class",
         "data.split_seed",
+        "eval.gallery",
         "predict.gallery",
         "benchmark.seconds",
     ]

@@ -8,12 +8,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from drnet_jax.control_figures import control_figures
+from drnet_jax.environment import environment
 from drnet_jax.eval_inputs import ModelOutputs, evaluation_fields, find_and_load, load_split
 from drnet_jax.eval_tables import print_tables
 from drnet_jax.inference.decision import choose
 from drnet_jax.inference.load import budget_lambda
 from drnet_jax.macs import ModelCost, model_cost
 from drnet_jax.metrics import EvalRecords, by_class, by_resolution, by_size, summarise
+from drnet_jax.report import seen_pixels, write_report
 from drnet_jax.restore import TrainedModel
 from drnet_jax.writers import say, write_json
 
@@ -52,9 +54,13 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     summary["num_corrupt"] = len(source) - len(records.index)
     summary |= {"stage": trained.stage, "checkpoint_step": trained.step}
     summary |= {"split": split, "config": trained.config | evaluation_fields(config)}
+    summary["environment"] = environment()
     write_json(workdir / "eval.json", summary)
     print_tables(summary)
-    say(f"wrote {workdir / 'eval.json'}")
+    pixels = seen_pixels(source)
+    report = workdir / "report.html"
+    write_report(report, config, summary, trained, logits, records, pixels)
+    say(f"wrote {workdir / 'eval.json'} and {report}")
     return summary
 
 

@@ -1,18 +1,13 @@
 """Predictions by resolution as one HTML file that needs nothing else."""
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from drnet_jax.pages import data_uri, render, spread
 from drnet_jax.predictions import Prediction, Unreadable
 
-# Up to this side pictures are kept to the bit.
-_LOSSLESS_SIDE = 96
-_JPEG_QUALITY = 95
 _UNREADABLE_SHOWN = 50
 
 
@@ -68,20 +63,14 @@ def gallery(
       pixels: what the classifier saw, `[r, r, 3]` uint8; None: the picture is not shown.
     """
     sections = [_section(predictions, side, shown, pixels) for side in resolutions]
-    environment = Environment(
-        loader=PackageLoader("drnet_jax"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("gallery.html").render(
-        title=title,
-        facts=facts,
-        sections=sections,
-        unreadable=unreadable[:_UNREADABLE_SHOWN],
-        num_unreadable=len(unreadable),
-    )
+    content = {
+        "title": title,
+        "facts": facts,
+        "sections": sections,
+        "unreadable": unreadable[:_UNREADABLE_SHOWN],
+        "num_unreadable": len(unreadable),
+    }
+    return render("gallery.html", content)
 
 
 def _section(
@@ -97,20 +86,3 @@ def _section(
         if image is not None:
             cards.append(Card(mine[index], data_uri(image)))
     return Section(resolution, len(mine), len(mine) / len(predictions), cards)
-
-
-def spread(count: int, most: int) -> list[int]:
-    """At most so many of `count` positions, evenly, the first and the last among them."""
-    picked = np.linspace(0, count - 1, min(count, most)).round().astype(int)
-    return [int(index) for index in picked]
-
-
-def data_uri(image: np.ndarray) -> str:
-    """`[h, w, 3]` uint8 as PNG; a large one, of which there may be many, as JPEG."""
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    if len(image) <= _LOSSLESS_SIDE:
-        form, (_, encoded) = "png", cv2.imencode(".png", bgr)
-    else:
-        options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        form, (_, encoded) = "jpeg", cv2.imencode(".jpg", bgr, options)
-    return f"data:image/{form};base64,{base64.b64encode(encoded.tobytes()).decode()}"

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, config_flags
 from drnet_jax.comparison import markdown, read_summary, settings, to_json
 from drnet_jax.comparison_plot import comparison_figure
 from drnet_jax.config import ConfigError, changed_fields
+from drnet_jax.svg import plot_style
 from drnet_jax.sweep_plan import Job, Plan, Sweep, load_file, make_plan
 from drnet_jax.writers import say, write_json, write_text
 
@@ -136,7 +137,10 @@ class _Runner:
 def _finished(job: Job) -> bool:
     """Whether it was evaluated, with the same configuration."""
     summary = read_summary(job.workdir)
-    return summary is not None and not changed_fields(summary["config"], job.config)
+    if summary is None:
+        return False
+    theirs = {name: value for name, value in summary["config"].items() if name in job.config}
+    return not changed_fields(theirs, job.config)
 
 
 def _last_line(job: Job) -> str:
@@ -155,7 +159,8 @@ def _write(plan: Plan, command: str, results: Path) -> None:
     write_json(results / "sweep.json", {"command": command, "questions": to_json(questions)})
     text = markdown(questions)
     write_text(results / "sweep.md", f"`{command}`\n\n{text}")
-    comparison_figure(questions).savefig(results / "sweep.png", dpi=120)
+    with plot_style():
+        comparison_figure(questions).savefig(results / "sweep.png", dpi=120)
     say(f"\n{text}\nwrote {results / 'sweep.md'}, sweep.json and sweep.png")
 
 

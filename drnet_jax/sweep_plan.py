@@ -39,7 +39,7 @@ class Job:
     Attributes:
       overrides: of the configuration, by name.
       workdir: of the run, in the sweep's directory.
-      config: the whole configuration, flattened.
+      config: the flattened configuration, of stage 1 what it depends on.
       stage_one: of a run of stage 2, the one it starts from.
     """
 
@@ -149,6 +149,8 @@ def _job(base: ConfigDict, changes: Overrides, directory: Path, stage_one: Job |
     else:
         stages = {"stages": ("joint",), "joint.init_from": str(stage_one.workdir)}
     config = flatten(_overridden(base, {**changes, **stages}))
+    if stage_one is None:
+        config = {n: value for n, value in config.items() if not n.startswith(_STAGE_TWO)}
     return Job(changes, directory / _slug(changes), config, stage_one)
 
 

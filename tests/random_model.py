@@ -47,7 +47,12 @@ def spread_choices(model: DRNet, variables: Any, pixels: Any) -> Any:
 
 
 def write_run(
-    config: ConfigDict, workdir: Path, classes: tuple[str, ...], *, stage: str = "joint"
+    config: ConfigDict,
+    workdir: Path,
+    classes: tuple[str, ...],
+    *,
+    stage: str = "joint",
+    step: int = 1,
 ) -> None:
     """What a finished run on the embedded data leaves, with random weights."""
     model = create_model(config, len(classes))
@@ -60,6 +65,6 @@ def write_run(
         variables = classifier_variables(variables)
     collections = {name: tree for name, tree in variables.items() if name != "params"}
     with StageCheckpoints(workdir / stage) as checkpoints:
-        checkpoints.save(1, {"params": variables["params"], "collections": collections})
+        checkpoints.save(step, {"params": variables["params"], "collections": collections})
     write_json(workdir / "config.json", flatten(config))
     write_data(workdir, classes, {split: split for split in SPLITS})

@@ -1,0 +1,111 @@
+"""`--mode=report`: several evaluated runs on one page, those of one configuration together."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from drnet_jax.checkpoint import CheckpointError
+from drnet_jax.comparison import COLUMNS, NOTE, Setting, markdown, read_summary, rows, to_json
+from drnet_jax.comparison_plot import comparison_figure
+from drnet_jax.config import FREE_FIELDS, ConfigError
+from drnet_jax.environment import environment
+from drnet_jax.pages import render
+from drnet_jax.svg import page_style, to_svg
+from drnet_jax.writers import say, write_json, write_text
+
+# What differs between the seeds of a setting, or does not change what is trained.
+_NOT_A_SETTING = ("seed", "joint.init_from", "stages", *FREE_FIELDS)
+
+
+def compare_runs(config: ConfigDict, workdir: Path) -> list[Setting]:
+    """Writes `comparison.html` and `comparison.json` of the runs in `report.runs`.
+
+    Runs whose configurations differ in the seed only are one setting. Settings are called by what
+    differs between them.
+
+    Args:
+      config: with `report.runs`, workdirs.
+      workdir: where the page goes.
+
+    Raises:
+      ConfigError: no runs are given.
+      CheckpointError: one of them is not evaluated, or has no trained predictor.
+    """
+    paths = [Path(run) for run in config.report.runs]
+    if not paths:
+        raise ConfigError("report.runs is empty: --config.report.runs=\"('runs/a', 'runs/b')\"")
+    summaries = {path: _summary(path) for path in paths}
+    found = group(summaries)
+    names = {id(summary): setting.name for setting in found for summary in setting.summaries}
+    runs = [
+        {
+            "workdir": str(path),
+            "setting": names[id(summary)],
+            "seed": summary["config"]["seed"],
+            "top1": 100 * summary["top1"],
+            "gmacs": summary["gmacs"],
+            "verdict": summary.get("controls", {}).get("verdict", "not compared with controls"),
+        }
+        for path, summary in summaries.items()
+    ]
+    with page_style():
+        plot = to_svg(comparison_figure({"": found}), "Top-1 accuracy over cost by setting")
+    content = {
+        "title": workdir.resolve().name,
+        "rows": rows(found),
+        "columns": COLUMNS,
+        "note": NOTE,
+        "runs": runs,
+        "plot": plot,
+        "warnings": warnings(list(summaries.values())),
+        "environment": environment(),
+    }
+    page = workdir / "comparison.html"
+    write_text(page, render("comparison.html", content))
+    figures = {name: content[name] for name in ("runs", "warnings", "environment")}
+    write_json(workdir / "comparison.json", {**figures, **to_json({"settings": found})})
+    say(f"{markdown({'settings': found})}\nwrote {page} and comparison.json")
+    return found
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    summary = read_summary(path)
+    if summary is None:
+        raise CheckpointError(f"{path / 'eval.json'} is missing: run --mode=eval --workdir={path}")
+    if summary["top1"] is None or len(summary["resolutions"]) < 2:
+        raise CheckpointError(f"{path} has no trained predictor: nothing to compare")
+    return summary
+
+
+def group(summaries: Mapping[Path, dict[str, Any]]) -> list[Setting]:
+    """The settings, in the order in which they first come up."""
+    configs = {
+        path: {n: v for n, v in s["config"].items() if not n.startswith(_NOT_A_SETTING)}
+        for path, s in summaries.items()
+    }
+    fields = sorted({name for config in configs.values() for name in config})
+    differ = [name for name in fields if len({str(c.get(name)) for c in configs.values()}) > 1]
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for path, summary in summaries.items():
+        name = ", ".join(f"{field}={configs[path].get(field)}" for field in differ)
+        settings.setdefault(name or summary["config"]["data.name"], []).append(summary)
+    for name, members in settings.items():
+        members.sort(key=lambda summary: summary["config"]["seed"])
+        seeds = [summary["config"]["seed"] for summary in members]
+        if len(set(seeds)) < len(seeds):
+            raise ConfigError(f"report.runs names {name or 'the setting'} twice at seeds {seeds}")
+    return [Setting(name, tuple(members)) for name, members in settings.items()]
+
+
+def warnings(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What makes the runs hard to compare, in words."""
+    found = []
+    for name in ("split", "num_images"):
+        values = sorted({str(summary[name]) for summary in summaries})
+        if len(values) > 1:
+            found.append(
+                f"The runs are evaluated on different images ({name}: {', '.join(values)})."
+            )
+    return found

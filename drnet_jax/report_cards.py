@@ -1,0 +1,141 @@
+"""Images of a report: what every resolution said of them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import softmax
+
+from drnet_jax.logits import Logits
+from drnet_jax.metrics import EvalRecords
+from drnet_jax.pages import data_uri, spread
+
+# From an index in the source and a side in pixels to what the network saw.
+Pixels = Callable[[int, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Saying:
+    """What one resolution says of an image.
+
+    Attributes:
+      resolution: in pixels.
+      label: the class's name.
+      confidence: its softmax.
+      right: whether it is the image's own class.
+    """
+
+    resolution: int
+    label: str
+    confidence: float
+    right: bool
+
+
+@dataclass(frozen=True)
+class ReportCard:
+    """An image of the report.
+
+    Attributes:
+      name: of the image: its path, say.
+      image: a data URI, at the resolution it was classified at.
+      label: its own class.
+      chosen: what the chosen resolution says.
+      others: what the other ones say.
+    """
+
+    name: str
+    image: str
+    label: str
+    chosen: Saying
+    others: list[Saying]
+
+
+@dataclass(frozen=True)
+class CardSection:
+    """Images that were sent to one resolution.
+
+    Attributes:
+      resolution: in pixels.
+      count: how many were.
+      share: of all images, 0 to 1.
+      cards: those that are shown.
+    """
+
+    resolution: int
+    count: int
+    share: float
+    cards: list[ReportCard]
+
+
+class CardMaker:
+    """Makes the cards of images by their row in the logits.
+
+    Args:
+      logits: of the evaluated split.
+      records: of the same images, with the choices.
+      resolutions: in pixels.
+      classes: their names, in the order of the logits.
+      pixels: what the network saw.
+    """
+
+    def __init__(
+        self,
+        logits: Logits,
+        records: EvalRecords,
+        resolutions: Sequence[int],
+        classes: Sequence[str],
+        pixels: Pixels,
+    ) -> None:
+        self._logits = logits
+        self._records = records
+        self._resolutions = resolutions
+        self._classes = classes
+        self._pixels = pixels
+
+    def sections(self, most: int) -> list[CardSection]:
+        """At most so many images of every resolution, spread evenly."""
+        choice = self._records.choice
+        sections = []
+        for index, resolution in enumerate(self._resolutions):
+            rows = np.flatnonzero(choice == index)
+            shown = rows[spread(len(rows), most)] if len(rows) else rows
+            share = len(rows) / len(choice)
+            sections.append(CardSection(resolution, len(rows), share, self.cards(shown)))
+        return sections
+
+    def cards(self, rows: Iterable[int]) -> list[ReportCard]:
+        """The cards of these rows."""
+        return [self._card(int(row)) for row in rows]
+
+    def _card(self, row: int) -> ReportCard:
+        chosen = int(self._records.choice[row])
+        sayings = self._sayings(row)
+        label = int(self._logits.label[row])
+        image = self._pixels(int(self._logits.index[row]), self._resolutions[chosen])
+        return ReportCard(
+            name=str(self._logits.name[row]),
+            image=data_uri(image),
+            label=self._classes[label],
+            chosen=sayings[chosen],
+            others=sayings[:chosen] + sayings[chosen + 1 :],
+        )
+
+    def _sayings(self, row: int) -> list[Saying]:
+        probabilities = softmax(self._logits.logits[row].astype(float), axis=1)
+        best = probabilities.argmax(axis=1)
+        return [
+            Saying(size, self._classes[k], float(p[k]), bool(k == int(self._logits.label[row])))
+            for size, k, p in zip(self._resolutions, best, probabilities, strict=True)
+        ]
+
+
+def hardest(records: EvalRecords, most: int) -> np.ndarray:
+    """Rows of the images that were answered wrong where another resolution is right, surest first.
+
+    Sure are the wrong answer and the right one: the product of their confidences counts.
+    """
+    wrong = ~records.chosen(records.top1)
+    right = np.where(records.top1, records.confidence, 0).max(axis=1)
+    sure = np.where(wrong, records.chosen(records.confidence) * right, 0)
+    order = np.argsort(-sure, kind="stable")[:most]
+    return order[sure[order] > 0]

@@ -1,0 +1,84 @@
+"""Settings over seeds: means, Student's intervals and paired differences against SciPy."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from drnet_jax.comparison import Setting, difference, figures, markdown, points, rows, to_json
+from drnet_jax.intervals import Interval, over_seeds, proportion
+
+
+def summary(seed: int, top1: float, shares: tuple[float, float] = (0.5, 0.5)) -> dict[str, Any]:
+    """An `eval.json` at two resolutions of 4 and 1 GMACs; the predictor costs 0.5."""
+    gmacs = 4 * shares[0] + shares[1] + 0.5
+    return {
+        "top1": top1,
+        "gmacs": gmacs,
+        "shares": list(shares),
+        "resolutions": [64, 32],
+        "fixed": [
+            {"resolution": 64, "gmacs": 4.0, "top1": 0.8},
+            {"resolution": 32, "gmacs": 1.0, "top1": 0.5},
+        ],
+        "config": {"seed": seed},
+    }
+
+
+A = Setting("a", (summary(0, 0.70), summary(1, 0.74), summary(2, 0.72)))
+B = Setting("b", (summary(1, 0.71), summary(2, 0.70), summary(3, 0.75)))
+ALONE = Setting("alone", (summary(0, 0.71),))
+
+
+def test_figures() -> None:
+    found = figures(A.summaries[0])
+    assert found["relative_cost"] == pytest.approx(3 / 4)
+    assert found["hull"] == pytest.approx(0.5 + 0.3 * (3 - 1) / 3)
+    assert found["matched_random"] == pytest.approx(0.65)
+    assert found["drnet - hull"] == pytest.approx(0.0)
+    assert found["drnet - matched_random"] == pytest.approx(0.05)
+
+
+def test_over_seeds() -> None:
+    values = np.array([0.70, 0.74, 0.72])
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert A.interval("drnet") == Interval(pytest.approx(0.72), *map(pytest.approx, expected))
+    assert over_seeds(np.full(3, 0.5)) == Interval(0.5, 0.5, 0.5)
+
+
+def test_differences_are_paired_by_seed() -> None:
+    got = difference(B, A, "drnet")
+    expected = stats.ttest_rel([0.71, 0.70], [0.74, 0.72]).confidence_interval(0.95)
+    assert got == Interval(pytest.approx(-0.025), *map(pytest.approx, expected))
+    assert np.isnan(difference(ALONE, A, "drnet").low)
+    with pytest.raises(ValueError, match="no seed in common"):
+        difference(ALONE, B, "drnet")
+
+
+def test_of_one_seed_the_interval_is_over_images() -> None:
+    known = {"value": 0.71, "low": 0.69, "high": 0.73}
+    one = summary(0, 0.71) | {"controls": {"intervals": {"drnet": known}}}
+    assert Setting("s", (one,)).interval("drnet") == Interval(**known)
+    assert np.isnan(ALONE.interval("drnet").low)
+
+
+def test_table() -> None:
+    half = 100 * (stats.t.ppf(0.975, 2) * 0.02 / np.sqrt(3))
+    first, second, alone = rows([A, B, ALONE])
+    assert first[:7] == ["a", "3", "64/32", "80.0", f"72.0 ± {half:.1f}", "", "0.750"]
+    assert second[5].startswith("-2.5 ± ") and alone[5] == "+1.0" and alone[-1] == "50/50"
+    text = markdown({"question": [A, B], "later": []})
+    assert "**question**" in text and text.count("\n| ") == 4 and "nothing is finished" in text
+    assert to_json({"q": [A]})["q"]["a"][1]["drnet"] == 0.74
+    assert points(Interval(0.5, 0.4, 0.7), sign=True) == "+50.0 ± 15.0"
+
+
+def test_a_proportion_has_the_bootstraps_interval() -> None:
+    rng = np.random.default_rng(0)
+    right = np.arange(40) < 31
+    resampled = rng.choice(right, (20_000, 40)).mean(1)
+    got = proportion(31, 40)
+    assert got.value == 31 / 40
+    np.testing.assert_allclose([got.low, got.high], np.quantile(resampled, [0.025, 0.975]))
+    assert proportion(0, 3) == Interval(0, 0, 0) and proportion(3, 3) == Interval(1, 1, 1)

@@ -1,0 +1,89 @@
+"""Kept outputs: the figures of an image against scikit-learn, the file, and its key."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn.metrics import log_loss, top_k_accuracy_score
+
+from drnet_jax import eval_inputs, logits, metrics
+from drnet_jax.calibrate import restore_and_calibrate
+from drnet_jax.evaluate import restore_and_evaluate
+from drnet_jax.logits import LogitsError
+from drnet_jax.metrics import record
+from tests.random_model import write_run
+from tests.small_run import small_config
+from tests.synthetic import synthetic_logits
+
+
+def test_records_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_CHUNK", 7)
+    outputs = synthetic_logits(50, 3, 12)
+    records = outputs.records()
+    for side in range(3):
+        p = softmax(outputs.logits[:, side].astype(float), axis=1)
+        labels = np.arange(12)
+        assert records.ce[:, side].mean() == pytest.approx(
+            log_loss(outputs.label, p, labels=labels), rel=1e-5
+        )
+        for k, right in ((1, records.top1), (5, records.top5)):
+            expected = top_k_accuracy_score(outputs.label, p, k=k, labels=labels)
+            assert right[:, side].mean() == pytest.approx(expected)
+        np.testing.assert_allclose(records.confidence[:, side], p.max(axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(records.choice, outputs.scores.argmax(axis=1))
+
+
+def test_of_equal_logits_the_first_class_counts() -> None:
+    tied = np.array([[[1.0, 1.0, 0.0]], [[1.0, 1.0, 0.0]]], np.float32)
+    got = record(tied, np.zeros((2, 1)), np.array([0, 1]), np.arange(2))
+    assert got.top1.tolist() == [[True], [False]] and got.top5.all()
+
+
+def test_file(tmp_path: Path) -> None:
+    path = tmp_path / "logits.npz"
+    outputs = synthetic_logits(5, 2, 3)
+    with pytest.raises(LogitsError, match="is missing: run --mode=eval"):
+        logits.load(path, "a")
+    logits.save(path, "a", {"test": outputs, "calibration": synthetic_logits(4, 2, 3, 1)})
+    found = logits.load(path, "a")
+    assert list(found) == ["test", "calibration"] and len(found["calibration"].index) == 4
+    np.testing.assert_array_equal(found["test"].logits, outputs.logits)
+    np.testing.assert_array_equal(found["test"].name, outputs.name)
+    with pytest.raises(LogitsError, match=r"of another checkpoint or other data \(a; now b\)"):
+        logits.load(path, "b")
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(LogitsError, match="is damaged"):
+        logits.load(path, "a")
+
+
+def test_the_model_runs_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Later evaluations, calibrations and budgets come from the file, until the checkpoint changes;
+    the figures are the same."""
+    config = small_config()
+    classes = tuple("0123456789")
+    write_run(config, tmp_path, classes)
+    first = restore_and_evaluate(config, tmp_path)
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model was run again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(eval_inputs, "evaluate_logits", forbidden)
+        again = restore_and_evaluate(config, tmp_path)
+        assert again == first
+        cheap = 1.05 * first["fixed"][-1]["gmacs"] + first["gmacs"] - first["gmacs_classifier"]
+        budget = small_config(**{"budget.gmacs": cheap})
+        restore_and_calibrate(budget, tmp_path)
+        assert restore_and_evaluate(budget, tmp_path)["gmacs"] < first["gmacs"]
+        # Fewer images, or a corrupt one then that may be whole now.
+        with pytest.raises(AssertionError, match="run again"):
+            restore_and_evaluate(small_config(**{"data.eval_images": 50}), tmp_path)
+    write_run(config, tmp_path, classes, step=2)
+    capsys.readouterr()
+    restore_and_evaluate(config, tmp_path)
+    assert "of another checkpoint or other data" in capsys.readouterr().out

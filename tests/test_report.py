@@ -1,0 +1,203 @@
+"""The report: its figures, what it escapes, odd data sets, and how a browser shows it."""
+
+import importlib.util
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from drnet_jax.compare import compare_runs
+from drnet_jax.environment import environment
+from drnet_jax.evaluate import evaluation
+from drnet_jax.logits import Logits
+from drnet_jax.metrics import EvalRecords
+from drnet_jax.report import write_report
+from drnet_jax.report_cards import CardMaker, hardest
+from drnet_jax.writers import write_json
+from tests.small_run import small_config
+from tests.synthetic import synthetic_logits, synthetic_model
+
+EVIL = "<script>alert('x')</script>&\"$\\frac$ 猫"
+
+
+def pixels(_: int, resolution: int) -> np.ndarray:
+    return np.full((resolution, resolution, 3), 100, np.uint8)
+
+
+def write(
+    workdir: Path,
+    outputs: Logits,
+    classes: tuple[str, ...],
+    *,
+    seed: int = 0,
+    stage: str = "joint",
+    controls: bool = True,
+    **fields: Any,
+) -> str:
+    """Writes report and `eval.json` of these outputs; the page."""
+    config = small_config(**{"seed": seed, "eval.gallery": 4, **fields})
+    trained = synthetic_model(config, classes, workdir, stage)
+    records = outputs.records()
+    summary = evaluation(trained, records, records if controls else None, 0.0, None)
+    summary |= {"split": "test", "config": trained.config, "num_corrupt": 0}
+    summary["environment"] = environment("python main.py --x='<b>'")
+    write_json(workdir / "eval.json", summary)
+    path = workdir / "report.html"
+    write_report(path, config, summary, trained, outputs, records, pixels)
+    return path.read_text()
+
+
+def classes_of(count: int) -> tuple[str, ...]:
+    return tuple(f"class {index}" for index in range(count))
+
+
+class Balanced(HTMLParser):
+    """Fails where an element is not closed, or closed twice."""
+
+    VOID = {"meta", "img", "br", "path", "use", "rect"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def check(page: str) -> None:
+    """Sound, and nothing from elsewhere."""
+    parser = Balanced()
+    parser.feed(page)
+    assert not parser.open
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    assert "nan" not in re.sub(r'="[^"]*"', "", page).lower()
+
+
+def test_figures_of_the_page(tmp_path: Path) -> None:
+    outputs = synthetic_logits(300, 2, 10)
+    page = write(tmp_path, outputs, classes_of(10))
+    check(page)
+    records = outputs.records()
+    right = outputs.logits.argmax(2) == outputs.label[:, None]
+    chosen = right[np.arange(300), outputs.scores.argmax(1)]
+    assert f"<dd>{100 * chosen.mean():.2f} %</dd>" in page
+    assert f"<td>{100 * right[:, 1].mean():.2f} " in page
+    worst = min((chosen[outputs.label == k].mean(), k) for k in range(10))
+    first_row = page[page.index('class="classes"') :]
+    assert first_row.index("<tbody>") < first_row.index(f"<th>class {worst[1]}</th>")
+    assert page.count("<figure") == 4 + 4 + len(hardest(records, 4))
+    assert page.count("<svg") == 3
+
+
+def test_cards_say_what_every_resolution_says() -> None:
+    outputs = synthetic_logits(40, 2, 3)
+    records = outputs.records()
+    maker = CardMaker(outputs, records, (32, 16), classes_of(3), pixels)
+    (card,) = maker.cards([7])
+    p = np.exp(outputs.logits[7]) / np.exp(outputs.logits[7]).sum(1, keepdims=True)
+    chosen = outputs.scores[7].argmax()
+    assert card.label == f"class {outputs.label[7]}" and card.name == "image 7"
+    assert card.chosen.resolution == (32, 16)[chosen]
+    assert card.others[0].label == f"class {p[1 - chosen].argmax()}"
+    assert card.others[0].confidence == pytest.approx(p[1 - chosen].max(), rel=1e-5)
+    sections = maker.sections(5)
+    assert sum(section.count for section in sections) == 40
+    assert [len(section.cards) for section in sections] == [5, 5]
+
+
+def test_hardest_disagreements() -> None:
+    """Image 0 is right; 1 and 2 are right elsewhere only, 2 surer; 3 is right nowhere."""
+    top1 = np.array([[1, 0], [0, 1], [0, 1], [0, 0]], bool)
+    confidence = np.array([[0.9, 0.9], [0.5, 0.5], [0.9, 0.8], [1.0, 1.0]])
+    zeros = np.zeros((4, 2))
+    records = EvalRecords(
+        zeros, top1, top1, np.zeros(4, int), zeros, confidence, np.arange(4), np.zeros(4, int)
+    )
+    assert hardest(records, 5).tolist() == [2, 1]
+    assert hardest(records, 1).tolist() == [2]
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    outputs = synthetic_logits(30, 2, 3)
+    names = np.array([f"{EVIL}/{index}.jpg" for index in range(30)])
+    evil = Logits(outputs.logits, outputs.scores, outputs.label, outputs.index, names)
+    page = write(tmp_path, evil, (EVIL, "two", "three"))
+    check(page)
+    assert "<script" not in page and "&lt;script&gt;" in page and "猫" in page
+
+
+@pytest.mark.parametrize(("count", "classes"), [(3, 3), (20, 1), (3000, 1000), (1, 2)], ids=str)
+def test_odd_data_sets(count: int, classes: int, tmp_path: Path) -> None:
+    check(write(tmp_path, synthetic_logits(count, 2, classes), classes_of(classes)))
+
+
+def test_without_controls_or_predictor(tmp_path: Path) -> None:
+    outputs = synthetic_logits(30, 2, 3)
+    page = write(tmp_path, outputs, classes_of(3), controls=False)
+    check(page)
+    assert "hull of the fixed sizes" in page and "oracle" not in page
+    page = write(tmp_path, outputs, classes_of(3), stage="pretrain")
+    check(page)
+    assert "No predictor is trained yet" in page and "<figure" not in page
+    one = {"model.resolutions": (32,)}
+    check(write(tmp_path, synthetic_logits(30, 1, 3), classes_of(3), controls=False, **one))
+
+
+def test_comparison_page(tmp_path: Path) -> None:
+    for eta, seed in ((0.1, 0), (0.1, 1), (0.5, 0)):
+        outputs = synthetic_logits(100, 2, 3, seed=10 * seed + int(10 * eta))
+        fields = {"joint.eta": eta}
+        write(tmp_path / f"{eta}_{seed}", outputs, classes_of(3), seed=seed, **fields)
+    runs = tuple(str(tmp_path / name) for name in ("0.1_0", "0.1_1", "0.5_0"))
+    found = compare_runs(small_config(**{"report.runs": runs}), tmp_path / "out")
+    assert [(setting.name, setting.seeds) for setting in found] == [
+        ("joint.eta=0.1", [0, 1]),
+        ("joint.eta=0.5", [0]),
+    ]
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    check(page)
+    assert page.count("<tr>") == 2 + 2 + 3 and "joint.eta=0.5" in page
+
+
+def _browser() -> str | None:
+    if importlib.util.find_spec("playwright") is None:
+        return None
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.mark.skipif(_browser() is None, reason="needs Chromium and `pip install playwright`")
+def test_in_a_browser(tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    names = (EVIL, "n" * 60, *classes_of(8))
+    write(tmp_path, synthetic_logits(300, 2, 10), names)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=_browser(), args=["--no-sandbox"], timeout=60_000
+        )
+        for width in (375, 1440):
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            problems: list[str] = []
+            requests: list[str] = []
+            page.on("console", lambda message, to=problems: to.append(message.text))
+            page.on("pageerror", lambda error, to=problems: to.append(str(error)))
+            page.on("request", lambda request, to=requests: to.append(request.url))
+            page.goto(f"file://{tmp_path / 'report.html'}")
+            loaded = page.evaluate("[...document.images].map(i => i.complete && i.naturalWidth)")
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            assert not problems and wide <= width
+            assert loaded and all(loaded)
+            assert [url for url in requests if not url.startswith("data:")] == [page.url]
+        browser.close()

@@ -1,0 +1,156 @@
+"""Sweeps: what is planned, run once, resumed and reported. The runs themselves are faked."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drnet_jax import sweep as sweep_module
+from drnet_jax.config import ConfigError
+from drnet_jax.sweep import main
+from drnet_jax.sweep_plan import Plan, Sweep, load_file, make_plan
+from tests.small_run import small_config
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = sorted((ROOT / "configs" / "sweeps").glob("*.py"))
+# In the place of main.py: notes that it ran, fails where told to, and leaves an eval.json.
+FAKE = """
+import json, os, sys
+from pathlib import Path
+workdir = Path(next(a for a in sys.argv if a.startswith("--workdir=")).split("=", 1)[1])
+here = Path(__file__).parent
+with (here / "log").open("a") as log:
+    log.write(f"{os.environ.get('CUDA_VISIBLE_DEVICES', '')} {workdir.name}\\n")
+if workdir.name in (here / "failing").read_text().split():
+    sys.exit("error: it is broken")
+config = json.loads((here / "configs.json").read_text())[str(workdir)]
+for argument in sys.argv[1:]:
+    name, value = argument.removeprefix("--config.").split("=", 1)
+    if name in ("joint.eta", "joint.tau"):
+        config[name] = float(value)
+fixed = [{"resolution": side, "gmacs": side / 8, "top1": side / 40} for side in (32, 16)]
+top1 = 0.7 + config.get("joint.eta", 0) / 10 + config["seed"] / 100
+summary = {"top1": top1, "gmacs": 3.0, "shares": [0.5, 0.5], "resolutions": [32, 16]}
+summary |= {"fixed": fixed, "config": config}
+(workdir / "eval.json").write_text(json.dumps(summary))
+"""
+SWEEP = """
+from drnet_jax.sweep_plan import Sweep
+
+def get_sweep():
+    return Sweep("config.py", {
+        "eta": {"0.3": {}, "0.5": {"joint.eta": 0.5}},
+        "BatchNorm": {"own": {"joint.eta": 0.3}, "shared": {"model.resolution_aware": False}},
+    }, seeds=(0, 1))
+"""
+
+
+def plan(**further: Any) -> Plan:
+    variants = {"base": {}, "eta": {"joint.eta": 0.9}, "same": {"joint.eta": 0.3}, **further}
+    return make_plan(Sweep("", {"q": variants}, seeds=(0, 3)), small_config(), Path("/runs"))
+
+
+def test_jobs_are_planned_once_and_share_stage_one() -> None:
+    found = plan(
+        shared={"model.resolution_aware": False},
+        routed={"model.statistics": "routed"},
+        sizes={"model.resolutions": (48, 24)},
+    )
+    names = [job.workdir.relative_to("/runs/stage1").as_posix() for job in found.stage_one]
+    shared, sizes = "model.resolution_aware=False_seed", "model.resolutions=48-24_seed"
+    assert names == ["seed=0", "seed=3", f"{shared}=0", f"{shared}=3", f"{sizes}=0", f"{sizes}=3"]
+    assert len(found.stage_two) == 10
+    variants = found.variants["q"]
+    assert variants["same"] == variants["base"]
+    assert variants["routed"][1].stage_one == variants["base"][1].stage_one == found.stage_one[1]
+    job = variants["eta"][1]
+    assert job.config["joint.eta"] == 0.9 and job.config["seed"] == 3
+    assert job.config["stages"] == ["joint"]
+    assert job.config["joint.init_from"] == "/runs/stage1/seed=3"
+    assert "joint.eta" not in found.stage_one[1].config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"joint.etta": 1.0}, "unknown fields: joint.etta"),
+        ({"joint.eta": "much"}, "joint.eta"),
+        ({"joint.eta": -1.0}, "joint.eta=-1.0 must be zero or more"),
+    ],
+)
+def test_bad_overrides_are_refused_before_any_run(overrides: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        plan(bad=overrides)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_sweeps_are_sound(path: Path, tmp_path: Path) -> None:
+    sweep = load_file(path, "get_sweep")
+    base = load_file(ROOT / sweep.config, "get_config")
+    found = make_plan(sweep, base, tmp_path)
+    for variants in found.variants.values():
+        jobs = [jobs[0].workdir for jobs in variants.values()]
+        assert len(set(jobs)) == len(jobs), "two variants of a question are the same run"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a sweep, its configuration and a fake main.py."""
+    monkeypatch.setattr(sweep_module, "_ROOT", tmp_path)
+    (tmp_path / "config.py").write_text("from tests.small_run import small_config as get_config\n")
+    (tmp_path / "sweep.py").write_text(SWEEP)
+    (tmp_path / "main.py").write_text(FAKE)
+    (tmp_path / "failing").write_text("")
+    sweep = load_file(tmp_path / "sweep.py", "get_sweep")
+    found = make_plan(sweep, small_config(), tmp_path / "runs")
+    configs = {str(job.workdir): job.config for job in found.stage_one + found.stage_two}
+    (tmp_path / "configs.json").write_text(json.dumps(configs))
+    return tmp_path
+
+
+def ran(project: Path) -> list[str]:
+    log = project / "log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    log.unlink(missing_ok=True)
+    return sorted(lines)
+
+
+def test_a_sweep_from_end_to_end(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It fails at one job, resumes with that one alone, and then has nothing to do."""
+    arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
+    (project / "failing").write_text("joint.eta=0.5_seed=1")
+    assert main(arguments) == 1
+    assert len(ran(project)) == 4 + 6
+    assert "FAILED" in (out := capsys.readouterr().out) and "it is broken" in out
+    (project / "failing").write_text("")
+    assert main([*arguments, "--devices", "0", "1"]) == 0
+    assert [line.split()[1] for line in ran(project)] == ["joint.eta=0.5_seed=1"]
+    assert main(arguments) == 0
+    assert ran(project) == []
+    table = json.loads((project / "runs" / "sweep.json").read_text())["questions"]
+    assert [row["drnet"] for row in table["eta"]["0.5"]] == pytest.approx([0.75, 0.76])
+    assert [row["drnet"] for row in table["BatchNorm"]["own"]] == pytest.approx([0.73, 0.74])
+    assert "+2.0 ± 0.0" in (project / "runs" / "sweep.md").read_text()
+    assert (project / "runs" / "sweep.png").stat().st_size > 10_000
+    # With another configuration the runs are not taken for finished.
+    assert main([*arguments, "--config.joint.tau=2.0"]) == 0
+    assert len(ran(project)) == 6
+
+
+def test_devices_work_side_by_side(project: Path) -> None:
+    arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
+    assert main([*arguments, "--devices", "3", "5"]) == 0
+    assert {line.split()[0] for line in ran(project)} == {"3", "5"}
+
+
+def test_bad_arguments(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, words in (
+        (["nowhere.py"], "nowhere.py is not a Python file"),
+        ([str(project / "config.py")], "has no function get_sweep"),
+        ([str(project / "sweep.py"), "--confg.seed=1"], "unknown arguments"),
+        ([str(project / "sweep.py"), "--config.joint.etta=1"], "etta"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2 and words in capsys.readouterr().err
