@@ -71,7 +71,6 @@ class ModelOutputs:
         self._restored = trained if isinstance(trained, RestoredModel) else None
         self._path = workdir / "logits.npz"
         self._key = logits_key(config, trained)
-        self._known = self._load()
 
     def of(self, split: str, source: Source, *, skip_corrupt: bool = False) -> Logits:
         """The outputs for a split, which are computed where they are not known.
@@ -81,7 +80,7 @@ class ModelOutputs:
             `data.skip_corrupt` is set.
           CheckpointError: the checkpoint is of another model.
         """
-        known = self._known.get(split)
+        known = self._load(split)
         # Images that were corrupt may have been repaired.
         if known is not None and len(known.index) == len(source):
             say(f"{split} split: outputs from {self._path}")
@@ -89,7 +88,7 @@ class ModelOutputs:
         if self._restored is None:
             self._restored = restore_variables(self._trained)
         mean, std = tuple(self._config.data.mean), tuple(self._config.data.std)
-        self._known[split] = evaluate_logits(
+        found = evaluate_logits(
             make_eval_step(self._trained.model, mean, std),
             self._restored.variables,
             source,
@@ -98,18 +97,18 @@ class ModelOutputs:
             skip_corrupt=self._config.data.skip_corrupt or skip_corrupt,
         )
         if self._config.eval.keep_logits:
-            logits.save(self._path, self._key, self._known)
-        return self._known[split]
+            logits.save(self._path, self._key, split, found)
+        return found
 
-    def _load(self) -> dict[str, Logits]:
+    def _load(self, split: str) -> Logits | None:
         # Several processes may not see the same file, and have to do the same.
         if not self._path.exists() or jax.process_count() > 1:
-            return {}
+            return None
         try:
-            return logits.load(self._path, self._key)
+            return logits.load(self._path, self._key, split)
         except LogitsError as error:
             say(f"not used: {error}")
-            return {}
+            return None
 
 
 def logits_key(config: ConfigDict, trained: TrainedModel) -> str:

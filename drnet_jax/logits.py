@@ -1,12 +1,14 @@
 """What a model said of every image, kept beside `eval.json`: figures need it once only."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from zipfile import BadZipFile
 
 import jax
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from drnet_jax.metrics import EvalRecords, record
 
@@ -38,32 +40,45 @@ class Logits:
         return record(self.logits, self.scores, self.label, self.index)
 
 
-def save(path: Path, key: str, splits: Mapping[str, Logits]) -> None:
-    """Writes the file whole or not at all, on the first process only.
+def save(path: Path, key: str, split: str, found: Logits) -> None:
+    """Adds a split to the file, on the first process only; it is written whole or not at all.
+
+    Other splits in it are kept if they have the same key.
 
     Args:
       path: of the file, `.npz`.
       key: of the checkpoint and the data.
-      splits: by name.
+      split: its name.
+      found: its outputs.
     """
     if jax.process_index() != 0:
         return
-    arrays = {
-        f"{split}/{field.name}": getattr(found, field.name)
-        for split, found in splits.items()
-        for field in fields(Logits)
-    }
+    arrays = {f"{split}/{field.name}": getattr(found, field.name) for field in fields(Logits)}
+    try:
+        with _opened(path, key) as others:
+            kept = {n: others[n] for n in others.files if "/" in n and n not in arrays}
+    except LogitsError:
+        kept = {}
     temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, allow_pickle=False, key=np.array(key), **arrays)
+    np.savez(temporary, allow_pickle=False, key=np.array(key), **kept, **arrays)
     temporary.replace(path)
 
 
-def load(path: Path, key: str) -> dict[str, Logits]:
-    """The splits that the file holds, by name.
+def load(path: Path, key: str, split: str) -> Logits | None:
+    """The outputs of a split; None where the file has others only.
 
     Raises:
       LogitsError: there is no such file, it is damaged, or of another checkpoint or other data.
     """
+    with _opened(path, key) as arrays:
+        if f"{split}/logits" not in arrays.files:
+            return None
+        return Logits(*(arrays[f"{split}/{field.name}"] for field in fields(Logits)))
+
+
+@contextmanager
+def _opened(path: Path, key: str) -> Iterator[NpzFile]:
+    """The file, whose arrays are read when they are asked for."""
     if not path.exists():
         raise LogitsError(f"{path} is missing: run --mode=eval")
     try:
@@ -74,10 +89,6 @@ def load(path: Path, key: str) -> dict[str, Logits]:
                     f"{path} is of another checkpoint or other data ({found}; now {key}): run "
                     "--mode=eval"
                 )
-            splits = dict.fromkeys(name.split("/")[0] for name in arrays.files if "/" in name)
-            return {
-                split: Logits(*(arrays[f"{split}/{field.name}"] for field in fields(Logits)))
-                for split in splits
-            }
+            yield arrays
     except (BadZipFile, KeyError, ValueError, OSError) as error:
         raise LogitsError(f"{path} is damaged ({error}): remove it, run --mode=eval") from error

@@ -7,6 +7,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from drnet_jax.metrics import hull_weights
 from drnet_jax.svg import COLOURS, GREY, page_style, to_svg
@@ -43,6 +44,7 @@ def cost_plot(summary: Summary) -> Markup:
         elif summary["top1"] is not None and len(fixed) > 1:
             panel.plot(summary["gmacs"], 100 * summary["top1"], "*", ms=13, label="DRNet")
         panel.set(xlabel="GMACs an image, predictor included", ylabel="top-1, %")
+        panel.xaxis.set_major_locator(MaxNLocator(5))
         figure.legend(loc="outside lower center", ncols=2)
         return to_svg(figure, "Top-1 accuracy over cost, DRNet and its controls")
 

@@ -114,8 +114,10 @@ def make_plan(sweep: Sweep, base: ConfigDict, directory: Path) -> Plan:
                 job = _job(base, changes, directory, first)
                 jobs.append(stage_two.setdefault(job.workdir, job))
             plan.variants[question][variant] = jobs
-    plan.stage_one.extend(stage_one.values())
-    plan.stage_two.extend(stage_two.values())
+    # One seed after the other: the whole table is there early, and gets its intervals later.
+    order = list(sweep.seeds)
+    for jobs, found in ((plan.stage_one, stage_one), (plan.stage_two, stage_two)):
+        jobs.extend(sorted(found.values(), key=lambda job: order.index(job.config["seed"])))
     return plan
 
 

@@ -45,17 +45,22 @@ def test_file(tmp_path: Path) -> None:
     path = tmp_path / "logits.npz"
     outputs = synthetic_logits(5, 2, 3)
     with pytest.raises(LogitsError, match="is missing: run --mode=eval"):
-        logits.load(path, "a")
-    logits.save(path, "a", {"test": outputs, "calibration": synthetic_logits(4, 2, 3, 1)})
-    found = logits.load(path, "a")
-    assert list(found) == ["test", "calibration"] and len(found["calibration"].index) == 4
-    np.testing.assert_array_equal(found["test"].logits, outputs.logits)
-    np.testing.assert_array_equal(found["test"].name, outputs.name)
+        logits.load(path, "a", "test")
+    logits.save(path, "a", "test", outputs)
+    assert logits.load(path, "a", "calibration") is None
+    logits.save(path, "a", "calibration", synthetic_logits(4, 2, 3, 1))
+    found, other = logits.load(path, "a", "test"), logits.load(path, "a", "calibration")
+    assert found is not None and other is not None and len(other.index) == 4
+    np.testing.assert_array_equal(found.logits, outputs.logits)
+    np.testing.assert_array_equal(found.name, outputs.name)
     with pytest.raises(LogitsError, match=r"of another checkpoint or other data \(a; now b\)"):
-        logits.load(path, "b")
+        logits.load(path, "b", "test")
+    # What is of another checkpoint does not stay beside what is of this one.
+    logits.save(path, "b", "calibration", outputs)
+    assert logits.load(path, "b", "test") is None
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(LogitsError, match="is damaged"):
-        logits.load(path, "a")
+        logits.load(path, "b", "test")
 
 
 def test_the_model_runs_once(
