@@ -176,6 +176,7 @@ def to_json(questions: Mapping[str, Sequence[Setting]]) -> dict[str, Any]:
                     "seed": summary["config"]["seed"],
                     "shares": summary["shares"],
                     "fixed": summary["fixed"],
+                    "by_apparent_size": summary.get("by_apparent_size"),
                     **figures(summary),
                 }
                 for summary in setting.summaries

@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
+from drnet_jax.environment import environment
 from drnet_jax.metrics import hull_top1, matched_random_top1
 from drnet_jax.writers import write_json
-from experiments.common import percent, setup, table
+from experiments.common import percent, table
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (0, 1, 2)
@@ -32,7 +33,7 @@ RESULT = ROOT / "experiments" / "demo_seeds.json"
 
 def main() -> int:
     results = [run_seed(seed) for seed in SEEDS]
-    write_json(RESULT, {"setup": setup("python experiments/demo_seeds.py"), "seeds": results})
+    write_json(RESULT, {"setup": environment("python experiments/demo_seeds.py"), "seeds": results})
     table = markdown(results)
     RESULT.with_suffix(".md").write_text(table)
     print(table)

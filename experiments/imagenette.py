@@ -31,12 +31,13 @@ from scipy import stats
 from configs.imagenette_cpu import get_config
 from drnet_jax.build import data_settings
 from drnet_jax.data.datasets import DataSplits
-from drnet_jax.evaluate import evaluate, make_eval_step
+from drnet_jax.environment import environment
 from drnet_jax.macs import ModelCost, model_cost
 from drnet_jax.metrics import EvalRecords, hull_top1, matched_random_top1, summarise
+from drnet_jax.outputs import evaluate, make_eval_step
 from drnet_jax.restore import restore_model
 from drnet_jax.writers import write_json
-from experiments.common import percent, setup, table
+from experiments.common import percent, table
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "imagenette"
@@ -71,7 +72,7 @@ def main() -> int:
     elif RESULT.exists():
         variants = json.loads(RESULT.read_text())["variants"]
     result = {
-        "setup": setup("python experiments/imagenette.py PATH --variants"),
+        "setup": environment("python experiments/imagenette.py PATH --variants"),
         **result,
         "variants": variants,
     }
