@@ -144,10 +144,11 @@ def plots(summary: Mapping[str, Any], origin: Path) -> dict[str, Any]:
     """The pictures of the page by name; those that there is nothing to draw for are None."""
     path = origin / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    several, classes = len(summary["fixed"]) > 1, summary.get("by_class", [])
     return {
         "cost": cost_plot(summary),
         "needed": needed_plot(summary) if "controls" in summary else None,
-        "classes": classes_plot(summary) if len(summary.get("by_class", [])) > 1 else None,
+        "classes": classes_plot(summary) if several and len(classes) > 1 else None,
         "sizes": sizes_plot(summary) if summary.get("by_apparent_size") else None,
         "training": training_plot(lines, summary),
     }
