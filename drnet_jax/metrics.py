@@ -105,9 +105,11 @@ def summarise(
 
 def by_class(records: EvalRecords, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Shares and top-1, with its interval, of the images of every class that has some."""
-    groups = {name: records.label == label for label, name in enumerate(classes)}
+    counts = np.bincount(records.label, minlength=len(classes))
     return [
-        {"class": name, **_of_group(records, here)} for name, here in groups.items() if here.any()
+        {"class": name, **_of_group(records, records.label == label)}
+        for label, name in enumerate(classes)
+        if counts[label]
     ]
 
 
@@ -116,11 +118,11 @@ def by_resolution(records: EvalRecords, resolutions: Sequence[int]) -> list[dict
 
     `fixed_top1` is what each resolution gets right of them.
     """
-    groups = {size: records.choice == choice for choice, size in enumerate(resolutions)}
+    counts = np.bincount(records.choice, minlength=len(resolutions))
     return [
-        {"resolution": size, **_of_group(records, here)}
-        for size, here in groups.items()
-        if here.any()
+        {"resolution": size, **_of_group(records, records.choice == choice)}
+        for choice, size in enumerate(resolutions)
+        if counts[choice]
     ]
 
 

@@ -7,6 +7,7 @@ one table (`sweep.md`, `sweep.json`) and one plot (`sweep.png`).
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -49,7 +50,10 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         parser.exit(2, f"error: {error}\n")
     runner = _Runner(sweep, overrides, given.devices)
-    failed = runner.run(plan.stage_one) + runner.run(plan.stage_two)
+    try:
+        failed = runner.run(plan.stage_one) + runner.run(plan.stage_two)
+    except KeyboardInterrupt:
+        parser.exit(2, "error: interrupted; run the same command to resume\n")
     command = " ".join(["python -m drnet_jax.sweep", str(given.sweep), *overrides])
     _write(plan, command, given.results or directory)
     return int(bool(failed))
@@ -92,37 +96,41 @@ class _Runner:
         start = time.perf_counter()
         with ThreadPoolExecutor(self._num_devices) as pool:
             futures = {pool.submit(self._run, job): job for job in waiting}
-            for done, future in enumerate(as_completed(futures), 1):
-                job, seconds = futures[future], future.result()
-                left = (time.perf_counter() - start) / done * (len(waiting) - done)
-                text = "FAILED, see its log" if seconds is None else f"{seconds:.0f} s"
-                say(f"[{done}/{len(waiting)}] {job.name}: {text}; ETA {left / 60:.0f} min")
-                if seconds is None:
-                    failed.append(job)
-                    say(f"  {job.workdir / 'log.txt'}: {_last_line(job)}")
+            try:
+                for done, future in enumerate(as_completed(futures), 1):
+                    seconds, problem = future.result()
+                    left = (time.perf_counter() - start) / done * (len(waiting) - done)
+                    text = f"FAILED: {problem}" if problem else f"{seconds:.0f} s"
+                    name = futures[future].name
+                    say(f"[{done}/{len(waiting)}] {name}: {text}; ETA {left / 60:.0f} min")
+                    failed += [futures[future]] if problem else []
+            except KeyboardInterrupt:
+                # The terminal has interrupted the running jobs too; they save what they have.
+                pool.shutdown(cancel_futures=True)
+                raise
         return failed
 
-    def _run(self, job: Job) -> float | None:
-        """Seconds, or None if it failed."""
+    def _run(self, job: Job) -> tuple[float, str]:
+        """Seconds, and what went wrong, if anything."""
         if job.stage_one is not None and not _finished(job.stage_one):
-            return None
+            return 0.0, f"{job.stage_one.name} is not finished"
         job.workdir.mkdir(parents=True, exist_ok=True)
+        path = job.workdir / "log.txt"
         device = self._free.get()
-        environment = dict(os.environ)
-        if device:
-            environment["CUDA_VISIBLE_DEVICES"] = device
+        environment = os.environ | ({"CUDA_VISIBLE_DEVICES": device} if device else {})
         start = time.perf_counter()
         try:
-            with (job.workdir / "log.txt").open("a") as log:
+            with path.open("a") as log:
                 command = self._command(job)
-                log.write(" ".join(command) + "\n")
+                log.write(shlex.join(command) + "\n")
                 log.flush()
                 code = subprocess.run(
                     command, cwd=_ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
                 ).returncode
         finally:
             self._free.put(device)
-        return None if code else time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        return seconds, f"{path.read_text().splitlines()[-1]} ({path})" if code else ""
 
     def _command(self, job: Job) -> list[str]:
         stages = "('pretrain',)" if job.stage_one is None else "('joint',)"
@@ -141,11 +149,6 @@ def _finished(job: Job) -> bool:
         return False
     theirs = {name: value for name, value in summary["config"].items() if name in job.config}
     return not changed_fields(theirs, job.config)
-
-
-def _last_line(job: Job) -> str:
-    lines = (job.workdir / "log.txt").read_text().splitlines()
-    return lines[-1] if lines else ""
 
 
 def _write(plan: Plan, command: str, results: Path) -> None:

@@ -1,6 +1,11 @@
 """Sweeps: what is planned, run once, resumed and reported. The runs themselves are faked."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +141,45 @@ def test_a_sweep_from_end_to_end(project: Path, capsys: pytest.CaptureFixture[st
     # With another configuration the runs are not taken for finished.
     assert main([*arguments, "--config.joint.tau=2.0"]) == 0
     assert len(ran(project)) == 6
+
+
+def test_without_stage_one_there_is_no_stage_two(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "failing").write_text("seed=1")
+    assert main([str(project / "sweep.py"), "--dir", str(project / "runs")]) == 1
+    # Four of stage 1, one of them in vain; of stage 2 those that start from it are not run.
+    assert len(ran(project)) == 4 + 4
+    assert "stage 1: seed=1 is not finished" in capsys.readouterr().out
+
+
+def test_ctrl_c_starts_no_further_job(project: Path) -> None:
+    (project / "main.py").write_text(FAKE.replace("import json", "import time, json", 1))
+    with (project / "main.py").open("a") as file:
+        file.write("time.sleep(60)\n")
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from drnet_jax import sweep
+sweep._ROOT = Path({str(project)!r})
+sweep.main(["sweep.py", "--dir", "runs"])
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=project,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (project / "runs" / "stage1" / "seed=0" / "eval.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    errors = process.communicate(timeout=30)[1]
+    assert process.returncode == 2 and "interrupted; run the same command" in errors
+    assert len(ran(project)) == 1
 
 
 def test_devices_work_side_by_side(project: Path) -> None:
