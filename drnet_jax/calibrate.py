@@ -42,7 +42,8 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
     path, model = calibration_path(trained), model_key(config, trained)
     times = None
     if config.budget.ms is not None:
-        times = measure(config, restore_variables(trained), source.image_size)
+        trained = restored = restore_variables(trained)
+        times = measure(config, restored, source.image_size)
     elif path.exists():
         times = known_times(path, model)
     records = ModelOutputs(config, workdir, trained).of("calibration", source).records()

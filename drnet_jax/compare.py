@@ -80,7 +80,14 @@ def _summary(path: Path) -> dict[str, Any]:
 
 
 def group(summaries: Mapping[Path, dict[str, Any]]) -> list[Setting]:
-    """The settings, in the order in which they first come up."""
+    """The settings, in the order in which they first come up.
+
+    Runs belong to one setting if they differ in the seed, in the workdir of the stage 1 they start
+    from, in which stages they ran, or in fields that do not change what is trained.
+
+    Raises:
+      ConfigError: two runs have the same setting and seed.
+    """
     configs = {
         path: {n: v for n, v in s["config"].items() if not n.startswith(_NOT_A_SETTING)}
         for path, s in summaries.items()
@@ -95,17 +102,15 @@ def group(summaries: Mapping[Path, dict[str, Any]]) -> list[Setting]:
         members.sort(key=lambda summary: summary["config"]["seed"])
         seeds = [summary["config"]["seed"] for summary in members]
         if len(set(seeds)) < len(seeds):
-            raise ConfigError(f"report.runs names {name or 'the setting'} twice at seeds {seeds}")
+            raise ConfigError(f"report.runs names {name} twice at seeds {seeds}")
     return [Setting(name, tuple(members)) for name, members in settings.items()]
 
 
 def warnings(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     """What makes the runs hard to compare, in words."""
     found = []
-    for name in ("split", "num_images"):
+    for name in ("split", "num_images", "lambda", "stage"):
         values = sorted({str(summary[name]) for summary in summaries})
         if len(values) > 1:
-            found.append(
-                f"The runs are evaluated on different images ({name}: {', '.join(values)})."
-            )
+            found.append(f"The runs are evaluated differently ({name}: {', '.join(values)}).")
     return found

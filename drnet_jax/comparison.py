@@ -18,7 +18,7 @@ class Setting:
 
     Attributes:
       name: what to call it.
-      summaries: `[k]`, of the runs' `eval.json`, in the order of the seeds.
+      summaries: `[k]`, of the finished runs' `eval.json`, in the order of the seeds.
     """
 
     name: str
@@ -77,13 +77,12 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
 
 
 def settings(runs: Mapping[str, Iterable[Path]]) -> list[Setting]:
-    """The finished ones of these workdirs, by the name of their setting."""
+    """By the name of a setting, its finished runs among these workdirs; there may be none."""
     found = []
     for name, workdirs in runs.items():
         summaries = [summary for w in workdirs if (summary := read_summary(w)) is not None]
         summaries.sort(key=lambda summary: summary["config"]["seed"])
-        if summaries:
-            found.append(Setting(name, tuple(summaries)))
+        found.append(Setting(name, tuple(summaries)))
     return found
 
 
@@ -136,11 +135,13 @@ def rows(found: Sequence[Setting]) -> list[list[str]]:
 
 
 def _row(setting: Setting, first: Setting) -> list[str]:
+    if not setting.summaries:
+        return [setting.name, "not finished", *[""] * (len(COLUMNS) - 2)]
     change = ""
     if setting is not first and set(setting.seeds) & set(first.seeds):
         change = points(difference(setting, first, "drnet"), sign=True)
     cascade = ""
-    if "drnet - cascade" in figures(setting.summaries[0]):
+    if all("drnet - cascade" in figures(summary) for summary in setting.summaries):
         cascade = points(setting.interval("drnet - cascade"), sign=True)
     return [
         setting.name,
@@ -161,9 +162,9 @@ def markdown(questions: Mapping[str, Sequence[Setting]]) -> str:
     """A table a question."""
     parts = [NOTE + "\n"]
     for question, found in questions.items():
-        lines = [list(COLUMNS), ["---"] * len(COLUMNS), *rows(found)] if found else []
+        lines = [list(COLUMNS), ["---"] * len(COLUMNS), *rows(found)]
         table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        parts.append(f"**{question}**\n\n{table or 'nothing is finished'}\n")
+        parts.append(f"**{question}**\n\n{table}")
     return "\n".join(parts)
 
 
@@ -177,7 +178,7 @@ def to_json(questions: Mapping[str, Sequence[Setting]]) -> dict[str, Any]:
                     "shares": summary["shares"],
                     "fixed": summary["fixed"],
                     "by_apparent_size": summary.get("by_apparent_size"),
-                    **figures(summary),
+                    **{n: None if np.isnan(v) else v for n, v in figures(summary).items()},
                 }
                 for summary in setting.summaries
             ]

@@ -13,7 +13,8 @@ from drnet_jax.svg import COLOURS, GREY, MARKERS
 
 def comparison_figure(questions: Mapping[str, Sequence[Setting]]) -> Figure:
     """A panel a question: every setting with its interval, and the first one's fixed sizes."""
-    shown = {question: found for question, found in questions.items() if found}
+    shown = {question: finished(found) for question, found in questions.items()}
+    shown = {question: found for question, found in shown.items() if found}
     columns = min(3, len(shown)) or 1
     lines = ceil(len(shown) / columns) or 1
     figure = Figure(figsize=(4.8 * columns, 4.2 * lines), layout="constrained")
@@ -24,6 +25,11 @@ def comparison_figure(questions: Mapping[str, Sequence[Setting]]) -> Figure:
     for panel in panels[len(shown) :]:
         panel.remove()
     return figure
+
+
+def finished(found: Sequence[Setting]) -> list[Setting]:
+    """Those of which a run is finished."""
+    return [setting for setting in found if setting.summaries]
 
 
 def _panel(panel: Axes, found: Sequence[Setting]) -> None:

@@ -4,16 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from drnet_jax import logits
 from drnet_jax.build import data_settings
 from drnet_jax.config import flatten
+from drnet_jax.data.crops import is_corrupt
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.sources import Source
 from drnet_jax.inference.load import model_key
 from drnet_jax.logits import Logits, LogitsError
-from drnet_jax.outputs import evaluate_logits, make_eval_step
+from drnet_jax.outputs import check_corrupt, evaluate_logits, make_eval_step
 from drnet_jax.restore import (
     RestoredModel,
     TrainedModel,
@@ -71,50 +73,76 @@ class ModelOutputs:
         self._restored = trained if isinstance(trained, RestoredModel) else None
         self._path = workdir / "logits.npz"
         self._key = logits_key(config, trained)
+        mean, std = tuple(config.data.mean), tuple(config.data.std)
+        self._eval_step = make_eval_step(trained.model, mean, std)
 
     def of(self, split: str, source: Source, *, skip_corrupt: bool = False) -> Logits:
         """The outputs for a split, which are computed where they are not known.
 
         Raises:
           DataError: an image cannot be decoded, and neither `skip_corrupt` nor
-            `data.skip_corrupt` is set.
+            `data.skip_corrupt` is set; or none can.
           CheckpointError: the checkpoint is of another model.
         """
-        known = self._load(split)
-        # Images that were corrupt may have been repaired.
-        if known is not None and len(known.index) == len(source):
+        skip_corrupt = skip_corrupt or self._config.data.skip_corrupt
+        known = self._load(split, source)
+        if known is not None:
+            missing = np.setdiff1d(np.arange(len(source)), known.index)
+            check_corrupt(source, missing, skip=skip_corrupt)
             say(f"{split} split: outputs from {self._path}")
             return known
         if self._restored is None:
             self._restored = restore_variables(self._trained)
-        mean, std = tuple(self._config.data.mean), tuple(self._config.data.std)
         found = evaluate_logits(
-            make_eval_step(self._trained.model, mean, std),
+            self._eval_step,
             self._restored.variables,
             source,
             batch_size=self._config.eval.batch_size,
             mesh=self._restored.mesh,
-            skip_corrupt=self._config.data.skip_corrupt or skip_corrupt,
+            skip_corrupt=skip_corrupt,
         )
         if self._config.eval.keep_logits:
-            logits.save(self._path, self._key, split, found)
+            self._save(split, found)
         return found
 
-    def _load(self, split: str) -> Logits | None:
+    def _save(self, split: str, found: Logits) -> None:
+        try:
+            logits.save(self._path, self._key, split, found)
+        except OSError as error:
+            say(f"{self._path} is not written, the next evaluation runs the model anew: {error}")
+
+    def _load(self, split: str, source: Source) -> Logits | None:
         # Several processes may not see the same file, and have to do the same.
         if not self._path.exists() or jax.process_count() > 1:
             return None
         try:
-            return logits.load(self._path, self._key, split)
+            known = logits.load(self._path, self._key, split)
         except LogitsError as error:
-            say(f"not used: {error}")
+            say(f"{error}: computed anew")
             return None
+        if known is None or same_images(known, source):
+            return known
+        say(f"{self._path} is of other images of the {split} split: computed anew")
+        return None
+
+
+def same_images(known: Logits, source: Source) -> bool:
+    """Whether these are the images of a source, but for those that still cannot be decoded."""
+    if known.index.max() >= len(source) or not len(known.index):
+        return False
+    names = [source.name(int(index)) for index in known.index]
+    if not np.array_equal(known.name, names):
+        return False
+    if not np.array_equal(known.label, source.labels[known.index]):
+        return False
+    missing = np.setdiff1d(np.arange(len(source)), known.index)
+    return all(is_corrupt(source, int(index)) for index in missing)
 
 
 def logits_key(config: ConfigDict, trained: TrainedModel) -> str:
-    """Of a checkpoint, and of the images that it is evaluated on."""
-    images = f"{config.data.eval_images} images" if config.data.eval_images else "all images"
-    return f"{model_key(config, trained)} of {trained.saved_at}, {images}"
+    """Of a checkpoint, and of where its images are."""
+    place = Path(config.data.dir).resolve() if config.data.dir else "no directory"
+    return f"{model_key(config, trained)} of {trained.saved_at}, images in {place}"
 
 
 def evaluation_fields(config: ConfigDict) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from drnet_jax.inference.decision import choose
 from drnet_jax.inference.load import budget_lambda
 from drnet_jax.macs import ModelCost, model_cost
 from drnet_jax.metrics import EvalRecords, by_class, by_resolution, by_size, summarise
-from drnet_jax.report import seen_pixels, write_report
+from drnet_jax.report import pictures, write_report
 from drnet_jax.restore import TrainedModel
 from drnet_jax.writers import say, write_json
 
@@ -54,12 +54,11 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     summary["num_corrupt"] = len(source) - len(records.index)
     summary |= {"stage": trained.stage, "checkpoint_step": trained.step}
     summary |= {"split": split, "config": trained.config | evaluation_fields(config)}
-    summary["environment"] = environment()
+    summary["environment"] = environment() | {"outputs": str(logits.device)}
     write_json(workdir / "eval.json", summary)
     print_tables(summary)
-    pixels = seen_pixels(source)
     report = workdir / "report.html"
-    write_report(report, config, summary, trained, logits, records, pixels)
+    write_report(report, config, summary, trained, logits, records, pictures(source))
     say(f"wrote {workdir / 'eval.json'} and {report}")
     return summary
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drnet_jax.pages import data_uri, render, spread
+from drnet_jax.pages import Section, data_uri, render, spread
 from drnet_jax.predictions import Prediction, Unreadable
 
 _UNREADABLE_SHOWN = 50
@@ -22,23 +22,6 @@ class Card:
 
     prediction: Prediction
     image: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """The pictures of one resolution.
-
-    Attributes:
-      resolution: in pixels.
-      count: how many pictures chose it.
-      share: of all pictures, 0 to 1.
-      cards: those that are shown.
-    """
-
-    resolution: int
-    count: int
-    share: float
-    cards: list[Card]
 
 
 def gallery(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import DegenerateDataWarning, binom, bootstrap, sem, t
+from scipy.stats import DegenerateDataWarning, binomtest, bootstrap, sem, t
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -71,13 +71,9 @@ def intervals(columns: np.ndarray, figures: Callable[[np.ndarray], np.ndarray]) 
 
 
 def proportion(right: int, count: int) -> Interval:
-    """`right` of `count` images: the percentile bootstrap's interval, in closed form.
-
-    Of resampled images a binomial number is right.
-    """
-    share = right / count
-    low, high = binom.interval(CONFIDENCE, count, share) if 0 < right < count else (right, right)
-    return Interval(share, float(low) / count, float(high) / count)
+    """`right` of `count` images with Wilson's interval; the bootstrap's has no width at 0 and 1."""
+    found = binomtest(right, count).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(right / count, float(found.low), float(found.high))
 
 
 def over_seeds(values: np.ndarray) -> Interval:

@@ -14,7 +14,7 @@ from drnet_jax.metrics import EvalRecords, record
 
 
 class LogitsError(RuntimeError):
-    """The kept logits cannot be used; the message says why, and what to do."""
+    """The kept logits cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Logits:
       label: `[n]` int32.
       index: `[n]` int32, of the image in the source; corrupt images are left out.
       name: `[n]` str, of the image: its path, say.
+      device: `[]` str: what computed them, with the version of JAX.
     """
 
     logits: np.ndarray
@@ -34,6 +35,7 @@ class Logits:
     label: np.ndarray
     index: np.ndarray
     name: np.ndarray
+    device: np.ndarray
 
     def records(self) -> EvalRecords:
         """What the figures are computed from."""
@@ -80,15 +82,14 @@ def load(path: Path, key: str, split: str) -> Logits | None:
 def _opened(path: Path, key: str) -> Iterator[NpzFile]:
     """The file, whose arrays are read when they are asked for."""
     if not path.exists():
-        raise LogitsError(f"{path} is missing: run --mode=eval")
+        raise LogitsError(f"{path} is missing")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = str(arrays["key"])
             if found != key:
                 raise LogitsError(
-                    f"{path} is of another checkpoint or other data ({found}; now {key}): run "
-                    "--mode=eval"
+                    f"{path} is of another checkpoint or other data ({found}; now {key})"
                 )
             yield arrays
-    except (BadZipFile, KeyError, ValueError, OSError) as error:
-        raise LogitsError(f"{path} is damaged ({error}): remove it, run --mode=eval") from error
+    except (BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
+        raise LogitsError(f"{path} is damaged ({error})") from error

@@ -69,7 +69,8 @@ def _of_logits(logits: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.nd
     """Cross-entropy, classes that are ahead of the label, and largest softmax, each `[n, m]`."""
     own = np.take_along_axis(logits, label[:, None, None], axis=2)
     before = np.arange(logits.shape[2]) < label[:, None, None]
-    ahead = ((logits > own) | ((logits == own) & before)).sum(axis=2)
+    # What is not a number is ahead of nothing, and everything ahead of it.
+    ahead = (~(logits <= own) | ((logits == own) & before)).sum(axis=2)
     highest = logits.max(axis=2, keepdims=True)
     total = np.exp(logits - highest).sum(axis=2)
     ce = np.log(total) - (own - highest)[..., 0]

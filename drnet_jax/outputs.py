@@ -47,14 +47,18 @@ def evaluate(
     """Records every image of `source` exactly once, whatever the batch size and device count.
 
     Raises:
-      DataError: an image cannot be decoded, and `skip_corrupt` is not set.
+      DataError: an image cannot be decoded, and `skip_corrupt` is not set; or none can.
       RuntimeError: the input pipeline lost or repeated an image.
     """
     parts = [
         record(rows["logits"], rows["scores"], rows["label"], rows["index"])
         for rows in _outputs(eval_step, variables, source, batch_size, mesh, skip_corrupt)
     ]
-    records = _joined(EvalRecords, parts)
+    columns = [
+        np.concatenate([getattr(part, field.name) for part in parts])
+        for field in fields(EvalRecords)
+    ]
+    records = EvalRecords(*columns)
     return records.take(np.argsort(records.index, kind="stable"))
 
 
@@ -68,17 +72,20 @@ def evaluate_logits(
     skip_corrupt: bool = False,
 ) -> Logits:
     """As `evaluate`, but keeps the outputs themselves."""
-    parts = list(_outputs(eval_step, variables, source, batch_size, mesh, skip_corrupt))
-    rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.argsort(rows["index"], kind="stable")
-    names = np.array([source.name(int(index)) for index in rows["index"][order]], np.str_)
-    sorted_rows = {name: rows[name][order] for name in ("logits", "scores", "label", "index")}
-    return Logits(**sorted_rows, name=names)
-
-
-def _joined(kind: Any, parts: list[Any]) -> Any:
-    """One of a dataclass of arrays, from several."""
-    return kind(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(kind)))
+    rows: Rows = {}
+    seen = np.zeros(len(source), bool)
+    for part in _outputs(eval_step, variables, source, batch_size, mesh, skip_corrupt):
+        seen[part["index"]] = True
+        for name in ("logits", "scores", "label", "index"):
+            values = part[name]
+            # Filled in place: joining parts would take twice the memory.
+            whole = rows.setdefault(name, np.empty((len(source), *values.shape[1:]), values.dtype))
+            whole[part["index"]] = values
+    if not seen.all():
+        rows = {name: values[seen] for name, values in rows.items()}
+    names = np.array([source.name(int(index)) for index in rows["index"]], np.str_)
+    device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
+    return Logits(**rows, name=names, device=np.array(device))
 
 
 def _outputs(
@@ -101,6 +108,8 @@ def _outputs(
     bad = np.sort(np.concatenate(corrupt))
     check_corrupt(source, bad, skip=skip_corrupt)
     wanted = np.setdiff1d(np.arange(len(source)), bad)
+    if not len(wanted):
+        raise DataError(f"none of the {len(source)} images can be decoded: repair them")
     if not np.array_equal(np.sort(np.concatenate(seen)), wanted):
         raise RuntimeError("the input pipeline lost or repeated an image")
 

@@ -1,7 +1,8 @@
 """What the HTML pages share: templates, and pictures inside the page."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -11,6 +12,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 # Up to this side pictures are kept to the bit.
 _LOSSLESS_SIDE = 96
 _JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Section:
+    """The pictures that were sent to one resolution.
+
+    Attributes:
+      resolution: in pixels.
+      count: how many were.
+      share: of all pictures, 0 to 1.
+      cards: those that are shown.
+    """
+
+    resolution: int
+    count: int
+    share: float
+    cards: Sequence[Any]
 
 
 def render(template: str, content: Mapping[str, Any]) -> str:

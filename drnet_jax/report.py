@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from drnet_jax.config import default_config, flatten
-from drnet_jax.data.decode import resize_square
+from drnet_jax.data.decode import CorruptImageError, resize_square
 from drnet_jax.data.sources import EncodedSource, Source
 from drnet_jax.inference.encoded import decode_square
 from drnet_jax.logits import Logits
@@ -18,7 +18,7 @@ from drnet_jax.pages import render
 from drnet_jax.report_cards import CardMaker, Pixels, hardest
 from drnet_jax.report_plots import classes_plot, cost_plot, needed_plot, sizes_plot, training_plot
 from drnet_jax.restore import TrainedModel
-from drnet_jax.writers import write_text
+from drnet_jax.writers import read_metrics, write_text
 
 # The table by class is folded up beyond this.
 _FEW_CLASSES = 40
@@ -49,13 +49,14 @@ def write_report(
       trained: the model.
       logits: of the evaluated split.
       records: of the same images, with the choices.
-      pixels: what the network saw of an image of the split.
+      pixels: an image of the split at a resolution.
     """
     resolutions = trained.model.resolutions
     maker = CardMaker(logits, records, resolutions, trained.classes, pixels)
     chosen = summary["top1"] is not None and len(resolutions) > 1
     shown = config.eval.gallery if chosen else 0
     content = {
+        "several": len(resolutions) > 1,
         "title": trained.origin.resolve().name,
         "summary": summary,
         "verdict": summary.get("controls", {}).get("verdict"),
@@ -72,19 +73,21 @@ def write_report(
     write_text(path, render("report.html", content))
 
 
-def seen_pixels(source: Source) -> Pixels:
-    """What the network sees of an image of the source, `[r, r, 3]` uint8."""
+def pictures(source: Source) -> Pixels:
+    """The images of a source at any resolution, `[r, r, 3]` uint8, resized on the host."""
 
-    def pixels(index: int, resolution: int) -> np.ndarray:
-        """By index in the source and side in pixels."""
-        sample = source[index]
-        if isinstance(source, EncodedSource):
+    def picture(index: int, resolution: int) -> np.ndarray | None:
+        """By index in the source and side in pixels; None if it cannot be read any more."""
+        try:
+            sample = source[index]
+            if not isinstance(source, EncodedSource):
+                return resize_square(sample["image"], resolution)
             square = decode_square(sample["encoded"], source.eval_crop, source.size)
-        else:
-            square = sample["image"]
+        except (CorruptImageError, OSError):
+            return None
         return resize_square(square, resolution)
 
-    return pixels
+    return picture
 
 
 def facts(summary: Mapping[str, Any], trained: TrainedModel) -> dict[str, str]:
@@ -142,8 +145,7 @@ def table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def plots(summary: Mapping[str, Any], origin: Path) -> dict[str, Any]:
     """The pictures of the page by name; those that there is nothing to draw for are None."""
-    path = origin / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = read_metrics(origin / "metrics.jsonl")
     several, classes = len(summary["fixed"]) > 1, summary.get("by_class", [])
     return {
         "cost": cost_plot(summary),

@@ -8,10 +8,10 @@ from scipy.special import softmax
 
 from drnet_jax.logits import Logits
 from drnet_jax.metrics import EvalRecords
-from drnet_jax.pages import data_uri, spread
+from drnet_jax.pages import Section, data_uri, spread
 
-# From an index in the source and a side in pixels to what the network saw.
-Pixels = Callable[[int, int], np.ndarray]
+# From an index in the source and a side in pixels to the picture at that size; None: unreadable.
+Pixels = Callable[[int, int], np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -50,23 +50,6 @@ class ReportCard:
     others: list[Saying]
 
 
-@dataclass(frozen=True)
-class CardSection:
-    """Images that were sent to one resolution.
-
-    Attributes:
-      resolution: in pixels.
-      count: how many were.
-      share: of all images, 0 to 1.
-      cards: those that are shown.
-    """
-
-    resolution: int
-    count: int
-    share: float
-    cards: list[ReportCard]
-
-
 class CardMaker:
     """Makes the cards of images by their row in the logits.
 
@@ -75,7 +58,7 @@ class CardMaker:
       records: of the same images, with the choices.
       resolutions: in pixels.
       classes: their names, in the order of the logits.
-      pixels: what the network saw.
+      pixels: the picture at a resolution.
     """
 
     def __init__(
@@ -92,26 +75,28 @@ class CardMaker:
         self._classes = classes
         self._pixels = pixels
 
-    def sections(self, most: int) -> list[CardSection]:
+    def sections(self, most: int) -> list[Section]:
         """At most so many images of every resolution, spread evenly."""
         choice = self._records.choice
         sections = []
         for index, resolution in enumerate(self._resolutions):
             rows = np.flatnonzero(choice == index)
-            shown = rows[spread(len(rows), most)] if len(rows) else rows
-            share = len(rows) / len(choice)
-            sections.append(CardSection(resolution, len(rows), share, self.cards(shown)))
+            cards = self.cards(rows[spread(len(rows), most)])
+            sections.append(Section(resolution, len(rows), len(rows) / len(choice), cards))
         return sections
 
     def cards(self, rows: Iterable[int]) -> list[ReportCard]:
-        """The cards of these rows."""
-        return [self._card(int(row)) for row in rows]
+        """The cards of these rows, but of pictures that cannot be read any more."""
+        cards = (self._card(int(row)) for row in rows)
+        return [card for card in cards if card is not None]
 
-    def _card(self, row: int) -> ReportCard:
+    def _card(self, row: int) -> ReportCard | None:
         chosen = int(self._records.choice[row])
         sayings = self._sayings(row)
         label = int(self._logits.label[row])
         image = self._pixels(int(self._logits.index[row]), self._resolutions[chosen])
+        if image is None:
+            return None
         return ReportCard(
             name=str(self._logits.name[row]),
             image=data_uri(image),

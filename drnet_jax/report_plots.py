@@ -46,7 +46,7 @@ def cost_plot(summary: Summary) -> Markup:
         panel.set(xlabel="GMACs an image, predictor included", ylabel="top-1, %")
         panel.xaxis.set_major_locator(MaxNLocator(5))
         figure.legend(loc="outside lower center", ncols=2)
-        return to_svg(figure, "Top-1 accuracy over cost, DRNet and its controls")
+        return to_svg(figure, "Top-1 accuracy over cost")
 
 
 def _controls(panel: Axes, controls: Mapping[str, Any]) -> None:

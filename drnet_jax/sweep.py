@@ -1,30 +1,33 @@
 """Runs a sweep: python -m drnet_jax.sweep configs/sweeps/digits.py [--config.x=y ...]
 
 Every job is a run of `main.py` with a workdir and a log of its own. What is finished is skipped,
-what was stopped is resumed, and runs that start from the same stage 1 share it. The sweep ends in
-one table (`sweep.md`, `sweep.json`) and one plot (`sweep.png`).
+what was stopped is resumed, and runs that start from the same stage 1 share it. After every job of
+stage 2 the table (`sweep.md`, `sweep.json`) and the plot (`sweep.png`) are written anew.
 """
 
 import argparse
-import os
+import fcntl
 import shlex
-import subprocess
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
+from typing import NoReturn
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from drnet_jax.comparison import markdown, read_summary, settings, to_json
+from drnet_jax.comparison import Setting, markdown, settings, to_json
 from drnet_jax.comparison_plot import comparison_figure
-from drnet_jax.config import ConfigError, changed_fields
+from drnet_jax.config import ConfigError
 from drnet_jax.svg import plot_style
-from drnet_jax.sweep_plan import Job, Plan, Sweep, load_file, make_plan
-from drnet_jax.writers import say, write_json, write_text
+from drnet_jax.sweep_jobs import JobRunner, is_finished
+from drnet_jax.sweep_plan import Job, Plan, Sweep, check_directory, load_file, make_plan
+from drnet_jax.writers import write_json, write_text
 
 _ROOT = Path(__file__).parents[1]
 
@@ -43,20 +46,34 @@ def main(arguments: Sequence[str]) -> int:
         "--devices", nargs="+", default=[""], help="GPUs: a job on each at once (default: one job)"
     )
     given, overrides = parser.parse_known_args(arguments)
+    # The jobs need the GPUs; this process only writes.
+    jax.config.update("jax_platforms", "cpu")
     directory = (given.dir or Path("runs") / given.sweep.stem).resolve()
     try:
         sweep = load_file(given.sweep, "get_sweep")
         plan = make_plan(sweep, _base(sweep, overrides), directory)
+        check_directory(plan)
     except ConfigError as error:
         parser.exit(2, f"error: {error}\n")
-    runner = _Runner(sweep, overrides, given.devices)
+    command = shlex.join(["python", "-m", "drnet_jax.sweep", *arguments])
+    results = given.results or directory
+
+    def write() -> None:
+        """The table and the plot, as far as they go."""
+        _write(plan, command, results)
+
+    runner = JobRunner(_ROOT, sweep.config, overrides, given.devices)
     try:
-        failed = runner.run(plan.stage_one) + runner.run(plan.stage_two)
+        with _locked(directory), _terminations(runner):
+            failed = _run_all(runner, plan.stage_one) + _run_all(runner, plan.stage_two, write)
+    except ConfigError as error:
+        parser.exit(2, f"error: {error}\n")
     except KeyboardInterrupt:
         parser.exit(2, "error: interrupted; run the same command to resume\n")
-    command = " ".join(["python -m drnet_jax.sweep", str(given.sweep), *overrides])
-    _write(plan, command, given.results or directory)
-    return int(bool(failed))
+    write()
+    table = (results / "sweep.md").read_text()
+    print(f"\n{table}\nwrote sweep.md, sweep.json and sweep.png in {results}")
+    return int(failed > 0)
 
 
 def _base(sweep: Sweep, overrides: Sequence[str]) -> ConfigDict:
@@ -76,95 +93,81 @@ def _base(sweep: Sweep, overrides: Sequence[str]) -> ConfigDict:
     return values.config
 
 
-class _Runner:
-    """Runs jobs, as many at once as there are devices."""
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Two sweeps at once would run the same jobs in the same workdirs.
 
-    def __init__(self, sweep: Sweep, overrides: Sequence[str], devices: Sequence[str]) -> None:
-        self._config = sweep.config
-        self._overrides = overrides
-        self._num_devices = len(devices)
-        self._free: SimpleQueue[str] = SimpleQueue()
-        for device in devices:
-            self._free.put(device)
-
-    def run(self, jobs: Sequence[Job]) -> list[Job]:
-        """Runs what is not finished; the jobs that failed."""
-        waiting = [job for job in jobs if not _finished(job)]
-        if len(waiting) < len(jobs):
-            say(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs are finished already")
-        failed = []
-        start = time.perf_counter()
-        with ThreadPoolExecutor(self._num_devices) as pool:
-            futures = {pool.submit(self._run, job): job for job in waiting}
-            try:
-                for done, future in enumerate(as_completed(futures), 1):
-                    seconds, problem = future.result()
-                    left = (time.perf_counter() - start) / done * (len(waiting) - done)
-                    text = f"FAILED: {problem}" if problem else f"{seconds:.0f} s"
-                    name = futures[future].name
-                    say(f"[{done}/{len(waiting)}] {name}: {text}; ETA {left / 60:.0f} min")
-                    failed += [futures[future]] if problem else []
-            except KeyboardInterrupt:
-                # The terminal has interrupted the running jobs too; they save what they have.
-                pool.shutdown(cancel_futures=True)
-                raise
-        return failed
-
-    def _run(self, job: Job) -> tuple[float, str]:
-        """Seconds, and what went wrong, if anything."""
-        if job.stage_one is not None and not _finished(job.stage_one):
-            return 0.0, f"{job.stage_one.name} is not finished"
-        job.workdir.mkdir(parents=True, exist_ok=True)
-        path = job.workdir / "log.txt"
-        device = self._free.get()
-        environment = os.environ | ({"CUDA_VISIBLE_DEVICES": device} if device else {})
-        start = time.perf_counter()
+    Raises:
+      ConfigError: another process runs it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "sweep.lock").open("w") as file:
         try:
-            with path.open("a") as log:
-                command = self._command(job)
-                log.write(shlex.join(command) + "\n")
-                log.flush()
-                code = subprocess.run(
-                    command, cwd=_ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
-                ).returncode
-        finally:
-            self._free.put(device)
-        seconds = time.perf_counter() - start
-        return seconds, f"{path.read_text().splitlines()[-1]} ({path})" if code else ""
-
-    def _command(self, job: Job) -> list[str]:
-        stages = "('pretrain',)" if job.stage_one is None else "('joint',)"
-        command = [sys.executable, "main.py", f"--config={self._config}", *self._overrides]
-        command += [f"--config.{name}={value}" for name, value in job.overrides.items()]
-        command += [f"--config.stages={stages}", f"--workdir={job.workdir}"]
-        if job.stage_one is not None:
-            command.append(f"--config.joint.init_from={job.stage_one.workdir}")
-        return command
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"another process runs the sweep in {directory}") from error
+        yield
 
 
-def _finished(job: Job) -> bool:
-    """Whether it was evaluated, with the same configuration."""
-    summary = read_summary(job.workdir)
-    if summary is None:
-        return False
-    theirs = {name: value for name, value in summary["config"].items() if name in job.config}
-    return not changed_fields(theirs, job.config)
+@contextmanager
+def _terminations(runner: JobRunner) -> Iterator[None]:
+    """SIGTERM reaches the running jobs too, as a terminal's Ctrl-C does."""
+
+    def stop(*_: object) -> NoReturn:
+        """They save what they have."""
+        runner.terminate()
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _run_all(
+    runner: JobRunner, jobs: Sequence[Job], after_each: Callable[[], None] | None = None
+) -> int:
+    """Runs what is not finished, as many at once as there are devices; how many failed."""
+    waiting = [job for job in jobs if not is_finished(job)]
+    if len(waiting) < len(jobs):
+        print(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs are finished already", flush=True)
+    failed = 0
+    start = time.perf_counter()
+    with ThreadPoolExecutor(runner.num_devices) as pool:
+        futures = {pool.submit(runner.run, job): job for job in waiting}
+        try:
+            for done, future in enumerate(as_completed(futures), 1):
+                seconds, problem = future.result()
+                left = (time.perf_counter() - start) / done * (len(waiting) - done) / 60
+                text = f"FAILED: {problem}" if problem else f"{seconds:.0f} s"
+                name = futures[future].name
+                print(f"[{done}/{len(waiting)}] {name}: {text}; ETA {left:.0f} min", flush=True)
+                failed += bool(problem)
+                if after_each is not None:
+                    after_each()
+        except KeyboardInterrupt:
+            # The running jobs are interrupted too; they save what they have.
+            pool.shutdown(cancel_futures=True)
+            raise
+    return failed
 
 
 def _write(plan: Plan, command: str, results: Path) -> None:
     """The table and the plot of what is finished."""
-    questions = {
+    questions: dict[str, list[Setting]] = {
         question: settings(
-            {name: [job.workdir for job in jobs if _finished(job)] for name, jobs in found.items()}
+            {name: [j.workdir for j in jobs if is_finished(j)] for name, jobs in found.items()}
         )
         for question, found in plan.variants.items()
     }
-    write_json(results / "sweep.json", {"command": command, "questions": to_json(questions)})
-    text = markdown(questions)
-    write_text(results / "sweep.md", f"`{command}`\n\n{text}")
+    summaries = [s for found in questions.values() for setting in found for s in setting.summaries]
+    # The jobs' own: this process has no GPU.
+    made = {**(summaries[0].get("environment", {}) if summaries else {}), "command": command}
+    write_json(results / "sweep.json", {"environment": made, "questions": to_json(questions)})
+    write_text(results / "sweep.md", f"`{command}`\n\n{markdown(questions)}")
     with plot_style():
         comparison_figure(questions).savefig(results / "sweep.png", dpi=120)
-    say(f"\n{text}\nwrote {results / 'sweep.md'}, sweep.json and sweep.png")
 
 
 if __name__ == "__main__":

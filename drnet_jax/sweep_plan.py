@@ -1,6 +1,8 @@
 """Which runs a sweep takes: variants of one configuration, each once, with stage 1 shared."""
 
 import importlib.util
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from drnet_jax.config import FREE_FIELDS, ConfigError, flatten
+from drnet_jax.config import FREE_FIELDS, ConfigError, changed_fields, flatten, get_field
 from drnet_jax.config_checks import check_config
 
 Overrides = Mapping[str, Any]
@@ -21,7 +23,7 @@ class Sweep:
     """Variants of a configuration, by the question they answer.
 
     Attributes:
-      config: the file of the configuration.
+      config: the file of the configuration, from the project's directory.
       questions: by question, and in it by variant, the overrides. The first variant is what the
         others are compared with; one that comes up again is run once.
       seeds: every variant is run at each.
@@ -133,7 +135,12 @@ def _changes(base: ConfigDict, overrides: Overrides) -> dict[str, Any]:
     config = _overridden(base, overrides)
     check_config(config, 1)
     new = flatten(config)
-    return {n: overrides[n] for n in sorted(overrides) if n == "seed" or new[n] != old[n]}
+    # The values as the configuration holds them: 1 and 1.0 are the same run.
+    return {
+        name: get_field(config, name)
+        for name in sorted(overrides)
+        if name == "seed" or new[name] != old[name]
+    }
 
 
 def _overridden(base: ConfigDict, overrides: Overrides) -> ConfigDict:
@@ -162,4 +169,25 @@ def _slug(overrides: Mapping[str, Any]) -> str:
     for name, value in overrides.items():
         text = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
         parts.append(f"{name}={text}")
-    return "_".join(parts)
+    return re.sub(r"[^\w.,=+-]", "-", "_".join(parts))
+
+
+def check_directory(plan: Plan) -> None:
+    """Checks that what is in the sweep's directory already is of the same configuration.
+
+    Raises:
+      ConfigError: a workdir holds a run with other values.
+    """
+    for job in (*plan.stage_one, *plan.stage_two):
+        path = job.workdir / "config.json"
+        if not path.exists():
+            continue
+        theirs = {n: v for n, v in json.loads(path.read_text()).items() if n in job.config}
+        # The directory may have been moved.
+        wanted = job.config | {"joint.init_from": theirs.get("joint.init_from")}
+        changed = changed_fields(theirs, {n: v for n, v in wanted.items() if n in job.config})
+        if changed:
+            raise ConfigError(
+                f"{job.workdir} holds a run with another configuration ({'; '.join(changed)}): "
+                "give another --dir, or the same values to resume it"
+            )

@@ -91,19 +91,31 @@ class MetricWriter:
 def _cut_back(path: Path, stages: tuple[str, ...], stage: str, step: int) -> None:
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            entry = json.loads(line)
-            position = (stages.index(entry["stage"]), entry["step"])
-        except (ValueError, KeyError):
-            # A line that was being written when the run was killed.
-            continue
-        if position <= (stages.index(stage), step):
-            kept.append(line + "\n")
+    kept = [
+        json.dumps(entry) + "\n"
+        for entry in read_metrics(path)
+        if entry["stage"] in stages
+        and (stages.index(entry["stage"]), entry["step"]) <= (stages.index(stage), step)
+    ]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept))
     temporary.replace(path)
+
+
+def read_metrics(path: Path) -> list[Figures]:
+    """The lines of a `metrics.jsonl`; empty if there is none.
+
+    A line that was being written when the run was killed is left out.
+    """
+    entries = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and "stage" in entry and "step" in entry:
+            entries.append(entry)
+    return entries
 
 
 class Progress:

@@ -68,17 +68,29 @@ def test_table() -> None:
     first, second, alone = rows([A, B, ALONE])
     assert first[:7] == ["a", "3", "64/32", "80.0", f"72.0 ± {half:.1f}", "", "0.750"]
     assert second[5].startswith("-2.5 ± ") and alone[5] == "+1.0" and alone[-1] == "50/50"
-    text = markdown({"question": [A, B], "later": []})
-    assert "**question**" in text and text.count("\n| ") == 4 and "nothing is finished" in text
+    text = markdown({"question": [A, B], "later": [Setting("c", ())]})
+    assert "**question**" in text and text.count("\n| ") == 7 and "| c | not finished |" in text
     assert to_json({"q": [A]})["q"]["a"][1]["drnet"] == 0.74
     assert points(Interval(0.5, 0.4, 0.7), sign=True) == "+50.0 ± 15.0"
 
 
-def test_a_proportion_has_the_bootstraps_interval() -> None:
-    rng = np.random.default_rng(0)
-    right = np.arange(40) < 31
-    resampled = rng.choice(right, (20_000, 40)).mean(1)
+def test_a_proportion_has_wilsons_interval() -> None:
+    """Its ends p are where a z-test of 31 of 40 turns: |31/40 - p| = 1.96 sqrt(p (1 - p) / 40)."""
     got = proportion(31, 40)
     assert got.value == 31 / 40
-    np.testing.assert_allclose([got.low, got.high], np.quantile(resampled, [0.025, 0.975]))
-    assert proportion(0, 3) == Interval(0, 0, 0) and proportion(3, 3) == Interval(1, 1, 1)
+    for end in (got.low, got.high):
+        assert abs(31 / 40 - end) == pytest.approx(1.959964 * np.sqrt(end * (1 - end) / 40))
+    certain = proportion(50, 50)
+    assert certain.value == certain.high == 1 and 0.9 < certain.low < 0.95
+
+
+def test_what_is_not_defined_is_null() -> None:
+    undefined = {"intervals": {"oracle_gap_closed": {"value": None, "low": None, "high": None}}}
+    one = Setting("s", (summary(0, 0.7) | {"controls": undefined},))
+    assert to_json({"q": [one]})["q"]["s"][0]["oracle_gap_closed"] is None
+
+
+def test_a_seed_without_controls_leaves_the_cell_empty() -> None:
+    known = {"drnet - cascade": {"value": 0.1, "low": 0.0, "high": 0.2}}
+    mixed = Setting("m", (summary(0, 0.7) | {"controls": {"intervals": known}}, summary(1, 0.7)))
+    assert rows([mixed])[0][-2] == ""

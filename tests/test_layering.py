@@ -78,6 +78,7 @@ ORDER = [
     "comparison_plot",
     "compare",
     "sweep_plan",
+    "sweep_jobs",
     "sweep",
 ]
 

@@ -1,21 +1,26 @@
 """Kept outputs: the figures of an image against scikit-learn, the file, and its key."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
 from drnet_jax import eval_inputs, logits, metrics
 from drnet_jax.calibrate import restore_and_calibrate
+from drnet_jax.data.folder import FileReader
+from drnet_jax.data.sources import EncodedSource
+from drnet_jax.eval_inputs import logits_key, same_images
 from drnet_jax.evaluate import restore_and_evaluate
-from drnet_jax.logits import LogitsError
+from drnet_jax.logits import Logits, LogitsError
 from drnet_jax.metrics import record
 from tests.random_model import write_run
 from tests.small_run import small_config
-from tests.synthetic import synthetic_logits
+from tests.synthetic import synthetic_logits, synthetic_model
 
 
 def test_records_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,10 +46,16 @@ def test_of_equal_logits_the_first_class_counts() -> None:
     assert got.top1.tolist() == [[True], [False]] and got.top5.all()
 
 
+def test_what_is_not_a_number_is_wrong() -> None:
+    broken = np.array([[[np.nan, np.nan]], [[0.0, np.nan]]], np.float32)
+    got = record(broken, np.zeros((2, 1)), np.array([0, 0]), np.arange(2))
+    assert not got.top1.any()
+
+
 def test_file(tmp_path: Path) -> None:
     path = tmp_path / "logits.npz"
     outputs = synthetic_logits(5, 2, 3)
-    with pytest.raises(LogitsError, match="is missing: run --mode=eval"):
+    with pytest.raises(LogitsError, match="is missing"):
         logits.load(path, "a", "test")
     logits.save(path, "a", "test", outputs)
     assert logits.load(path, "a", "calibration") is None
@@ -58,9 +69,11 @@ def test_file(tmp_path: Path) -> None:
     # What is of another checkpoint does not stay beside what is of this one.
     logits.save(path, "b", "calibration", outputs)
     assert logits.load(path, "b", "test") is None
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(LogitsError, match="is damaged"):
-        logits.load(path, "b", "test")
+    whole = path.read_bytes()
+    for damaged in (whole[:200], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(LogitsError, match="is damaged"):
+            logits.load(path, "b", "test")
 
 
 def test_the_model_runs_once(
@@ -85,10 +98,46 @@ def test_the_model_runs_once(
         budget = small_config(**{"budget.gmacs": cheap})
         restore_and_calibrate(budget, tmp_path)
         assert restore_and_evaluate(budget, tmp_path)["gmacs"] < first["gmacs"]
-        # Fewer images, or a corrupt one then that may be whole now.
+        # Fewer images.
         with pytest.raises(AssertionError, match="run again"):
             restore_and_evaluate(small_config(**{"data.eval_images": 50}), tmp_path)
     write_run(config, tmp_path, classes, step=2)
     capsys.readouterr()
     restore_and_evaluate(config, tmp_path)
     assert "of another checkpoint or other data" in capsys.readouterr().out
+
+
+def encoded(folder: Path, count: int = 4) -> EncodedSource:
+    """Pictures of two classes in a folder."""
+    folder.mkdir()
+    for index in range(count):
+        Image.fromarray(np.full((20, 20, 3), 40 * index, np.uint8)).save(folder / f"{index}.png")
+    reader = FileReader(folder, tuple(folder / f"{index}.png" for index in range(count)))
+    labels = np.arange(count, dtype=np.int32) % 2
+    return EncodedSource(reader, np.arange(count), labels, "all", 16, (0.1, 1.0), 1.0)
+
+
+def kept(source: EncodedSource, rows: list[int]) -> Logits:
+    """Outputs for some images of a source."""
+    names = np.array([source.name(row) for row in rows])
+    zeros = np.zeros((len(rows), 2), np.float32)
+    index = np.array(rows, np.int32)
+    return Logits(zeros[..., None], zeros, source.labels[index], index, names, np.array("none"))
+
+
+def test_outputs_are_used_for_the_very_same_images_only(tmp_path: Path) -> None:
+    source = encoded(tmp_path / "a")
+    assert same_images(kept(source, [0, 1, 2, 3]), source)
+    assert not same_images(kept(encoded(tmp_path / "b"), [0, 1, 2, 3]), source)
+    relabelled = replace(source, labels=source.labels[::-1])
+    assert not same_images(kept(source, [0, 1, 2, 3]), relabelled)
+    # An image is missing: it was corrupt then, and is used if it still is.
+    assert not same_images(kept(source, [0, 1, 3]), source)
+    Path(source.name(2)).write_bytes(b"no picture")
+    assert same_images(kept(source, [0, 1, 3]), source)
+
+
+def test_the_place_of_the_images_counts() -> None:
+    trained = synthetic_model(small_config(), ("a", "b"), Path("run"))
+    keys = {logits_key(small_config(**{"data.dir": place}), trained) for place in ("", "a", "b")}
+    assert len(keys) == 3

@@ -6,6 +6,8 @@ import pytest
 from drnet_jax.macs import ModelCost
 from drnet_jax.metrics import (
     EvalRecords,
+    by_class,
+    by_resolution,
     by_size,
     hull_top1,
     matched_random_top1,
@@ -45,6 +47,18 @@ def test_summary_counts() -> None:
     assert matched_random_top1(summary) == pytest.approx(0.25 * 0.75 + 0.25 * 0.5 + 0.5 * 0.25)
 
 
+def test_by_class_and_resolution() -> None:
+    """Images 0 and 3 are of one class, 1 and 2 of another; two classes may share a name."""
+    first, second = by_class(RECORDS, ("a", "a", "unused"))
+    assert [row["class"] for row in (first, second)] == ["a", "a"]
+    assert (first["num_images"], first["top1"], first["fixed_top1"]) == (2, 0.5, [1.0, 0.5, 0.0])
+    assert (second["top1"], second["shares"]) == (0.5, [0.0, 0.0, 1.0])
+    large, middle, small = by_resolution(RECORDS, (224, 168, 112))
+    assert (large["num_images"], large["top1"]) == (1, 1.0)
+    assert (middle["top1"], middle["fixed_top1"]) == (0.0, [1.0, 0.0, 0.0])
+    assert (small["num_images"], small["top1"]) == (2, 0.5)
+
+
 def test_objective_adds_the_excess_cost() -> None:
     ce = (0.1 + 0.3 + 3.0 + 0.2) / 4
     assert objective(RECORDS, COST, target=None, eta=0.2) == pytest.approx(ce)
@@ -60,8 +74,8 @@ def test_by_size() -> None:
         "num_images": 2,
         "shares": [0.5, 0.0, 0.5],
         "top1": 0.5,
-        # Of two images, each right with one half: none, one or both.
-        "interval": [0.0, 1.0],
+        # Wilson: of p, (1/2 - p)^2 = 1.96^2 p (1 - p) / 2.
+        "interval": pytest.approx([0.0945, 0.9055], abs=1e-4),
         "fixed_top1": [0.5, 0.5, 0.0],
     }
     assert large["pixels"] == [20, 56]

@@ -1,21 +1,30 @@
 """The report: its figures, what it escapes, odd data sets, and how a browser shows it."""
 
 import importlib.util
+import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from drnet_jax.compare import compare_runs
+from drnet_jax.checkpoint import CheckpointError
+from drnet_jax.compare import compare_runs, warnings
+from drnet_jax.config import ConfigError
+from drnet_jax.data.folder import FileReader
+from drnet_jax.data.sources import ArraySource, EncodedSource
 from drnet_jax.environment import environment
 from drnet_jax.evaluate import evaluation
 from drnet_jax.logits import Logits
 from drnet_jax.metrics import EvalRecords
-from drnet_jax.report import write_report
+from drnet_jax.models.layers import resize
+from drnet_jax.report import pictures, write_report
 from drnet_jax.report_cards import CardMaker, hardest
 from drnet_jax.writers import write_json
 from tests.small_run import small_config
@@ -43,7 +52,7 @@ def write(
     trained = synthetic_model(config, classes, workdir, stage)
     records = outputs.records()
     summary = evaluation(trained, records, records if controls else None, 0.0, None)
-    summary |= {"split": "test", "config": trained.config, "num_corrupt": 0}
+    summary |= {"split": "test", "stage": stage, "config": trained.config, "num_corrupt": 0}
     summary["environment"] = environment("python main.py --x='<b>'")
     write_json(workdir / "eval.json", summary)
     path = workdir / "report.html"
@@ -87,6 +96,11 @@ def check(page: str) -> None:
 
 def test_figures_of_the_page(tmp_path: Path) -> None:
     outputs = synthetic_logits(300, 2, 10)
+    line = {"stage": "pretrain", "step": 1, "epoch": 0.5, "loss": 2.0, "accuracy": 0.3}
+    joint = {"stage": "joint", "shares": [0.5, 0.5], "gmacs_argmax": 1.0, "gmacs_sampled": 1.1}
+    lines = [json.dumps(entry) for entry in (line, line | joint)]
+    # The last line was being written when the run was killed.
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, lines[0][:20]]))
     page = write(tmp_path, outputs, classes_of(10))
     check(page)
     records = outputs.records()
@@ -98,7 +112,7 @@ def test_figures_of_the_page(tmp_path: Path) -> None:
     first_row = page[page.index('class="classes"') :]
     assert first_row.index("<tbody>") < first_row.index(f"<th>class {worst[1]}</th>")
     assert page.count("<figure") == 4 + 4 + len(hardest(records, 4))
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
 
 
 def test_cards_say_what_every_resolution_says() -> None:
@@ -132,7 +146,7 @@ def test_hardest_disagreements() -> None:
 def test_names_are_escaped(tmp_path: Path) -> None:
     outputs = synthetic_logits(30, 2, 3)
     names = np.array([f"{EVIL}/{index}.jpg" for index in range(30)])
-    evil = Logits(outputs.logits, outputs.scores, outputs.label, outputs.index, names)
+    evil = replace(outputs, name=names)
     page = write(tmp_path, evil, (EVIL, "two", "three"))
     check(page)
     assert "<script" not in page and "&lt;script&gt;" in page and "猫" in page
@@ -152,7 +166,29 @@ def test_without_controls_or_predictor(tmp_path: Path) -> None:
     check(page)
     assert "No predictor is trained yet" in page and "<figure" not in page
     one = {"model.resolutions": (32,)}
-    check(write(tmp_path, synthetic_logits(30, 1, 3), classes_of(3), controls=False, **one))
+    page = write(tmp_path, synthetic_logits(30, 1, 3), classes_of(3), controls=False, **one)
+    check(page)
+    assert "Chosen" not in page and "DRNet" not in page
+
+
+def test_pictures_are_what_the_network_sees(tmp_path: Path) -> None:
+    """But for a resize on the host; one that cannot be read any more is left out."""
+    image = np.random.default_rng(0).integers(256, size=(32, 48, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    reader, labels = FileReader(tmp_path, (tmp_path / "a.png",)), np.zeros(1, np.int32)
+    source = EncodedSource(reader, np.zeros(1, int), labels, "all", 32, (0.1, 1.0), 1.0)
+    np.testing.assert_array_equal(pictures(source)(0, 32), image[:, 8:40])
+    small = pictures(source)(0, 16)
+    assert small is not None
+    expected = resize(jnp.asarray(image[None, :, 8:40], jnp.float32), 16)[0]
+    assert np.abs(small - expected).max() <= 1
+    memory = ArraySource(image[None, :, 8:40], labels, "all")
+    np.testing.assert_array_equal(pictures(memory)(0, 16), small)
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    assert pictures(source)(0, 32) is None
+    outputs = synthetic_logits(3, 2, 3)
+    maker = CardMaker(outputs, outputs.records(), (32, 16), classes_of(3), lambda *_: None)
+    assert maker.cards([0, 1]) == []
 
 
 def test_comparison_page(tmp_path: Path) -> None:
@@ -169,6 +205,30 @@ def test_comparison_page(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "comparison.html").read_text()
     check(page)
     assert page.count("<tr>") == 2 + 2 + 3 and "joint.eta=0.5" in page
+
+
+def test_comparison_refuses_what_it_cannot_compare(tmp_path: Path) -> None:
+    outputs = synthetic_logits(30, 2, 3)
+    write(tmp_path / "a", outputs, classes_of(3))
+    write(tmp_path / "same", outputs, classes_of(3))
+    write(tmp_path / "early", outputs, classes_of(3), stage="pretrain")
+    for runs, error, words in (
+        ((), ConfigError, "report.runs is empty"),
+        (("a", "none"), CheckpointError, "eval.json is missing: run --mode=eval"),
+        (("a", "early"), CheckpointError, "has no trained predictor"),
+        (("a", "same"), ConfigError, r"twice at seeds \[0, 0\]"),
+    ):
+        paths = tuple(str(tmp_path / run) for run in runs)
+        with pytest.raises(error, match=words):
+            compare_runs(small_config(**{"report.runs": paths}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_differing_evaluations_are_said() -> None:
+    one = {"split": "test", "num_images": 5, "lambda": 0.0, "stage": "joint"}
+    assert warnings([one, one]) == []
+    (found,) = warnings([one, one | {"lambda": 2.0}])
+    assert "lambda: 0.0, 2.0" in found
 
 
 def _browser() -> str | None:

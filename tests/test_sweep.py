@@ -34,6 +34,7 @@ for argument in sys.argv[1:]:
     name, value = argument.removeprefix("--config.").split("=", 1)
     if name in ("joint.eta", "joint.tau"):
         config[name] = float(value)
+(workdir / "config.json").write_text(json.dumps(config))
 fixed = [{"resolution": side, "gmacs": side / 8, "top1": side / 40} for side in (32, 16)]
 top1 = 0.7 + config.get("joint.eta", 0) / 10 + config["seed"] / 100
 summary = {"top1": top1, "gmacs": 3.0, "shares": [0.5, 0.5], "resolutions": [32, 16]}
@@ -57,6 +58,12 @@ def plan(**further: Any) -> Plan:
 
 
 def test_jobs_are_planned_once_and_share_stage_one() -> None:
+    assert plan(int={"joint.eta": 1}, float={"joint.eta": 1.0}).stage_two[-1].overrides == {
+        "joint.eta": 1.0,
+        "seed": 3,
+    }
+    escaping = plan(path={"data.name": "../a/b"}).stage_two[2].workdir
+    assert escaping.parent == Path("/runs")
     found = plan(
         shared={"model.resolution_aware": False},
         routed={"model.statistics": "routed"},
@@ -138,9 +145,54 @@ def test_a_sweep_from_end_to_end(project: Path, capsys: pytest.CaptureFixture[st
     assert [row["drnet"] for row in table["BatchNorm"]["own"]] == pytest.approx([0.73, 0.74])
     assert "+2.0 ± 0.0" in (project / "runs" / "sweep.md").read_text()
     assert (project / "runs" / "sweep.png").stat().st_size > 10_000
-    # With another configuration the runs are not taken for finished.
-    assert main([*arguments, "--config.joint.tau=2.0"]) == 0
-    assert len(ran(project)) == 6
+    assert "minus the first" in (project / "runs" / "sweep.md").read_text()
+    # An evaluation with a budget is none of the sweep's.
+    evaluated = project / "runs" / "seed=0" / "eval.json"
+    evaluated.write_text(json.dumps(json.loads(evaluated.read_text()) | {"lambda": 2.0}))
+    assert main(arguments) == 0
+    assert [line.split()[-1] for line in ran(project)] == ["seed=0"]
+
+
+def test_other_values_are_refused_and_leave_the_table_alone(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
+    assert main(arguments) == 0
+    table = (project / "runs" / "sweep.md").read_text()
+    ran(project)
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "--config.joint.tau=2.0"])
+    assert stopped.value.code == 2
+    assert "another configuration (joint.tau: 1.0 -> 2.0)" in capsys.readouterr().err
+    assert ran(project) == [] and (project / "runs" / "sweep.md").read_text() == table
+    # A directory that was moved goes on; results may go elsewhere.
+    (project / "runs").rename(project / "moved")
+    moved = [str(project / "sweep.py"), "--dir", str(project / "moved")]
+    assert main([*moved, "--results", str(project / "results")]) == 0
+    assert ran(project) == []
+    assert (project / "results" / "sweep.md").read_text().endswith(table.split("\n", 1)[1])
+
+
+def test_an_unfinished_first_variant_is_no_other_variant(project: Path) -> None:
+    (project / "failing").write_text("seed=0 seed=1")
+    of_stage_two = '"stage1" not in str(workdir) and workdir.name in'
+    (project / "main.py").write_text(FAKE.replace("workdir.name in", of_stage_two))
+    assert main([str(project / "sweep.py"), "--dir", str(project / "runs")]) == 1
+    lines = (project / "runs" / "sweep.md").read_text().splitlines()
+    assert any(line.startswith("| 0.3 | not finished |") for line in lines)
+    (other,) = [line for line in lines if line.startswith("| 0.5 |")]
+    assert other.split("|")[6].strip() == ""
+    table = json.loads((project / "runs" / "sweep.json").read_text())["questions"]
+    assert table["eta"]["0.3"] == [] and len(table["eta"]["0.5"]) == 2
+
+
+def test_two_sweeps_do_not_share_a_directory(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
+    with sweep_module._locked(project / "runs"), pytest.raises(SystemExit):
+        main(arguments)
+    assert "another process runs the sweep" in capsys.readouterr().err
 
 
 def test_without_stage_one_there_is_no_stage_two(
@@ -153,7 +205,9 @@ def test_without_stage_one_there_is_no_stage_two(
     assert "stage 1: seed=1 is not finished" in capsys.readouterr().out
 
 
-def test_ctrl_c_starts_no_further_job(project: Path) -> None:
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+def test_an_interruption_starts_no_further_job(how: str, project: Path) -> None:
+    """A terminal's Ctrl-C reaches all processes, SIGTERM the sweep alone."""
     (project / "main.py").write_text(FAKE.replace("import json", "import time, json", 1))
     with (project / "main.py").open("a") as file:
         file.write("time.sleep(60)\n")
@@ -176,7 +230,10 @@ sweep.main(["sweep.py", "--dir", "runs"])
     while not (project / "runs" / "stage1" / "seed=0" / "eval.json").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
+    if how == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=30)[1]
     assert process.returncode == 2 and "interrupted; run the same command" in errors
     assert len(ran(project)) == 1

@@ -12,7 +12,7 @@ from drnet_jax.data.decode import (
     decode_crop,
     random_crop_box,
 )
-from drnet_jax.data.sources import Sample
+from drnet_jax.data.sources import EncodedSource, Sample, Source
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,13 @@ class EvalCrop(grain.transforms.Map):
     def map(self, element: Sample) -> Sample:
         """The sample with `image` `[size, size, 3]` uint8 for `encoded`."""
         return _decoded(element, self.size, lambda w, h: centre_crop_box(w, h, self.fraction))
+
+
+def is_corrupt(source: Source, index: int) -> bool:
+    """Whether an image of a source cannot be decoded."""
+    if not isinstance(source, EncodedSource):
+        return False
+    return bool(EvalCrop(source.size, source.eval_crop).map(source[index])["corrupt"])
 
 
 def _decoded(sample: Sample, size: int, choose_box: ChooseBox) -> Sample:
