@@ -212,8 +212,10 @@ def test_an_interruption_starts_no_further_job(how: str, project: Path) -> None:
     with (project / "main.py").open("a") as file:
         file.write("time.sleep(60)\n")
     code = f"""
-import sys
+import signal, sys
 sys.path.insert(0, {str(ROOT)!r})
+# Processes in the background of a shell ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from drnet_jax import sweep
 sweep._ROOT = Path({str(project)!r})

@@ -140,16 +140,20 @@ def test_finished_run_evaluates_again_and_refuses_other_values(finished: Path) -
         *("num_images", "top1", "top5", "gmacs", "gmacs_classifier", "resolutions", "shares"),
         *(
             "fixed",
-            "controls",
-            "by_apparent_size",
             "lambda",
+            "controls",
+            "by_resolution",
+            "by_class",
+            "by_apparent_size",
             "num_corrupt",
             "stage",
             "checkpoint_step",
             "split",
             "config",
+            "environment",
         ),
     ]
+    (finished / "logits.npz").unlink()
     again = restore_and_evaluate(small_config(**{"eval.batch_size": 32}), finished)
     for name in ("top1", "top5", "gmacs", "shares", "fixed", "checkpoint_step"):
         assert again[name] == first[name], name
