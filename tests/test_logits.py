@@ -58,6 +58,7 @@ def test_file(tmp_path: Path) -> None:
     with pytest.raises(LogitsError, match="is missing"):
         logits.load(path, "a", "test")
     logits.save(path, "a", "test", outputs)
+    logits.save(path, "a", "test", outputs)
     assert logits.load(path, "a", "calibration") is None
     logits.save(path, "a", "calibration", synthetic_logits(4, 2, 3, 1))
     found, other = logits.load(path, "a", "test"), logits.load(path, "a", "calibration")
