@@ -12,7 +12,8 @@ from drnet_jax.svg import COLOURS, GREY, MARKERS
 
 
 def comparison_figure(questions: Mapping[str, Sequence[Setting]]) -> Figure:
-    """A panel a question: every setting with its interval, and the first one's fixed sizes."""
+    """A panel a question: every setting with its interval, its seeds as points, and the first
+    one's fixed sizes."""
     shown = {question: finished(found) for question, found in questions.items()}
     shown = {question: found for question, found in shown.items() if found}
     columns = min(3, len(shown)) or 1
@@ -41,13 +42,16 @@ def _panel(panel: Axes, found: Sequence[Setting]) -> None:
         interval = setting.interval("drnet")
         error = None
         if not np.isnan(interval.low):
-            ends = [interval.value - interval.low, interval.high - interval.value]
-            error = 100 * np.array(ends)[:, None]
+            low, high = max(interval.low, 0), min(interval.high, 1)
+            error = 100 * np.array([[interval.value - low], [high - interval.value]])
+        colour = COLOURS[number % len(COLOURS)]
+        costs = setting.values("relative_cost")
+        panel.plot(costs, 100 * setting.values("drnet"), ".", color=colour, alpha=0.5, ms=4)
         panel.errorbar(
-            setting.values("relative_cost").mean(),
+            costs.mean(),
             100 * interval.value,
             yerr=error,
-            color=COLOURS[number % len(COLOURS)],
+            color=colour,
             marker=MARKERS[number % len(MARKERS)],
             linestyle="",
             capsize=3,
