@@ -1,5 +1,6 @@
 """Images of a report: what every resolution said of them."""
 
+import os.path
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ class ReportCard:
     """An image of the report.
 
     Attributes:
-      name: of the image: its path, say.
+      name: of the image: its path, say, in the folder that all are in.
       image: a data URI, at the resolution it was classified at.
       label: its own class.
       chosen: what the chosen resolution says.
@@ -74,6 +75,9 @@ class CardMaker:
         self._resolutions = resolutions
         self._classes = classes
         self._pixels = pixels
+        # What the paths of all images have in common says nothing of one of them.
+        folders = {os.path.dirname(name) for name in logits.name.tolist()}
+        self._common = os.path.commonpath(folders) if all(folders) else ""
 
     def sections(self, most: int) -> list[Section]:
         """At most so many images of every resolution, spread evenly."""
@@ -98,7 +102,7 @@ class CardMaker:
         if image is None:
             return None
         return ReportCard(
-            name=str(self._logits.name[row]),
+            name=str(self._logits.name[row]).removeprefix(self._common).lstrip("/"),
             image=data_uri(image),
             label=self._classes[label],
             chosen=sayings[chosen],

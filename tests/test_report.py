@@ -134,6 +134,22 @@ def test_cards_say_what_every_resolution_says() -> None:
     assert [len(section.cards) for section in sections] == [5, 5]
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("/data/a/1.png", "/data/b/2.png"), ["a/1.png", "b/2.png"]),
+        (("/data/a/1.png", "/data/a/2.png"), ["1.png", "2.png"]),
+        (("image 0", "image 1"), ["image 0", "image 1"]),
+    ],
+)
+def test_cards_leave_out_the_folder_that_all_are_in(
+    names: tuple[str, ...], expected: list[str]
+) -> None:
+    outputs = replace(synthetic_logits(2, 2, 3), name=np.array(names))
+    maker = CardMaker(outputs, outputs.records(), (32, 16), classes_of(3), pixels)
+    assert [card.name for card in maker.cards([0, 1])] == expected
+
+
 def test_hardest_disagreements() -> None:
     """Image 0 is right; 1 and 2 are right elsewhere only, 2 surer; 3 is right nowhere."""
     top1 = np.array([[1, 0], [0, 1], [0, 1], [0, 0]], bool)
