@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 
 from drnet_jax.config import ConfigError
 from drnet_jax.data.datasets import DataSettings
+from drnet_jax.models.backbone import Backbone, BackboneOptions, backbones
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.predictor import ResolutionPredictor
-from drnet_jax.models.resnet import ARCHITECTURES, ResNet
 
 
 def create_model(config: ConfigDict, num_classes: int) -> DRNet:
@@ -21,14 +21,11 @@ def create_model(config: ConfigDict, num_classes: int) -> DRNet:
       ConfigError: an unknown network, or a resolution below the network's stride.
     """
     model, small = config.model, config.predictor
-    if model.name not in ARCHITECTURES:
-        raise ConfigError(f"model.name={model.name!r} must be one of {', '.join(ARCHITECTURES)}")
     resolutions = tuple(model.resolutions)
     dtype = jnp.dtype(model.dtype)
-    classifier = ResNet(
-        num_classes,
-        **ARCHITECTURES[model.name],
+    options = BackboneOptions(
         width=model.width,
+        width_multiplier=model.width_multiplier,
         stem=model.stem,
         resolution_aware=model.resolution_aware,
         zero_init_residual=model.zero_init_residual,
@@ -36,23 +33,32 @@ def create_model(config: ConfigDict, num_classes: int) -> DRNet:
         remat=model.remat,
         dtype=dtype,
     )
+    classifier = _build("model.name", model.name, num_classes, options)
     _check_size("model.resolutions", min(resolutions), classifier)
     predictor = None
     if len(resolutions) > 1:
-        network = ResNet(
-            len(resolutions),
-            tuple(small.stage_sizes),
+        options = BackboneOptions(
             width=small.width,
+            width_multiplier=small.width_multiplier,
             stem=small.stem,
+            stage_sizes=tuple(small.stage_sizes),
             resolution_aware=False,
             dtype=dtype,
         )
+        network = _build("predictor.name", small.name, len(resolutions), options)
         _check_size("predictor.size", small.size, network)
         predictor = ResolutionPredictor(network, small.size)
     return DRNet(classifier, predictor, resolutions, statistics=model.statistics)
 
 
-def _check_size(field: str, size: int, network: ResNet) -> None:
+def _build(field: str, name: str, num_classes: int, options: BackboneOptions) -> Backbone:
+    known = backbones()
+    if name not in known:
+        raise ConfigError(f"{field}={name!r} must be one of {', '.join(known)}")
+    return known[name](num_classes, options)
+
+
+def _check_size(field: str, size: int, network: Backbone) -> None:
     if size < network.network_stride:
         raise ConfigError(
             f"{field}: {size} px is below the network's stride of {network.network_stride} px; "

@@ -21,7 +21,8 @@ FREE_FIELDS = (
 MODEL_FIELDS = ("model.", "predictor.", "data.name", "data.mean", "data.std")
 # Those of them that stage 1 already settles: it trains no predictor, and every sample counts.
 STAGE_ONE_FIELDS = (
-    *("model.name", "model.width", "model.stem", "model.resolutions", "model.resolution_aware"),
+    *("model.name", "model.width", "model.width_multiplier", "model.stem"),
+    *("model.resolutions", "model.resolution_aware"),
     *("data.name", "data.mean", "data.std"),
 )
 # Of a timing, for an interval.
@@ -133,7 +134,10 @@ def _predict() -> ConfigDict:
 def _model() -> ConfigDict:
     model = ConfigDict()
     model.name = "resnet10"
+    # Of a ResNet: features of its first stage.
     model.width = 16
+    # Of the other networks: times all features.
+    model.width_multiplier = 1.0
     model.stem = "small"
     # Candidate sides in pixels, largest first. One resolution: a plain classifier.
     model.resolutions = (64, 48, 32)
@@ -152,9 +156,12 @@ def _model() -> ConfigDict:
 
 def _predictor() -> ConfigDict:
     predictor = ConfigDict()
+    # Any network of drnet_jax/models, 'resnet' being basic blocks in stages of `stage_sizes`.
+    predictor.name = "resnet"
     predictor.size = 32
     predictor.stage_sizes = (1, 1, 1)
     predictor.width = 8
+    predictor.width_multiplier = 1.0
     predictor.stem = "small"
     return predictor
 
@@ -292,10 +299,11 @@ def changed_fields(
     """Trajectory-changing differences of two flattened configs, as `field: old -> new`.
 
     Args:
-      old: a flattened config.
+      old: a flattened config; a field that it lacks, because it is newer, was at its default.
       new: another.
       only: prefixes of the names to look at; default: all.
     """
+    old = {n: v for n, v in flatten(default_config()).items() if n in new} | old
     return [
         f"{name}: {old.get(name)} -> {new.get(name)}"
         for name in sorted(old.keys() | new.keys())

@@ -116,7 +116,7 @@ def _check_choices(config: ConfigDict) -> None:
         "predict.format": ("csv", "jsonl"),
     }
     for stage in STAGES:
-        choices[f"{stage}.optimizer"] = ("sgd", "adamw")
+        choices[f"{stage}.optimizer"] = ("sgd", "adamw", "rmsprop")
         choices[f"{stage}.schedule"] = ("step", "cosine", "constant")
     for name, allowed in choices.items():
         value = get_field(config, name)
@@ -125,7 +125,8 @@ def _check_choices(config: ConfigDict) -> None:
 
 
 def _check_numbers(config: ConfigDict) -> None:
-    positive = ["model.width", "model.min_samples", "predictor.width", "predictor.size"]
+    positive = ["model.width_multiplier", "predictor.width_multiplier", "model.width"]
+    positive += ["model.min_samples", "predictor.width", "predictor.size"]
     positive += ["eval.batch_size", "checkpoint.keep_latest", "log.every_steps", "joint.tau_min"]
     for stage in STAGES:
         positive += [f"{stage}.{field}" for field in ("num_epochs", "batch_size", "accumulate")]

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from drnet_jax.models.backbone import Backbone
 from drnet_jax.models.drnet import DRNet
 
 GIGA = 1e9
@@ -41,7 +42,7 @@ class ModelCost:
         return self.predictor / GIGA
 
 
-def count_macs(module: nn.Module, *args: Any, **kwargs: Any) -> int:
+def count_macs(module: nn.Module | Backbone, *args: Any, **kwargs: Any) -> int:
     """Counts the multiply-adds of `module(*args, **kwargs)` for a batch of one.
 
     The call is traced with abstract values (`jax.eval_shape`); every `nn.Conv` and `nn.Dense`, and

@@ -7,6 +7,10 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+# TF-Slim's defaults (`train_image_classifier.py`).
+_RMS_DECAY = 0.9
+_RMS_EPSILON = 1.0
+
 
 def create_learning_rate_fn(
     stage: ConfigDict, steps_per_epoch: int, scale: float
@@ -47,8 +51,10 @@ def create_optimizer(
     """One optimiser a part ('classifier', 'predictor'), after an optional global-norm clip.
 
     `'sgd'`: `momentum` with *coupled* weight decay, added to the gradient before the momentum as
-    in PyTorch. `'adamw'`: decoupled decay. `decay_all=True` decays BatchNorm parameters and biases
-    too (PyTorch's default, hence the paper's); otherwise only kernels (rank 2 and more).
+    in PyTorch. `'rmsprop'`: the same with the gradient over its running RMS, as TF-Slim's, which
+    MobileNetV2 was trained with. `'adamw'`: decoupled decay. `decay_all=True` decays BatchNorm
+    parameters and biases too (PyTorch's default, hence the paper's); otherwise only kernels (rank 2
+    and more).
     """
     parts = {part: _part_optimizer(stage, fn) for part, fn in learning_rate_fns.items()}
 
@@ -75,4 +81,7 @@ def _part_optimizer(
     descent = optax.scale_by_learning_rate(learning_rate_fn)
     if stage.optimizer == "sgd":
         return optax.chain(decay, optax.trace(decay=stage.momentum), descent)
+    if stage.optimizer == "rmsprop":
+        rms = optax.scale_by_rms(_RMS_DECAY, eps=_RMS_EPSILON, initial_scale=1.0)
+        return optax.chain(decay, rms, optax.trace(decay=stage.momentum), descent)
     return optax.chain(optax.scale_by_adam(), decay, descent)

@@ -317,11 +317,38 @@ def test_convolve_matches_numpy(
     np.testing.assert_allclose((other * dx).sum(), dot, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("size", "kernel_size", "strides", "padding"),
+    [(7, 3, 1, [(1, 1)] * 2), (6, 3, 2, "SAME"), (9, 5, 2, "SAME"), (2, 5, 1, [(2, 2)] * 2)],
+)
+def test_depthwise_as_shifts(size: int, kernel_size: int, strides: int, padding: Any) -> None:
+    """Values and gradients are those of XLA's own convolution, whatever the padding."""
+    x = random_input((2, size, size, 6))
+    kernel = random_input((kernel_size, kernel_size, 1, 6), seed=1)
+
+    def loss(x: jax.Array, kernel: jax.Array, form: str) -> tuple[jax.Array, jax.Array]:
+        y = convolve(
+            x,
+            kernel,
+            (strides, strides),
+            padding,
+            form=form,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=6,
+        )
+        return (jnp.cos(jnp.arange(y.size).reshape(y.shape)) * y).sum(), y
+
+    shifts, stock = (
+        jax.grad(loss, (0, 1), has_aux=True)(x, kernel, form) for form in ("shifts", "convolution")
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), shifts, stock)
+
+
 def test_convolve_refuses_an_unknown_form() -> None:
     x, kernel = jnp.zeros((1, 4, 4, 1)), jnp.zeros((3, 3, 1, 1))
     with pytest.raises(ValueError, match="form"):
         convolve(x, kernel, (1, 1), [(1, 1)] * 2, form="sum")
-    with pytest.raises(ValueError, match="no groups, dilations or named padding"):
+    with pytest.raises(ValueError, match="must be one of .'convolution',. for this"):
         convolve(x, kernel, (1, 1), [(1, 1)] * 2, form="product", rhs_dilation=(2, 2))
 
 

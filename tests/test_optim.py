@@ -50,3 +50,25 @@ def test_sgd_is_coupled_and_per_part(decay_all: bool) -> None:
                 )
                 want[part][name] = weight - rate * velocity[part][name]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, want)
+
+
+def test_rmsprop_is_tensorflows() -> None:
+    """Three steps of ms = 0.9 ms + 0.1 g^2 from 1; v = 0.9 v + g / sqrt(ms + 1); p -= lr v."""
+    stage = default_config().joint
+    stage.optimizer, stage.weight_decay, stage.momentum = "rmsprop", 0.1, 0.9
+    tx = create_optimizer(stage, {"classifier": lambda _: 0.5})
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(2, 3))
+    params = {"classifier": {"kernel": jnp.asarray(weight, jnp.float32)}}
+    opt_state = tx.init(params)
+    square, velocity = np.ones_like(weight), np.zeros_like(weight)
+    for _ in range(3):
+        grad = rng.normal(size=weight.shape)
+        grads = {"classifier": {"kernel": jnp.asarray(grad, jnp.float32)}}
+        updates, opt_state = tx.update(grads, opt_state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        grad = grad + 0.1 * weight
+        square = 0.9 * square + 0.1 * grad**2
+        velocity = 0.9 * velocity + grad / np.sqrt(square + 1.0)
+        weight = weight - 0.5 * velocity
+    np.testing.assert_allclose(params["classifier"]["kernel"], weight, rtol=1e-5, atol=1e-6)

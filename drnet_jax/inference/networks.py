@@ -9,9 +9,9 @@ import jax
 from drnet_jax.data.preprocess import normalise
 from drnet_jax.inference.folding import fold_batch_norm
 from drnet_jax.inference.programs import Apply
+from drnet_jax.models.backbone import Backbone
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.layers import resize
-from drnet_jax.models.resnet import ResNet
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _having(variables: Any, part: str) -> list[tuple[str, Any]]:
 
 
 def _network(
-    network: ResNet,
+    network: Backbone,
     variables: Any,
     size: int,
     mean: Sequence[float],

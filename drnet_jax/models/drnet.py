@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from drnet_jax.gumbel import gumbel_softmax
+from drnet_jax.models.backbone import Backbone
 from drnet_jax.models.layers import resize
 from drnet_jax.models.predictor import ResolutionPredictor
-from drnet_jax.models.resnet import ResNet
 
 
 @flax.struct.dataclass
@@ -44,7 +44,7 @@ class DRNet(nn.Module):
         training jointly: `'all'`, or the `'routed'` ones (the paper's text).
     """
 
-    classifier: ResNet
+    classifier: Backbone
     predictor: ResolutionPredictor | None
     resolutions: tuple[int, ...]
     statistics: str = "all"

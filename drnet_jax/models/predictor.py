@@ -3,8 +3,8 @@
 import flax.linen as nn
 import jax
 
+from drnet_jax.models.backbone import Backbone
 from drnet_jax.models.layers import resize
-from drnet_jax.models.resnet import ResNet
 
 
 class ResolutionPredictor(nn.Module):
@@ -14,11 +14,11 @@ class ResolutionPredictor(nn.Module):
     BatchNorm (0.290 GMACs). The scores are unnormalised log-probabilities.
 
     Attributes:
-      network: a ResNet with ordinary BatchNorm and as many outputs as candidates.
+      network: with ordinary BatchNorm and as many outputs as candidates.
       size: side of its input, in pixels.
     """
 
-    network: ResNet
+    network: Backbone
     size: int
 
     def __call__(

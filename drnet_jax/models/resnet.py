@@ -5,7 +5,6 @@ He et al. 2016, arXiv 1512.03385, as torchvision builds it: the stride of a bott
 ordinary BatchNorm, as the resolution predictor.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,11 +14,18 @@ import jax.numpy as jnp
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from drnet_jax.models.layers import ResolutionBatchNorm, convolve, max_pool, pair
+from drnet_jax.models.backbone import BackboneOptions, register
+from drnet_jax.models.layers import (
+    ModuleDef,
+    ResolutionBatchNorm,
+    convolve,
+    max_pool,
+    pair,
+    without_norm,
+)
 
 # He initialisation by fan-out, as torchvision's ResNet.
 kernel_init = initializers.variance_scaling(2.0, "fan_out", "normal")
-ModuleDef = Callable[..., Callable[..., jax.Array]]
 
 
 class BasicBlock(nn.Module):
@@ -71,12 +77,10 @@ def _shortcut(
     return block.norm(name="shortcut_bn")(x, **norm_args)
 
 
-def _without_norm(**_: Any) -> Callable[..., jax.Array]:
-    """In the place of a BatchNorm that is folded into the convolution before it."""
-    return lambda x, **_: x
-
-
-BLOCKS = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
+BLOCKS: dict[str, type[BasicBlock] | type[BottleneckBlock]] = {
+    "basic": BasicBlock,
+    "bottleneck": BottleneckBlock,
+}
 # Stem: kernel size and whether a 3x3/2 max-pool follows; the convolution's stride is 2.
 STEMS = {"imagenet": (7, True), "small": (3, False)}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -99,6 +103,7 @@ class ResNet(nn.Module):
       stem: `'imagenet'` (7x7/2 convolution, 3x3/2 max-pool) or `'small'` (3x3/2 convolution).
       resolution_aware: every BatchNorm, shortcuts included, has one set of statistics and
         parameters a resolution.
+      epsilon: of every BatchNorm.
       zero_init_residual: start the last scale of every block at zero (Goyal et al. 2017).
       min_samples: see `ResolutionBatchNorm`.
       remat: keep only what goes from block to block for the backward pass (Chen et al. 2016).
@@ -112,6 +117,7 @@ class ResNet(nn.Module):
     width: int = 64
     stem: str = "imagenet"
     resolution_aware: bool = True
+    epsilon: float = 1e-5
     zero_init_residual: bool = False
     min_samples: int = 4
     remat: bool = False
@@ -122,6 +128,11 @@ class ResNet(nn.Module):
     def network_stride(self) -> int:
         """Input pixels per position of the last feature map, along one axis."""
         return (4 if STEMS[self.stem][1] else 2) * 2 ** (len(self.stage_sizes) - 1)
+
+    @property
+    def feature_width(self) -> int:
+        """Features that the last dense layer sees."""
+        return self.width * 2 ** (len(self.stage_sizes) - 1) * BLOCKS[self.block].expansion
 
     def _layers(self) -> tuple[ModuleDef, ModuleDef]:
         """How to make a convolution and the BatchNorm after it."""
@@ -135,10 +146,11 @@ class ResNet(nn.Module):
         norm = partial(
             ResolutionBatchNorm,
             resolution_aware=self.resolution_aware,
+            epsilon=self.epsilon,
             min_samples=self.min_samples,
             dtype=self.dtype,
         )
-        return conv, _without_norm if self.folded else norm
+        return conv, without_norm if self.folded else norm
 
     @nn.compact
     def __call__(
@@ -190,3 +202,24 @@ class ResNet(nn.Module):
                 x = run_block(block, x)
         x = x.mean(axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
         return nn.Dense(self.num_classes, name="fc")(x)
+
+
+def _resnet(num_classes: int, options: BackboneOptions, **architecture: Any) -> ResNet:
+    return ResNet(
+        num_classes,
+        **architecture,
+        width=options.width,
+        stem=options.stem,
+        zero_init_residual=options.zero_init_residual,
+        **options.common,
+    )
+
+
+@register("resnet")
+def resnet(num_classes: int, options: BackboneOptions) -> ResNet:
+    """Basic blocks, as many a stage as `stage_sizes` says: the paper's predictor."""
+    return _resnet(num_classes, options, stage_sizes=options.stage_sizes)
+
+
+for _name, _architecture in ARCHITECTURES.items():
+    register(_name)(partial(_resnet, **_architecture))

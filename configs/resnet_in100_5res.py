@@ -1,0 +1,14 @@
+"""DR-ResNet-50 on ImageNet-100 with five candidates (the paper's ablation).
+
+python main.py --config=configs/resnet_in100_5res.py --config.data.dir=PATH
+"""
+
+from ml_collections import ConfigDict
+
+from configs.resnet_in100 import get_config as three_candidates
+
+
+def get_config() -> ConfigDict:
+    config = three_candidates()
+    config.model.resolutions = (224, 192, 168, 112, 96)
+    return config

@@ -1,0 +1,121 @@
+"""What a network needs to be a classifier or a predictor here, and the names of those there are.
+
+A new backbone is one file in this folder: a linen module that fulfils `Backbone`, and a function
+that builds it under a name,
+
+    @register("my_network")
+    def my_network(num_classes: int, options: BackboneOptions) -> MyNetwork: ...
+
+`--config.model.name=my_network` then trains it, `--config.predictor.name=my_network` takes it for
+the predictor, and `tests/test_backbones.py` checks it. Its MACs are counted from its own `nn.Conv`
+and `nn.Dense` layers (`drnet_jax/macs.py`). For BatchNorm to be folded, the BatchNorm after a
+convolution has the convolution's name with `bn` in the place of `conv`.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+
+class Backbone(Protocol):
+    """A linen module from images to logits, with BatchNorm by resolution."""
+
+    num_classes: int
+    resolution_aware: bool
+    epsilon: float
+    folded: bool
+
+    @property
+    def network_stride(self) -> int:
+        """Input pixels per position of the last feature map, along one axis."""
+
+    @property
+    def feature_width(self) -> int:
+        """Features that the last dense layer sees."""
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        resolution: int,
+        train: bool,
+        sample_mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """Maps `[n, h, w, 3]` to logits `[n, num_classes]`, float32 at least."""
+
+    def clone(self, **fields: Any) -> Any:
+        """As `nn.Module.clone`."""
+
+    def init(self, *args: Any, **kwargs: Any) -> Any:
+        """As `nn.Module.init`."""
+
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `nn.Module.apply`."""
+
+
+@dataclass(frozen=True)
+class BackboneOptions:
+    """What a configuration says of a network beside its name.
+
+    Attributes:
+      width: features of a ResNet's first stage.
+      width_multiplier: of all features of the other families.
+      stem: of a ResNet.
+      stage_sizes: of the ResNet named `'resnet'`.
+      zero_init_residual: of a ResNet.
+      resolution_aware: one set of BatchNorm statistics and parameters a resolution.
+      min_samples: see `ResolutionBatchNorm`.
+      remat: compute the inside of every block anew in the backward pass.
+      dtype: of the computation.
+    """
+
+    width: int = 64
+    width_multiplier: float = 1.0
+    stem: str = "imagenet"
+    stage_sizes: tuple[int, ...] = (1, 1, 1, 1)
+    zero_init_residual: bool = False
+    resolution_aware: bool = True
+    min_samples: int = 4
+    remat: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """What every family takes, as keyword arguments."""
+        names = ("resolution_aware", "min_samples", "remat", "dtype")
+        return {name: getattr(self, name) for name in names}
+
+
+Builder = Callable[[int, BackboneOptions], Backbone]
+_BUILDERS: dict[str, Builder] = {}
+
+
+def register(name: str) -> Callable[[Builder], Builder]:
+    """Makes a builder known under a name.
+
+    Raises:
+      ValueError: the name is taken.
+    """
+
+    def add(builder: Builder) -> Builder:
+        """Keeps the builder."""
+        if name in _BUILDERS:
+            raise ValueError(f"there are two backbones named {name!r}")
+        _BUILDERS[name] = builder
+        return builder
+
+    return add
+
+
+def backbones() -> dict[str, Builder]:
+    """All builders by name; every file of this folder is imported."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f"drnet_jax.models.{module.name}")
+    return dict(sorted(_BUILDERS.items()))

@@ -1,0 +1,254 @@
+"""MobileNetV2 and EfficientNet-Lite0, with resolution-aware BatchNorm.
+
+MobileNetV2: Sandler et al. 2018, arXiv 1801.04381, as torchvision builds it, without dropout.
+EfficientNet-Lite0: Tan and Le 2019, arXiv 1905.11946, in the variant without squeeze-and-excitation
+and with ReLU6 of TensorFlow's `tpu/models/official/efficientnet/lite`, whose padding is
+TensorFlow's (SAME), without drop-connect.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+from jax.typing import DTypeLike
+
+from drnet_jax.models.backbone import BackboneOptions, register
+from drnet_jax.models.layers import (
+    ModuleDef,
+    Padding,
+    ResolutionBatchNorm,
+    convolve,
+    pair,
+    without_norm,
+)
+
+# Expansion, features, blocks, stride of the first one, kernel; one line a stage.
+Stages = tuple[tuple[int, int, int, int, int], ...]
+MOBILENET_V2: Stages = (
+    (1, 16, 1, 1, 3),
+    (6, 24, 2, 2, 3),
+    (6, 32, 3, 2, 3),
+    (6, 64, 4, 2, 3),
+    (6, 96, 3, 1, 3),
+    (6, 160, 3, 2, 3),
+    (6, 320, 1, 1, 3),
+)
+EFFICIENTNET_LITE0: Stages = (
+    (1, 16, 1, 1, 3),
+    (6, 24, 2, 2, 3),
+    (6, 40, 2, 2, 5),
+    (6, 80, 3, 2, 3),
+    (6, 112, 3, 1, 5),
+    (6, 192, 4, 2, 5),
+    (6, 320, 1, 1, 3),
+)
+# MobileNetV2's stages with one block each, for the predictor (DRNet, section 4.1); the paper gives
+# no channels.
+ONE_BLOCK_A_STAGE: Stages = tuple(
+    (expansion, features, 1, strides, kernel)
+    for expansion, features, _, strides, kernel in MOBILENET_V2[:-1]
+)
+_STEM_FEATURES = 32
+_HEAD_FEATURES = 1280
+# He initialisation by fan-out, as torchvision's MobileNetV2.
+_kernel_init = initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, depthwise convolution, 1x1 projection; added to the input where it fits."""
+
+    features: int
+    strides: int
+    expansion: int
+    kernel: int
+    same_padding: bool
+    conv: ModuleDef
+    norm: ModuleDef
+
+    @nn.compact
+    def __call__(self, x: jax.Array, **norm_args: Any) -> jax.Array:
+        y = x
+        hidden = self.expansion * x.shape[-1]
+        if self.expansion != 1:
+            y = self.conv(hidden, (1, 1), name="expand_conv")(y)
+            y = nn.relu6(self.norm(name="expand_bn")(y, **norm_args))
+        y = self.conv(
+            hidden,
+            (self.kernel, self.kernel),
+            self.strides,
+            padding=padding(self.kernel, same=self.same_padding),
+            feature_group_count=hidden,
+            name="depthwise_conv",
+        )(y)
+        y = nn.relu6(self.norm(name="depthwise_bn")(y, **norm_args))
+        y = self.conv(self.features, (1, 1), name="project_conv")(y)
+        y = self.norm(name="project_bn")(y, **norm_args)
+        return x + y if x.shape == y.shape else y
+
+
+def padding(kernel: int, *, same: bool) -> Padding:
+    """TensorFlow's padding, which depends on the size of the image, or PyTorch's."""
+    return "SAME" if same else pair(kernel // 2)
+
+
+class MobileNet(nn.Module):
+    """A network of inverted residuals that one set of convolutions runs at several resolutions.
+
+    Attributes:
+      num_classes: number of outputs.
+      stages: of the blocks, see `Stages`.
+      width_multiplier: of all features, each rounded to a multiple of 8.
+      fixed_ends: stem and head keep their features whatever the width (EfficientNet-Lite).
+      head_features: of the last 1x1 convolution; 0: there is none.
+      same_padding: pad as TensorFlow does, not as PyTorch.
+      resolution_aware: every BatchNorm has one set of statistics and parameters a resolution.
+      epsilon: of every BatchNorm.
+      min_samples: see `ResolutionBatchNorm`.
+      remat: keep only what goes from block to block for the backward pass (Chen et al. 2016).
+      folded: no BatchNorm; every convolution has a bias (`drnet_jax/inference/folding.py`).
+      dtype: dtype of the computation; parameters and statistics stay float32, logits are float32.
+    """
+
+    num_classes: int
+    stages: Stages = MOBILENET_V2
+    width_multiplier: float = 1.0
+    fixed_ends: bool = False
+    head_features: int = _HEAD_FEATURES
+    same_padding: bool = False
+    resolution_aware: bool = True
+    epsilon: float = 1e-5
+    min_samples: int = 4
+    remat: bool = False
+    folded: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @property
+    def network_stride(self) -> int:
+        """Input pixels per position of the last feature map, along one axis."""
+        stride = 2
+        for _, _, _, strides, _ in self.stages:
+            stride *= strides
+        return stride
+
+    @property
+    def feature_width(self) -> int:
+        """Features that the last dense layer sees."""
+        if not self.head_features:
+            return self._scaled(self.stages[-1][1])
+        if self.fixed_ends:
+            return self.head_features
+        # As torchvision: a narrower network keeps its head.
+        return rounded(self.head_features * max(1.0, self.width_multiplier))
+
+    def _scaled(self, features: int) -> int:
+        return rounded(features * self.width_multiplier)
+
+    def _layers(self) -> tuple[ModuleDef, ModuleDef]:
+        """How to make a convolution and the BatchNorm after it."""
+        conv = partial(
+            nn.Conv,
+            use_bias=self.folded,
+            dtype=self.dtype,
+            kernel_init=_kernel_init,
+            conv_general_dilated=convolve,
+        )
+        norm = partial(
+            ResolutionBatchNorm,
+            resolution_aware=self.resolution_aware,
+            epsilon=self.epsilon,
+            min_samples=self.min_samples,
+            dtype=self.dtype,
+        )
+        return conv, without_norm if self.folded else norm
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        resolution: int,
+        train: bool,
+        sample_mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """Maps `[n, h, w, 3]` to logits `[n, num_classes]`, float32 at least.
+
+        Args:
+          x: images at `resolution`.
+          resolution: whose BatchNorm to use.
+          train: see `ResolutionBatchNorm`.
+          sample_mask: see `ResolutionBatchNorm`.
+        """
+        conv, norm = self._layers()
+        norm_args: dict[str, Any] = dict(
+            resolution=resolution, train=train, sample_mask=sample_mask
+        )
+
+        def run_block(block: nn.Module, x: jax.Array) -> jax.Array:
+            """`block` on `[n, h, w, c]`, as a function that `nn.remat` can wrap."""
+            return block(x, **norm_args)
+
+        if self.remat:
+            run_block = nn.remat(run_block)
+        stem = _STEM_FEATURES if self.fixed_ends else self._scaled(_STEM_FEATURES)
+        pads = padding(3, same=self.same_padding)
+        x = conv(stem, (3, 3), strides=2, padding=pads, name="stem_conv")(x)
+        x = nn.relu6(norm(name="stem_bn")(x, **norm_args))
+        for stage, (expansion, features, blocks, strides, kernel) in enumerate(self.stages):
+            for index in range(blocks):
+                block = InvertedResidual(
+                    features=self._scaled(features),
+                    strides=strides if index == 0 else 1,
+                    expansion=expansion,
+                    kernel=kernel,
+                    same_padding=self.same_padding,
+                    conv=conv,
+                    norm=norm,
+                    name=f"stage{stage}_{index}",
+                )
+                x = run_block(block, x)
+        if self.head_features:
+            x = conv(self.feature_width, (1, 1), name="head_conv")(x)
+            x = nn.relu6(norm(name="head_bn")(x, **norm_args))
+        x = x.mean(axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+        return nn.Dense(self.num_classes, name="fc")(x)
+
+
+def rounded(features: float, divisor: int = 8) -> int:
+    """To the nearest multiple of `divisor`, but not below nine tenths (`make_divisible`)."""
+    found = max(divisor, int(features + divisor / 2) // divisor * divisor)
+    return found + divisor if found < 0.9 * features else found
+
+
+@register("mobilenetv2")
+def mobilenet_v2(num_classes: int, options: BackboneOptions) -> MobileNet:
+    """MobileNetV2 of any width multiplier."""
+    return MobileNet(num_classes, width_multiplier=options.width_multiplier, **options.common)
+
+
+@register("mobilenetv2_one_block")
+def one_block_a_stage(num_classes: int, options: BackboneOptions) -> MobileNet:
+    """One inverted residual a stage: the predictor of the paper's MobileNetV2, at 64 px."""
+    return MobileNet(
+        num_classes,
+        ONE_BLOCK_A_STAGE,
+        options.width_multiplier,
+        head_features=0,
+        **options.common,
+    )
+
+
+@register("efficientnet_lite0")
+def efficientnet_lite0(num_classes: int, options: BackboneOptions) -> MobileNet:
+    """EfficientNet-Lite0 of any width multiplier."""
+    return MobileNet(
+        num_classes,
+        EFFICIENTNET_LITE0,
+        options.width_multiplier,
+        fixed_ends=True,
+        same_padding=True,
+        epsilon=1e-3,
+        **options.common,
+    )

@@ -1,0 +1,168 @@
+"""Every registered backbone obeys the protocol; the families compute what they are known to."""
+
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drnet_jax.build import create_model
+from drnet_jax.config import ConfigError
+from drnet_jax.inference.folding import fold_batch_norm
+from drnet_jax.macs import count_macs
+from drnet_jax.models import backbone
+from drnet_jax.models.backbone import BackboneOptions, backbones, register
+from drnet_jax.models.mobilenet import rounded
+from tests.random_model import randomised
+from tests.small_run import small_config
+
+# A small network of every kind.
+NARROW = BackboneOptions(width=4, width_multiplier=0.25)
+FAMILIES = ("resnet", "mobilenetv2", "mobilenetv2_one_block", "efficientnet_lite0")
+
+
+def image(size: int, count: int = 1) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((count, size, size, 3), jnp.float32)
+
+
+def shapes(network: Any, size: int) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """Of the variables, and of what every layer gives, without running it."""
+    seen: dict[str, tuple[int, ...]] = {}
+
+    def note(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        output = next_fun(*args, **kwargs)
+        if context.method_name == "__call__":
+            seen["/".join(context.module.path)] = output.shape
+        return output
+
+    def initialise(x: jax.Array) -> Any:
+        with nn.intercept_methods(note):
+            return network.init(jax.random.key(0), x, resolution=size, train=False)
+
+    return jax.eval_shape(initialise, image(size)), seen
+
+
+@pytest.mark.parametrize("name", list(backbones()))
+def test_protocol(name: str) -> None:
+    network = backbones()[name](7, NARROW)
+    size = 2 * network.network_stride
+    variables, seen = shapes(network, size)
+    assert set(variables) == {"params", f"batch_stats_{size}"}
+    assert variables["params"]["fc"]["kernel"].shape == (network.feature_width, 7)
+    maps = [shape for layer, shape in seen.items() if layer and len(shape) == 4]
+    assert maps[-1][1:3] == (2, 2), "network_stride is another one"
+    assert seen[""] == (1, 7)
+    # Every BatchNorm has its own statistics and parameters at every resolution.
+    flat = flax.traverse_util.flatten_dict(variables["params"])
+    norms = [path for path in flat if flat[path].ndim == 1 and "bn" in path[-2]]
+    assert norms and all(path[-1].endswith(f"_{size}") for path in norms)
+    assert count_macs(network, image(size), resolution=size, train=False) > 0
+    shared = backbones()[name](7, BackboneOptions(width=4, resolution_aware=False))
+    assert set(shapes(shared, size)[0]) == {"params", "batch_stats"}
+    folded = shapes(network.clone(folded=True), size)[0]
+    assert set(folded) == {"params"}
+
+
+def short(name: str) -> Any:
+    """A few blocks of every kind: the whole networks take minutes to compile."""
+    network = backbones()[name](5, NARROW)
+    if name == "resnet":
+        return network.clone(stage_sizes=(1, 1))
+    return network.clone(stages=((1, 16, 1, 1, 3), (6, 24, 2, 2, 5)))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_statistics_folding_and_remat(name: str) -> None:
+    """Folded it computes the same; a training pass moves every statistic; remat changes nothing."""
+    size, network = 17, short(name)
+    x = np.random.default_rng(0).normal(size=(4, size, size, 3)).astype(np.float32)
+    call = {"resolution": size, "train": False}
+    variables = jax.jit(lambda x: network.init(jax.random.key(0), x, **call))(x)
+    variables = randomised(variables, 0)
+    logits = jax.jit(lambda v, x: network.apply(v, x, **call))(variables, x)
+    folded, weights = fold_batch_norm(network, variables, size)
+    np.testing.assert_allclose(
+        jax.jit(lambda v, x: folded.apply(v, x, **call))(weights, x),
+        logits,
+        atol=1e-4 * np.abs(logits).max(),
+    )
+    collection = f"batch_stats_{size}"
+
+    def train(network: Any) -> Any:
+        """Output and statistics of a training pass."""
+        call = {"resolution": size, "train": True, "mutable": [collection]}
+        return jax.jit(lambda v, x: network.apply(v, x, **call))(variables, x)
+
+    output, state = train(network)
+    moved = jax.tree.map(
+        lambda a, b: bool(np.any(a != b)), state[collection], variables[collection]
+    )
+    assert all(jax.tree.leaves(moved))
+    again, _ = train(network.clone(remat=True))
+    np.testing.assert_allclose(again, output, atol=1e-5 * float(np.abs(output).max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "gmacs", "params"),
+    [
+        ("mobilenetv2", 224, 0.3008, 3_504_872),
+        ("mobilenetv2", 196, 0.2600, 3_504_872),
+        ("mobilenetv2", 168, 0.1889, 3_504_872),
+        ("mobilenetv2", 112, 0.0822, 3_504_872),
+        ("efficientnet_lite0", 224, 0.3852, 4_652_008),
+    ],
+)
+def test_published_costs(name: str, size: int, gmacs: float, params: int) -> None:
+    """MobileNetV2's are torchvision's; EfficientNet-Lite0 has 4.7 million parameters."""
+    network = backbones()[name](1000, BackboneOptions(resolution_aware=False))
+    assert round(count_macs(network, image(size), resolution=size, train=False) / 1e9, 4) == gmacs
+    variables, _ = shapes(network, size)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == params
+
+
+def test_the_papers_predictor_has_about_0_3_million_parameters() -> None:
+    variables, _ = shapes(backbones()["mobilenetv2_one_block"](3, BackboneOptions()), 64)
+    assert 0.25e6 < sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) < 0.35e6
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"), [(32 * 0.75, 24), (24 * 0.75, 24), (16 * 0.35, 8), (1280 * 1.4, 1792)]
+)
+def test_width_multiplier_rounds_as_torchvision(features: float, expected: int) -> None:
+    """By hand: 18 would be below nine tenths of the next multiple of 8 under it, 16."""
+    assert rounded(features) == expected
+
+
+@pytest.mark.parametrize("classifier", FAMILIES)
+@pytest.mark.parametrize("predictor", FAMILIES)
+def test_any_predictor_goes_with_any_classifier(classifier: str, predictor: str) -> None:
+    config = small_config(
+        **{
+            "model.name": classifier.replace("resnet", "resnet10")
+            if classifier == "resnet"
+            else classifier,
+            "model.resolutions": (64, 32),
+            "model.width_multiplier": 0.25,
+            "predictor.name": predictor,
+            "predictor.width_multiplier": 0.25,
+        }
+    )
+    model = create_model(config, 10)
+
+    def forward(x: jax.Array) -> Any:
+        return model.init_with_output(jax.random.key(0), x)[0]
+
+    output = jax.eval_shape(forward, image(64, 2))
+    assert output.logits.shape == (2, 10) and output.scores.shape == (2, 2)
+
+
+def test_unknown_and_doubled_names() -> None:
+    with pytest.raises(
+        ConfigError, match="predictor.name='none' must be one of efficientnet_lite0"
+    ):
+        create_model(small_config(**{"predictor.name": "none"}), 10)
+    with pytest.raises(ValueError, match="two backbones named 'resnet'"):
+        register("resnet")(backbone.backbones()["resnet"])
