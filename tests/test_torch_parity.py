@@ -1,0 +1,123 @@
+"""ResNet and MobileNetV2 against torchvision's own definitions: logits, stages and statistics.
+
+Needs a Python with torch and torchvision, in an environment of its own:
+DRNET_TORCH_PYTHON=reference/bin/python python -m pytest tests/test_torch_parity.py
+"""
+
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from drnet_jax.models.backbone import BackboneOptions, backbones
+from drnet_jax.torch_weights import WeightsError, torch_name, variables_from_torch
+
+PYTHON = os.environ.get("DRNET_TORCH_PYTHON", "")
+NETWORKS = ("resnet18", "resnet50", "mobilenetv2")
+SIZES = (224, 168, 112, 97)
+pytestmark = pytest.mark.skipif(
+    not PYTHON, reason="DRNET_TORCH_PYTHON does not name a Python with torch and torchvision"
+)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = tmp_path_factory.mktemp("torch") / "reference.npz"
+    script = Path(__file__).with_name("torch_reference.py")
+    subprocess.run([PYTHON, str(script), str(path)], check=True)
+    return np.load(path)
+
+
+@cache
+def network(name: str) -> Any:
+    return backbones()[name](10, BackboneOptions())
+
+
+def part(reference: Any, prefix: str) -> dict[str, np.ndarray]:
+    """The arrays under a prefix, by the rest of their names."""
+    names = [name for name in reference.files if name.startswith(prefix)]
+    return {name.removeprefix(prefix): reference[name] for name in names}
+
+
+def our_stage(name: str, stage: str) -> str:
+    """The block of ours that ends where a module of torchvision does."""
+    if name != "mobilenetv2":
+        blocks = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}[name]
+        return f"{stage}_{blocks[int(stage[-1]) - 1] - 1}"
+    number = int(stage.split(".")[1]) - 1
+    for index, (_, _, blocks, _, _) in enumerate(network(name).stages):
+        if number < blocks:
+            return f"stage{index}_{number}"
+        number -= blocks
+    raise AssertionError(stage)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_logits_and_stages(reference: Any, name: str, size: int) -> None:
+    variables = variables_from_torch(network(name), part(reference, f"{name}/state/"), (size,))
+    expected = part(reference, f"{name}/{size}/")
+    images = expected.pop("images").transpose(0, 2, 3, 1)
+    logits, state = jax.jit(
+        lambda v, x: network(name).apply(
+            v, x, resolution=size, train=False, capture_intermediates=True, mutable="intermediates"
+        )
+    )(variables, images)
+    wanted = expected.pop("logits")
+    assert np.abs(logits - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    assert len(expected) >= 4
+    for stage, values in expected.items():
+        got = state["intermediates"][our_stage(name, stage)]["__call__"][0]
+        difference = np.abs(got - values.transpose(0, 2, 3, 1)).max()
+        assert difference <= 1e-4 * np.abs(values).max(), stage
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_running_statistics(reference: Any, name: str) -> None:
+    """PyTorch keeps the unbiased variance: n / (n - 1) of ours, of n values a channel."""
+    size, state = 64, part(reference, f"{name}/state/")
+    variables = variables_from_torch(network(name), state, (size,))
+    trained = part(reference, f"{name}/trained/")
+    images = reference[f"{name}/train/images"].transpose(0, 2, 3, 1)
+    collection = f"batch_stats_{size}"
+    _, updated = jax.jit(
+        lambda v, x: network(name).apply(
+            v,
+            x,
+            resolution=size,
+            train=True,
+            capture_intermediates=True,
+            mutable=[collection, "intermediates"],
+        )
+    )(variables, images)
+    found = 0
+    for path, values in jax.tree_util.tree_leaves_with_path(updated[collection]):
+        keys = tuple(entry.key for entry in path)
+        key = torch_name(network(name), (collection, *keys), f"_{size}")
+        got = np.asarray(values)
+        if keys[-1] == "var":
+            layer: Any = updated["intermediates"]
+            for entry in keys[:-1]:
+                layer = layer[entry]
+            n = layer["__call__"][0].size / got.size
+            batch = (got - 0.9 * state[key]) / 0.1
+            got = 0.9 * state[key] + 0.1 * batch * n / (n - 1)
+        assert np.abs(got - trained[key]).max() <= 1e-4 * np.abs(trained[key]).max(), key
+        found += 1
+    assert found == len(trained)
+
+
+def test_other_weights_are_refused(reference: Any) -> None:
+    state = part(reference, "resnet18/state/")
+    with pytest.raises(WeightsError, match="is missing: the weights are of another network"):
+        variables_from_torch(network("mobilenetv2"), state, (32,))
+    with pytest.raises(WeightsError, match="are not of this network, extra first"):
+        variables_from_torch(network("resnet18"), {**state, "extra": np.zeros(1)}, (32,))
+    other = backbones()["resnet18"](11, BackboneOptions())
+    with pytest.raises(WeightsError, match=r"fc\.\w+ has shape"):
+        variables_from_torch(other, state, (32,))
