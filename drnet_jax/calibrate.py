@@ -6,7 +6,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from drnet_jax.config import budget_name
-from drnet_jax.data.sources import DataError
 from drnet_jax.eval_inputs import ModelOutputs, find_and_load
 from drnet_jax.inference import calibration
 from drnet_jax.inference.calibration import BudgetError, Calibration, Point, Times
@@ -47,8 +46,6 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
     elif path.exists():
         times = known_times(path, model)
     records = ModelOutputs(config, workdir, trained).of("calibration", source).records()
-    if not len(records.choice):
-        raise DataError("no image of the calibration split can be decoded")
     cost = model_cost(trained.model)
     found = calibration.calibrate(
         records.scores,

@@ -52,43 +52,9 @@ def default_config() -> ConfigDict:
     config.pretrain = _stage(num_epochs=4, batch_size=32, base_learning_rate=4e-3)
     config.joint = _joint()
 
-    config.eval = ConfigDict()
-    config.eval.batch_size = 256
-    config.eval.split = "test"
-    # 'dense': every resolution, and what is compared with it; 'bucketed': the chosen one only, at
-    # DRNet's own cost.
-    config.eval.dispatch = "dense"
-
-    # Compare DRNet with controls, whose thresholds come from the calibration split: it is evaluated
-    # too. For 'dense'.
-    config.eval.controls = True
-    # Keep the outputs for every image in logits.npz, so that the model runs once: 4 bytes a class,
-    # resolution and image.
-    config.eval.keep_logits = True
-
-    # Images of every resolution in report.html.
-    config.eval.gallery = 12
-
-    config.inference = ConfigDict()
-    # Batch sizes that are compiled; groups of other sizes are split.
-    config.inference.buckets = (1, 2, 3, 4, 6, 8, 16, 32, 64)
-    # Fold BatchNorm into the convolutions.
-    config.inference.fold = True
-    # Measure every bucket first, and split groups as is then cheapest.
-    config.inference.measure = True
-
-    config.budget = ConfigDict()
-    # At most one, calibrated by --mode=calibrate; none: the paper's choice. Mean cost of an image,
-    # predictor included, in GMACs; mean time of an image in ms, on this device; or points of top-1
-    # below the largest resolution.
-    config.budget.gmacs = placeholder(float)
-    config.budget.ms = placeholder(float)
-    config.budget.max_drop = placeholder(float)
-    # For ms: images that are classified at once; 0: any number, each network at its best bucket.
-    config.budget.batch_size = 0
-    # For max_drop: hold with this probability on new images; 0: on the calibration split alone.
-    config.budget.confidence = 0.0
-
+    config.eval = _eval()
+    config.inference = _inference()
+    config.budget = _budget()
     config.benchmark = _benchmark()
     config.predict = _predict()
 
@@ -105,6 +71,50 @@ def default_config() -> ConfigDict:
     config.log.every_steps = 20
     config.log.tensorboard = True
     return config
+
+
+def _eval() -> ConfigDict:
+    evaluation = ConfigDict()
+    evaluation.batch_size = 256
+    evaluation.split = "test"
+    # 'dense': every resolution, and what is compared with it; 'bucketed': the chosen one only, at
+    # DRNet's own cost.
+    evaluation.dispatch = "dense"
+    # Compare DRNet with controls, whose thresholds come from the calibration split: it is evaluated
+    # too. For 'dense'.
+    evaluation.controls = True
+    # Keep the outputs for every image in logits.npz, so that the model runs once: 4 bytes a class,
+    # resolution and image.
+    evaluation.keep_logits = True
+    # Images of every resolution in report.html.
+    evaluation.gallery = 12
+    return evaluation
+
+
+def _inference() -> ConfigDict:
+    inference = ConfigDict()
+    # Batch sizes that are compiled; groups of other sizes are split.
+    inference.buckets = (1, 2, 3, 4, 6, 8, 16, 32, 64)
+    # Fold BatchNorm into the convolutions.
+    inference.fold = True
+    # Measure every bucket first, and split groups as is then cheapest.
+    inference.measure = True
+    return inference
+
+
+def _budget() -> ConfigDict:
+    budget = ConfigDict()
+    # At most one, calibrated by --mode=calibrate; none: the paper's choice. Mean cost of an image,
+    # predictor included, in GMACs; mean time of an image in ms, on this device; or points of top-1
+    # below the largest resolution.
+    budget.gmacs = placeholder(float)
+    budget.ms = placeholder(float)
+    budget.max_drop = placeholder(float)
+    # For ms: images that are classified at once; 0: any number, each network at its best bucket.
+    budget.batch_size = 0
+    # For max_drop: hold with this probability on new images; 0: on the calibration split alone.
+    budget.confidence = 0.0
+    return budget
 
 
 def _benchmark() -> ConfigDict:

@@ -128,7 +128,7 @@ class ModelOutputs:
 
 def same_images(known: Logits, source: Source) -> bool:
     """Whether these are the images of a source, but for those that still cannot be decoded."""
-    if known.index.max() >= len(source) or not len(known.index):
+    if not len(known.index) or known.index.max() >= len(source):
         return False
     names = [source.name(int(index)) for index in known.index]
     if not np.array_equal(known.name, names):

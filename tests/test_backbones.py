@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from drnet_jax.build import create_model
 from drnet_jax.config import ConfigError
@@ -103,6 +104,59 @@ def test_statistics_folding_and_remat(name: str) -> None:
     assert all(jax.tree.leaves(moved))
     again, _ = train(network.clone(remat=True))
     np.testing.assert_allclose(again, output, atol=1e-5 * float(np.abs(output).max()))
+
+
+def written_out(variables: Any, x: np.ndarray, network: Any, top: float = 6) -> np.ndarray:
+    """A MobileNet in evaluation, once more in XLA's own operations and NumPy."""
+    size = x.shape[1]
+    params, stats = variables["params"], variables[f"batch_stats_{size}"]
+
+    def layer(x: Any, p: Any, s: Any, name: str, strides: int = 1) -> np.ndarray:
+        kernel = p[f"{name}_conv"]["kernel"]
+        pads: Any = "SAME" if network.same_padding else [(kernel.shape[0] // 2,) * 2] * 2
+        y = lax.conv_general_dilated(
+            np.asarray(x, np.float32),
+            kernel,
+            (strides, strides),
+            pads,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=x.shape[-1] // kernel.shape[2],
+        )
+        norm, moments = p[f"{name}_bn"], s[f"{name}_bn"]
+        y = (np.asarray(y, np.float64) - moments["mean"]) / np.sqrt(
+            moments["var"] + network.epsilon
+        )
+        return y * norm[f"scale_{size}"] + norm[f"bias_{size}"]
+
+    x = np.clip(layer(x, params, stats, "stem", 2), 0, top)
+    for stage, (expansion, _, blocks, strides, _) in enumerate(network.stages):
+        for index in range(blocks):
+            p, s = (tree[f"stage{stage}_{index}"] for tree in (params, stats))
+            y = x if expansion == 1 else np.clip(layer(x, p, s, "expand"), 0, top)
+            y = np.clip(layer(y, p, s, "depthwise", strides if index == 0 else 1), 0, top)
+            y = layer(y, p, s, "project")
+            added = (index or strides == 1) and x.shape[-1] == y.shape[-1]
+            x = x + y if added else y
+    if network.head_features:
+        x = np.clip(layer(x, params, stats, "head"), 0, top)
+    return x.mean(axis=(1, 2)) @ params["fc"]["kernel"] + params["fc"]["bias"]
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "mobilenetv2_one_block", "efficientnet_lite0"])
+def test_inverted_residuals_written_out_once_more(name: str) -> None:
+    """At an odd size, where the two paddings differ; with a block that is added to its input."""
+    network = short(name).clone(stages=((1, 16, 1, 1, 3), (6, 24, 2, 2, 5)))
+    x = np.random.default_rng(0).normal(0, 5, size=(2, 17, 17, 3)).astype(np.float32)
+    call = {"resolution": 17, "train": False}
+    variables = jax.jit(lambda x: network.init(jax.random.key(0), x, **call))(x)
+    variables = randomised(variables, 0)
+    got = jax.jit(lambda v, x: network.apply(v, x, **call))(variables, x)
+    expected = written_out(variables, x, network)
+    tolerance = 1e-4 * np.abs(expected).max()
+    np.testing.assert_allclose(got, expected, atol=tolerance)
+    # Activations do reach 6.
+    assert np.abs(written_out(variables, x, network, np.inf) - expected).max() > 10 * tolerance
+    assert network.epsilon == (1e-3 if name == "efficientnet_lite0" else 1e-5)
 
 
 @pytest.mark.parametrize(

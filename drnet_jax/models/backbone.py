@@ -9,19 +9,25 @@ that builds it under a name,
 `--config.model.name=my_network` then trains it, `--config.predictor.name=my_network` takes it for
 the predictor, and `tests/test_backbones.py` checks it. Its MACs are counted from its own `nn.Conv`
 and `nn.Dense` layers (`drnet_jax/macs.py`). For BatchNorm to be folded, the BatchNorm after a
-convolution has the convolution's name with `bn` in the place of `conv`.
+convolution has the convolution's name with `bn` in the place of `conv`. `conv_and_norm`,
+`block_runner` and `classify_features` are what the networks here share.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn import initializers
 from jax.typing import DTypeLike
+
+from drnet_jax.models.layers import ModuleDef, ResolutionBatchNorm, convolve, without_norm
 
 
 class Backbone(Protocol):
@@ -30,7 +36,10 @@ class Backbone(Protocol):
     num_classes: int
     resolution_aware: bool
     epsilon: float
+    min_samples: int
+    remat: bool
     folded: bool
+    dtype: DTypeLike
 
     @property
     def network_stride(self) -> int:
@@ -58,6 +67,52 @@ class Backbone(Protocol):
 
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
         """As `nn.Module.apply`."""
+
+
+def conv_and_norm(backbone: Backbone) -> tuple[ModuleDef, ModuleDef]:
+    """How to make a convolution of a backbone, and the BatchNorm after it.
+
+    Kernels are initialised as torchvision's (He et al. 2015, by fan-out).
+    """
+    conv = partial(
+        nn.Conv,
+        use_bias=backbone.folded,
+        dtype=backbone.dtype,
+        kernel_init=initializers.variance_scaling(2.0, "fan_out", "normal"),
+        conv_general_dilated=convolve,
+    )
+    norm = partial(
+        ResolutionBatchNorm,
+        resolution_aware=backbone.resolution_aware,
+        epsilon=backbone.epsilon,
+        min_samples=backbone.min_samples,
+        dtype=backbone.dtype,
+    )
+    return conv, without_norm if backbone.folded else norm
+
+
+def block_runner(
+    backbone: Backbone, norm_args: dict[str, Any]
+) -> Callable[[nn.Module, jax.Array], jax.Array]:
+    """How to run a block of a backbone on `[n, h, w, c]`.
+
+    Args:
+      backbone: with `remat` only what goes from block to block is kept for the backward pass (Chen
+        et al. 2016).
+      norm_args: arguments of every BatchNorm.
+    """
+
+    def run(block: Any, x: jax.Array) -> jax.Array:
+        """A function, which `nn.remat` can wrap."""
+        return block(x, **norm_args)
+
+    return nn.remat(run) if backbone.remat else run
+
+
+def classify_features(x: jax.Array, num_classes: int) -> jax.Array:
+    """Logits `[n, k]`, float32 at least, of the last feature map: its mean, and the layer `fc`."""
+    x = x.mean(axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+    return nn.Dense(num_classes, name="fc")(x)
 
 
 @dataclass(frozen=True)

@@ -6,23 +6,24 @@ and with ReLU6 of TensorFlow's `tpu/models/official/efficientnet/lite`, whose pa
 TensorFlow's (SAME), without drop-connect.
 """
 
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from drnet_jax.models.backbone import BackboneOptions, register
+from drnet_jax.models.backbone import (
+    BackboneOptions,
+    block_runner,
+    classify_features,
+    conv_and_norm,
+    register,
+)
 from drnet_jax.models.layers import (
     ModuleDef,
     Padding,
-    ResolutionBatchNorm,
-    convolve,
     pair,
-    without_norm,
 )
 
 # Expansion, features, blocks, stride of the first one, kernel; one line a stage.
@@ -53,8 +54,6 @@ ONE_BLOCK_A_STAGE: Stages = tuple(
 )
 _STEM_FEATURES = 32
 _HEAD_FEATURES = 1280
-# He initialisation by fan-out, as torchvision's MobileNetV2.
-_kernel_init = initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class InvertedResidual(nn.Module):
@@ -146,24 +145,6 @@ class MobileNet(nn.Module):
     def _scaled(self, features: int) -> int:
         return rounded(features * self.width_multiplier)
 
-    def _layers(self) -> tuple[ModuleDef, ModuleDef]:
-        """How to make a convolution and the BatchNorm after it."""
-        conv = partial(
-            nn.Conv,
-            use_bias=self.folded,
-            dtype=self.dtype,
-            kernel_init=_kernel_init,
-            conv_general_dilated=convolve,
-        )
-        norm = partial(
-            ResolutionBatchNorm,
-            resolution_aware=self.resolution_aware,
-            epsilon=self.epsilon,
-            min_samples=self.min_samples,
-            dtype=self.dtype,
-        )
-        return conv, without_norm if self.folded else norm
-
     @nn.compact
     def __call__(
         self,
@@ -181,17 +162,11 @@ class MobileNet(nn.Module):
           train: see `ResolutionBatchNorm`.
           sample_mask: see `ResolutionBatchNorm`.
         """
-        conv, norm = self._layers()
+        conv, norm = conv_and_norm(self)
         norm_args: dict[str, Any] = dict(
             resolution=resolution, train=train, sample_mask=sample_mask
         )
-
-        def run_block(block: nn.Module, x: jax.Array) -> jax.Array:
-            """`block` on `[n, h, w, c]`, as a function that `nn.remat` can wrap."""
-            return block(x, **norm_args)
-
-        if self.remat:
-            run_block = nn.remat(run_block)
+        run_block = block_runner(self, norm_args)
         stem = _STEM_FEATURES if self.fixed_ends else self._scaled(_STEM_FEATURES)
         pads = padding(3, same=self.same_padding)
         x = conv(stem, (3, 3), strides=2, padding=pads, name="stem_conv")(x)
@@ -212,8 +187,7 @@ class MobileNet(nn.Module):
         if self.head_features:
             x = conv(self.feature_width, (1, 1), name="head_conv")(x)
             x = nn.relu6(norm(name="head_bn")(x, **norm_args))
-        x = x.mean(axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
-        return nn.Dense(self.num_classes, name="fc")(x)
+        return classify_features(x, self.num_classes)
 
 
 def rounded(features: float, divisor: int = 8) -> int:

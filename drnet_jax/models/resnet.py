@@ -14,18 +14,18 @@ import jax.numpy as jnp
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from drnet_jax.models.backbone import BackboneOptions, register
+from drnet_jax.models.backbone import (
+    BackboneOptions,
+    block_runner,
+    classify_features,
+    conv_and_norm,
+    register,
+)
 from drnet_jax.models.layers import (
     ModuleDef,
-    ResolutionBatchNorm,
-    convolve,
     max_pool,
     pair,
-    without_norm,
 )
-
-# He initialisation by fan-out, as torchvision's ResNet.
-kernel_init = initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class BasicBlock(nn.Module):
@@ -134,24 +134,6 @@ class ResNet(nn.Module):
         """Features that the last dense layer sees."""
         return self.width * 2 ** (len(self.stage_sizes) - 1) * BLOCKS[self.block].expansion
 
-    def _layers(self) -> tuple[ModuleDef, ModuleDef]:
-        """How to make a convolution and the BatchNorm after it."""
-        conv = partial(
-            nn.Conv,
-            use_bias=self.folded,
-            dtype=self.dtype,
-            kernel_init=kernel_init,
-            conv_general_dilated=convolve,
-        )
-        norm = partial(
-            ResolutionBatchNorm,
-            resolution_aware=self.resolution_aware,
-            epsilon=self.epsilon,
-            min_samples=self.min_samples,
-            dtype=self.dtype,
-        )
-        return conv, without_norm if self.folded else norm
-
     @nn.compact
     def __call__(
         self,
@@ -169,17 +151,11 @@ class ResNet(nn.Module):
           train: see `ResolutionBatchNorm`.
           sample_mask: see `ResolutionBatchNorm`.
         """
-        conv, norm = self._layers()
+        conv, norm = conv_and_norm(self)
         norm_args: dict[str, Any] = dict(
             resolution=resolution, train=train, sample_mask=sample_mask
         )
-
-        def run_block(block: nn.Module, x: jax.Array) -> jax.Array:
-            """`block` on `[n, h, w, c]`, as a function that `nn.remat` can wrap."""
-            return block(x, **norm_args)
-
-        if self.remat:
-            run_block = nn.remat(run_block)
+        run_block = block_runner(self, norm_args)
         last_scale_init = initializers.zeros if self.zero_init_residual else initializers.ones
         kernel, pool = STEMS[self.stem]
 
@@ -200,8 +176,7 @@ class ResNet(nn.Module):
                     name=f"layer{stage + 1}_{index}",
                 )
                 x = run_block(block, x)
-        x = x.mean(axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
-        return nn.Dense(self.num_classes, name="fc")(x)
+        return classify_features(x, self.num_classes)
 
 
 def _resnet(num_classes: int, options: BackboneOptions, **architecture: Any) -> ResNet:
