@@ -144,10 +144,10 @@ def written_out(variables: Any, x: np.ndarray, network: Any, top: float = 6) -> 
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "mobilenetv2_one_block", "efficientnet_lite0"])
 def test_inverted_residuals_written_out_once_more(name: str) -> None:
-    """At an odd size, where the two paddings differ; with a block that is added to its input."""
+    """At an even size, where the two paddings differ; with a block that is added to its input."""
     network = short(name).clone(stages=((1, 16, 1, 1, 3), (6, 24, 2, 2, 5)))
-    x = np.random.default_rng(0).normal(0, 5, size=(2, 17, 17, 3)).astype(np.float32)
-    call = {"resolution": 17, "train": False}
+    x = np.random.default_rng(0).normal(0, 50, size=(2, 18, 18, 3)).astype(np.float32)
+    call = {"resolution": 18, "train": False}
     variables = jax.jit(lambda x: network.init(jax.random.key(0), x, **call))(x)
     variables = randomised(variables, 0)
     got = jax.jit(lambda v, x: network.apply(v, x, **call))(variables, x)
@@ -175,6 +175,16 @@ def test_published_costs(name: str, size: int, gmacs: float, params: int) -> Non
     assert round(count_macs(network, image(size), resolution=size, train=False) / 1e9, 4) == gmacs
     variables, _ = shapes(network, size)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == params
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "head"), [("mobilenetv2", 8, 1280), ("efficientnet_lite0", 32, 1280)]
+)
+def test_ends_of_a_narrow_network(name: str, stem: int, head: int) -> None:
+    """A quarter of MobileNetV2 keeps its head, and of EfficientNet-Lite its stem too."""
+    params = shapes(backbones()[name](7, NARROW), 64)[0]["params"]
+    assert params["stem_conv"]["kernel"].shape == (3, 3, 3, stem)
+    assert params["head_conv"]["kernel"].shape[-1] == head
 
 
 def test_the_papers_predictor_has_about_0_3_million_parameters() -> None:
