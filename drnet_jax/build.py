@@ -31,6 +31,7 @@ def create_model(config: ConfigDict, num_classes: int) -> DRNet:
         zero_init_residual=model.zero_init_residual,
         min_samples=model.min_samples,
         remat=model.remat,
+        stock_operations=model.stock_operations,
         dtype=dtype,
     )
     classifier = _build("model.name", model.name, num_classes, options)
@@ -43,6 +44,7 @@ def create_model(config: ConfigDict, num_classes: int) -> DRNet:
             stem=small.stem,
             stage_sizes=tuple(small.stage_sizes),
             resolution_aware=False,
+            stock_operations=model.stock_operations,
             dtype=dtype,
         )
         network = _build("predictor.name", small.name, len(resolutions), options)

@@ -13,8 +13,8 @@ STAGES = ("pretrain", "joint")
 SPLITS = ("train", "calibration", "test")
 # Fields that may differ when a run is resumed: they do not change what it computes.
 FREE_FIELDS = (
-    *("log.", "eval.", "checkpoint.", "restore_from", "model.remat", "inference.", "budget."),
-    *("benchmark.", "predict.", "report."),
+    *("log.", "eval.", "checkpoint.", "restore_from", "inference.", "budget."),
+    *("benchmark.", "predict.", "report.", "model.remat", "model.stock_operations"),
     *("data.dir", "data.num_workers", "data.max_corrupt", "data.skip_corrupt"),
 )
 # Fields that say what a trained model is and what it expects as input.
@@ -161,6 +161,9 @@ def _model() -> ConfigDict:
     model.dtype = "float32"
     # Compute the inside of every block anew in the backward pass: less memory, more time.
     model.remat = False
+    # XLA's own convolutions and pooling on the CPU too, instead of faster ones that are equal up to
+    # rounding (drnet_jax/models/convolution.py).
+    model.stock_operations = False
     return model
 
 

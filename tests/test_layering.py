@@ -8,6 +8,7 @@ ROOT = Path(__file__).parents[1]
 # earlier entries.
 ORDER = [
     "gumbel",
+    "models.convolution",
     "models.layers",
     "models.backbone",
     "models.resnet",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from drnet_jax.models.layers import ResolutionBatchNorm, convolve, max_pool, resize
+from drnet_jax.models.layers import ResolutionBatchNorm, resize
 
 MOMENTUM, EPSILON = 0.9, 1e-5
 CHANNELS = 5
@@ -241,127 +241,6 @@ def test_statistics_of_a_sharded_batch_are_those_of_the_whole_batch(
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), actual, expected
     )
-
-
-@pytest.mark.parametrize("form", ["slices", "reduce_window"])
-@pytest.mark.parametrize(("size", "window", "strides", "padding"), [(8, 3, 2, 1), (7, 2, 2, 0)])
-def test_max_pool_matches_numpy(
-    form: str, size: int, window: int, strides: int, padding: int
-) -> None:
-    x = random_input((2, size, size + 1, 3)) - 20.0  # all negative: padding must not win
-    padded = np.pad(
-        x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-np.inf
-    )
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (window, window), axis=(1, 2))
-    expected = windows[:, ::strides, ::strides].max(axis=(-2, -1))
-    np.testing.assert_array_equal(max_pool(x, window, strides, padding, form=form), expected)
-
-
-@pytest.mark.parametrize("size", [8, 9])
-def test_max_pool_forms_agree_in_value_and_gradient(size: int) -> None:
-    x = jnp.asarray(random_input((2, size, size, 3)))
-    forms = ("slices", "reduce_window")
-    slices, window = (np.asarray(max_pool(x, form=form)) for form in forms)
-    np.testing.assert_array_equal(slices, window)
-    weights = random_input(slices.shape, seed=1)
-    gradients = [
-        jax.grad(lambda x, form=form: (weights * max_pool(x, form=form)).sum())(x) for form in forms
-    ]
-    np.testing.assert_allclose(gradients[0], gradients[1], rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(np.sum(gradients[0]), weights.sum(), rtol=1e-5)
-
-
-def test_max_pool_refuses_an_unknown_form() -> None:
-    with pytest.raises(ValueError, match="form"):
-        max_pool(jnp.zeros((1, 4, 4, 1)), form="sum")
-
-
-@pytest.mark.parametrize("form", ["product", "convolution", None])
-@pytest.mark.parametrize(
-    ("height", "width", "size", "strides", "padding"),
-    [(2, 2, 3, 1, 1), (1, 1, 3, 1, 1), (2, 5, 3, 2, 1), (7, 6, 3, 2, 1), (5, 4, 1, 2, 0)],
-)
-def test_convolve_matches_numpy(
-    form: str | None, height: int, width: int, size: int, strides: int, padding: int
-) -> None:
-    x, kernel = random_input((2, height, width, 3)), random_input((size, size, 3, 4), seed=1)
-    weights = random_input(
-        (2, *((n + 2 * padding - size) // strides + 1 for n in (height, width)), 4), seed=2
-    )
-
-    def loss(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-        y = convolve(
-            x,
-            kernel,
-            (strides, strides),
-            [(padding, padding)] * 2,
-            form=form,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=1,
-        )
-        return (weights * y).sum(), y
-
-    (dx, dkernel), y = jax.grad(loss, (0, 1), has_aux=True)(x, kernel)
-    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))
-    windows = windows[:, ::strides, ::strides]
-    np.testing.assert_allclose(
-        y, np.einsum("nhwcij,ijcd->nhwd", windows, kernel), rtol=1e-5, atol=1e-5
-    )
-    np.testing.assert_allclose(
-        dkernel, np.einsum("nhwcij,nhwd->ijcd", windows, weights), rtol=1e-5, atol=1e-5
-    )
-    # The gradient is the transposed map: <y(v), weights> = <v, dx> for any v.
-    other = random_input(x.shape, seed=3)
-    dot = loss(jnp.asarray(other), jnp.asarray(kernel))[0]
-    np.testing.assert_allclose((other * dx).sum(), dot, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("size", "kernel_size", "strides", "padding"),
-    [(7, 3, 1, [(1, 1)] * 2), (6, 3, 2, "SAME"), (9, 5, 2, "SAME"), (2, 5, 1, [(2, 2)] * 2)],
-)
-def test_depthwise_as_shifts(size: int, kernel_size: int, strides: int, padding: Any) -> None:
-    """Values and gradients are those of XLA's own convolution, whatever the padding."""
-    x = random_input((2, size, size, 6))
-    kernel = random_input((kernel_size, kernel_size, 1, 6), seed=1)
-
-    def loss(x: jax.Array, kernel: jax.Array, form: str) -> tuple[jax.Array, jax.Array]:
-        y = convolve(
-            x,
-            kernel,
-            (strides, strides),
-            padding,
-            form=form,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=6,
-        )
-        return (jnp.cos(jnp.arange(y.size).reshape(y.shape)) * y).sum(), y
-
-    shifts, stock = (
-        jax.grad(loss, (0, 1), has_aux=True)(x, kernel, form) for form in ("shifts", "convolution")
-    )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), shifts, stock)
-
-
-def test_convolve_refuses_an_unknown_form() -> None:
-    x, kernel = jnp.zeros((1, 4, 4, 1)), jnp.zeros((3, 3, 1, 1))
-    with pytest.raises(ValueError, match="form"):
-        convolve(x, kernel, (1, 1), [(1, 1)] * 2, form="sum")
-    with pytest.raises(ValueError, match="must be one of .'convolution',. for this"):
-        convolve(x, kernel, (1, 1), [(1, 1)] * 2, form="product", rhs_dilation=(2, 2))
-
-
-@pytest.mark.parametrize("arguments", [{"padding": "SAME"}, {"kernel_dilation": 2, "padding": 2}])
-def test_convolve_of_small_images_in_any_layer(arguments: dict[str, Any]) -> None:
-    x = random_input((2, 2, 2, 3))
-    layers = [
-        nn.Conv(4, (3, 3), conv_general_dilated=way, **arguments)
-        for way in (convolve, jax.lax.conv_general_dilated)
-    ]
-    variables = layers[0].init(jax.random.key(0), x)
-    got, expected = (layer.apply(variables, x) for layer in layers)
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_resize_at_factor_two_is_the_antialiased_triangle_kernel() -> None:

@@ -27,7 +27,8 @@ import jax.numpy as jnp
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from drnet_jax.models.layers import ModuleDef, ResolutionBatchNorm, convolve, without_norm
+from drnet_jax.models.convolution import STOCK, convolve
+from drnet_jax.models.layers import ModuleDef, ResolutionBatchNorm, without_norm
 
 
 class Backbone(Protocol):
@@ -38,6 +39,7 @@ class Backbone(Protocol):
     epsilon: float
     min_samples: int
     remat: bool
+    stock_operations: bool
     folded: bool
     dtype: DTypeLike
 
@@ -79,7 +81,7 @@ def conv_and_norm(backbone: Backbone) -> tuple[ModuleDef, ModuleDef]:
         use_bias=backbone.folded,
         dtype=backbone.dtype,
         kernel_init=initializers.variance_scaling(2.0, "fan_out", "normal"),
-        conv_general_dilated=convolve,
+        conv_general_dilated=partial(convolve, form=STOCK if backbone.stock_operations else None),
     )
     norm = partial(
         ResolutionBatchNorm,
@@ -128,6 +130,7 @@ class BackboneOptions:
       resolution_aware: one set of BatchNorm statistics and parameters a resolution.
       min_samples: see `ResolutionBatchNorm`.
       remat: compute the inside of every block anew in the backward pass.
+      stock_operations: XLA's own convolutions and pooling on every platform.
       dtype: of the computation.
     """
 
@@ -139,12 +142,13 @@ class BackboneOptions:
     resolution_aware: bool = True
     min_samples: int = 4
     remat: bool = False
+    stock_operations: bool = False
     dtype: DTypeLike = jnp.float32
 
     @property
     def common(self) -> dict[str, Any]:
         """What every family takes, as keyword arguments."""
-        names = ("resolution_aware", "min_samples", "remat", "dtype")
+        names = ("resolution_aware", "min_samples", "remat", "stock_operations", "dtype")
         return {name: getattr(self, name) for name in names}
 
 

@@ -1,7 +1,6 @@
-"""What the networks share: resolution-aware BatchNorm, convolution, max-pooling, resizing."""
+"""What the networks share: resolution-aware BatchNorm and resizing."""
 
-from collections.abc import Callable, Sequence
-from functools import reduce
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +12,6 @@ from jax.typing import DTypeLike
 
 SHARED_STATISTICS = "batch_stats"
 ModuleDef = Callable[..., Callable[..., jax.Array]]
-Padding = str | Sequence[tuple[int, int]]
 
 
 def without_norm(**_: Any) -> Callable[..., jax.Array]:
@@ -121,110 +119,6 @@ def batch_statistics(
     return mean, jnp.maximum(0.0, mean_square - lax.square(mean)), enough
 
 
-def max_pool(
-    x: jax.Array, window: int = 3, strides: int = 2, padding: int = 1, *, form: str | None = None
-) -> jax.Array:
-    """Max-pools `x` `[n, h, w, c]`, padded with -inf on both sides.
-
-    Args:
-      form: `'reduce_window'` is XLA's own operation, `'slices'` the maximum of window^2 strided
-        slices, whose gradient is several times faster on the CPU. Default: `'slices'` on the CPU,
-        `'reduce_window'` elsewhere. The values are the same. Where entries of a window tie,
-        `'slices'` splits the gradient among them and `'reduce_window'` gives it to the first.
-
-    Raises:
-      ValueError: an unknown `form`.
-    """
-    form = form or ("slices" if jax.default_backend() == "cpu" else "reduce_window")
-    pads = [(padding, padding)] * 2
-    if form == "reduce_window":
-        return nn.max_pool(x, (window, window), (strides, strides), pads)
-    if form != "slices":
-        raise ValueError(f"max_pool: form must be 'slices' or 'reduce_window', got {form!r}")
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
-    return reduce(jnp.maximum, _views(x, (window, window), (strides, strides)))
-
-
-FORMS = ("convolution", "product", "shifts")
-
-
-def convolve(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: Sequence[int],
-    padding: Padding,
-    *,
-    form: str | None = None,
-    **arguments: Any,
-) -> jax.Array:
-    """`lax.conv_general_dilated`, for `nn.Conv(conv_general_dilated=...)`.
-
-    Args:
-      x: `[n, h, w, c]`.
-      kernel: `[kh, kw, c, d]`, of a depthwise convolution `[kh, kw, 1, d]`.
-      strides: of both spatial axes.
-      padding: of both spatial axes, with zeros; or `'SAME'`.
-      form: `'convolution'` is XLA's own operation, `'product'` one matrix product over shifted
-        views, `'shifts'`, of a depthwise convolution, the sum of shifted views times their weights.
-        Default: XLA's own, but on the CPU whatever is faster, see `_form`. The values are the same
-        up to rounding.
-      arguments: further ones of `lax.conv_general_dilated`.
-
-    Raises:
-      ValueError: an unknown `form`, or one that this convolution does not have.
-    """
-    forms = _possible_forms(x, kernel, arguments)
-    form = form or _form(x, kernel, forms)
-    if form not in forms:
-        raise ValueError(f"convolve: form={form!r} must be one of {forms} for this convolution")
-    if form == "convolution":
-        return lax.conv_general_dilated(x, kernel, strides, padding, **arguments)
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    views = _views(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel.shape[:2], strides)
-    if form == "shifts":
-        weights = kernel.reshape(-1, kernel.shape[-1])
-        return reduce(jnp.add, [view * weight for view, weight in zip(views, weights, strict=True)])
-    stacked = views[0] if len(views) == 1 else jnp.concatenate(views, axis=-1)
-    flat = kernel.reshape(-1, kernel.shape[-1])
-    return jnp.matmul(stacked, flat, precision=arguments.get("precision"))
-
-
-def _possible_forms(x: jax.Array, kernel: jax.Array, arguments: dict[str, Any]) -> tuple[str, ...]:
-    groups = arguments.get("feature_group_count", 1)
-    dilations = (arguments.get(name) or (1, 1) for name in ("lhs_dilation", "rhs_dilation"))
-    if any(tuple(dilation) != (1, 1) for dilation in dilations):
-        return FORMS[:1]
-    if groups == 1:
-        return ("convolution", "product")
-    return ("convolution", "shifts") if groups == x.shape[-1] == kernel.shape[-1] else FORMS[:1]
-
-
-def _form(x: jax.Array, kernel: jax.Array, forms: tuple[str, ...]) -> str:
-    """On the CPU a depthwise convolution is a sum of shifts (25 times faster forward), and one of
-    images smaller than its kernel a matrix product, because XLA swaps the two then and falls off
-    its fast path (ten times slower at 2x2 pixels)."""
-    if jax.default_backend() != "cpu":
-        return "convolution"
-    if "shifts" in forms:
-        return "shifts"
-    small = min(x.shape[1:3]) < max(kernel.shape[:2])
-    return "product" if small and "product" in forms else "convolution"
-
-
-def _views(x: jax.Array, window: Sequence[int], strides: Sequence[int]) -> list[jax.Array]:
-    """The pixels at each place of a sliding window: one `[n, h', w', c]` a place."""
-    rows, columns = (
-        range(0, size - length + 1, step)
-        for size, length, step in zip(x.shape[1:3], window, strides, strict=True)
-    )
-    return [
-        x[:, top : top + rows[-1] + 1 : rows.step, left : left + columns[-1] + 1 : columns.step]
-        for top in range(window[0])
-        for left in range(window[1])
-    ]
-
-
 def resize(images: jax.Array, resolution: int) -> jax.Array:
     """Resizes `images` `[n, h, w, c]` to `[n, resolution, resolution, c]`; a no-op at that size.
 
@@ -239,8 +133,3 @@ def resize(images: jax.Array, resolution: int) -> jax.Array:
     return jax.image.resize(
         images, (n, resolution, resolution, channels), "bilinear", antialias=True
     )
-
-
-def pair(value: int) -> Sequence[tuple[int, int]]:
-    """Symmetric padding of both spatial axes, as PyTorch pads (XLA's SAME is asymmetric)."""
-    return [(value, value)] * 2

@@ -20,11 +20,8 @@ from drnet_jax.models.backbone import (
     conv_and_norm,
     register,
 )
-from drnet_jax.models.layers import (
-    ModuleDef,
-    Padding,
-    pair,
-)
+from drnet_jax.models.convolution import Padding, pair
+from drnet_jax.models.layers import ModuleDef
 
 # Expansion, features, blocks, stride of the first one, kernel; one line a stage.
 Stages = tuple[tuple[int, int, int, int, int], ...]
@@ -107,6 +104,7 @@ class MobileNet(nn.Module):
       epsilon: of every BatchNorm.
       min_samples: see `ResolutionBatchNorm`.
       remat: keep only what goes from block to block for the backward pass (Chen et al. 2016).
+      stock_operations: XLA's own convolutions and pooling on every platform.
       folded: no BatchNorm; every convolution has a bias (`drnet_jax/inference/folding.py`).
       dtype: dtype of the computation; parameters and statistics stay float32, logits are float32.
     """
@@ -121,6 +119,7 @@ class MobileNet(nn.Module):
     epsilon: float = 1e-5
     min_samples: int = 4
     remat: bool = False
+    stock_operations: bool = False
     folded: bool = False
     dtype: DTypeLike = jnp.float32
 

@@ -21,11 +21,8 @@ from drnet_jax.models.backbone import (
     conv_and_norm,
     register,
 )
-from drnet_jax.models.layers import (
-    ModuleDef,
-    max_pool,
-    pair,
-)
+from drnet_jax.models.convolution import STOCK, max_pool, pair
+from drnet_jax.models.layers import ModuleDef
 
 
 class BasicBlock(nn.Module):
@@ -107,6 +104,7 @@ class ResNet(nn.Module):
       zero_init_residual: start the last scale of every block at zero (Goyal et al. 2017).
       min_samples: see `ResolutionBatchNorm`.
       remat: keep only what goes from block to block for the backward pass (Chen et al. 2016).
+      stock_operations: XLA's own convolutions and pooling on every platform.
       folded: no BatchNorm; every convolution has a bias (`drnet_jax/inference/folding.py`).
       dtype: dtype of the computation; parameters and statistics stay float32, logits are float32.
     """
@@ -121,6 +119,7 @@ class ResNet(nn.Module):
     zero_init_residual: bool = False
     min_samples: int = 4
     remat: bool = False
+    stock_operations: bool = False
     folded: bool = False
     dtype: DTypeLike = jnp.float32
 
@@ -164,7 +163,7 @@ class ResNet(nn.Module):
         )
         x = nn.relu(norm(name="bn1")(x, **norm_args))
         if pool:
-            x = max_pool(x)
+            x = max_pool(x, form=STOCK if self.stock_operations else None)
         for stage, size in enumerate(self.stage_sizes):
             for index in range(size):
                 block = BLOCKS[self.block](

@@ -1,0 +1,195 @@
+"""Every form of convolution and pooling against NumPy and XLA's own."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drnet_jax.models.backbone import BackboneOptions, backbones
+from drnet_jax.models.convolution import convolve, max_pool
+
+
+def random_input(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (1.5 + 2.0 * rng.normal(size=shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("form", ["slices", "stock"])
+@pytest.mark.parametrize(("size", "window", "strides", "padding"), [(8, 3, 2, 1), (7, 2, 2, 0)])
+def test_max_pool_matches_numpy(
+    form: str, size: int, window: int, strides: int, padding: int
+) -> None:
+    x = random_input((2, size, size + 1, 3)) - 20.0  # all negative: padding must not win
+    padded = np.pad(
+        x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-np.inf
+    )
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (window, window), axis=(1, 2))
+    expected = windows[:, ::strides, ::strides].max(axis=(-2, -1))
+    np.testing.assert_array_equal(max_pool(x, window, strides, padding, form=form), expected)
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_max_pool_forms_agree_in_value_and_gradient(size: int) -> None:
+    x = jnp.asarray(random_input((2, size, size, 3)))
+    forms = ("slices", "stock")
+    slices, window = (np.asarray(max_pool(x, form=form)) for form in forms)
+    np.testing.assert_array_equal(slices, window)
+    weights = random_input(slices.shape, seed=1)
+    gradients = [
+        jax.grad(lambda x, form=form: (weights * max_pool(x, form=form)).sum())(x) for form in forms
+    ]
+    np.testing.assert_allclose(gradients[0], gradients[1], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(np.sum(gradients[0]), weights.sum(), rtol=1e-5)
+
+
+def test_max_pool_refuses_an_unknown_form() -> None:
+    with pytest.raises(ValueError, match="form"):
+        max_pool(jnp.zeros((1, 4, 4, 1)), form="sum")
+
+
+@pytest.mark.parametrize("form", ["rows", "product", "stock", None])
+@pytest.mark.parametrize(
+    ("height", "width", "size", "strides", "padding"),
+    [
+        (2, 2, 3, 1, 1),
+        (1, 1, 3, 1, 1),
+        (2, 5, 3, 2, 1),
+        (7, 6, 3, 2, 1),
+        (5, 4, 1, 2, 0),
+        (9, 8, 7, 2, 3),
+    ],
+)
+def test_convolve_matches_numpy(
+    form: str | None, height: int, width: int, size: int, strides: int, padding: int
+) -> None:
+    x, kernel = random_input((2, height, width, 3)), random_input((size, size, 3, 4), seed=1)
+    weights = random_input(
+        (2, *((n + 2 * padding - size) // strides + 1 for n in (height, width)), 4), seed=2
+    )
+
+    def loss(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y = convolve(
+            x,
+            kernel,
+            (strides, strides),
+            [(padding, padding)] * 2,
+            form=form,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=1,
+        )
+        return (weights * y).sum(), y
+
+    (dx, dkernel), y = jax.grad(loss, (0, 1), has_aux=True)(x, kernel)
+    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))
+    windows = windows[:, ::strides, ::strides]
+    np.testing.assert_allclose(
+        y, np.einsum("nhwcij,ijcd->nhwd", windows, kernel), rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        dkernel, np.einsum("nhwcij,nhwd->ijcd", windows, weights), rtol=1e-5, atol=1e-5
+    )
+    # The gradient is the transposed map: <y(v), weights> = <v, dx> for any v.
+    other = random_input(x.shape, seed=3)
+    dot = loss(jnp.asarray(other), jnp.asarray(kernel))[0]
+    np.testing.assert_allclose((other * dx).sum(), dot, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel_size", "strides", "padding"),
+    [(7, 3, 1, [(1, 1)] * 2), (6, 3, 2, "SAME"), (9, 5, 2, "SAME"), (2, 5, 1, [(2, 2)] * 2)],
+)
+def test_depthwise_as_shifts(size: int, kernel_size: int, strides: int, padding: Any) -> None:
+    """Values and gradients are those of XLA's own convolution, whatever the padding."""
+    x = random_input((2, size, size, 6))
+    kernel = random_input((kernel_size, kernel_size, 1, 6), seed=1)
+
+    def loss(x: jax.Array, kernel: jax.Array, form: str) -> tuple[jax.Array, jax.Array]:
+        y = convolve(
+            x,
+            kernel,
+            (strides, strides),
+            padding,
+            form=form,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=6,
+        )
+        return (jnp.cos(jnp.arange(y.size).reshape(y.shape)) * y).sum(), y
+
+    shifts, stock = (
+        jax.grad(loss, (0, 1), has_aux=True)(x, kernel, form) for form in ("shifts", "stock")
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), shifts, stock)
+
+
+def test_convolve_refuses_an_unknown_form() -> None:
+    x, kernel = jnp.zeros((1, 4, 4, 1)), jnp.zeros((3, 3, 1, 1))
+    with pytest.raises(ValueError, match="form"):
+        convolve(x, kernel, (1, 1), [(1, 1)] * 2, form="sum")
+    with pytest.raises(ValueError, match="must be one of .'stock',. for this"):
+        convolve(x, kernel, (1, 1), [(1, 1)] * 2, form="product", rhs_dilation=(2, 2))
+
+
+@pytest.mark.parametrize("arguments", [{"padding": "SAME"}, {"kernel_dilation": 2, "padding": 2}])
+def test_convolve_of_small_images_in_any_layer(arguments: dict[str, Any]) -> None:
+    x = random_input((2, 2, 2, 3))
+    layers = [
+        nn.Conv(4, (3, 3), conv_general_dilated=way, **arguments)
+        for way in (convolve, jax.lax.conv_general_dilated)
+    ]
+    variables = layers[0].init(jax.random.key(0), x)
+    got, expected = (layer.apply(variables, x) for layer in layers)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gradient_by_rows_of_bfloat16_is_summed_in_float32() -> None:
+    """Of ones: 64 rows of 64 pixels make 4,096, in steps that bfloat16 loses from 256 on."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+    for form, kernel_shape, groups in (("rows", (1, 1, 2, 2), 1), ("shifts", (1, 1, 1, 2), 2)):
+
+        def total(kernel: jax.Array, form: str = form, groups: int = groups) -> jax.Array:
+            x, places = jnp.ones((1, 64, 64, 2), jnp.bfloat16), [(0, 0)] * 2
+            arguments: dict[str, Any] = dict(dimension_numbers=numbers, feature_group_count=groups)
+            y = convolve(x, kernel, (1, 1), places, form=form, **arguments)
+            return y.sum(dtype=jnp.float32)
+
+        gradient = jax.grad(total)(jnp.ones(kernel_shape, jnp.bfloat16))
+        assert gradient.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(gradient.astype(jnp.float32), 4096)
+
+
+@pytest.mark.parametrize("name", ["resnet10", "mobilenetv2", "efficientnet_lite0"])
+def test_stock_operations_reach_every_layer(name: str) -> None:
+    x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    for stock in (False, True):
+        network = backbones()[name](3, BackboneOptions(stock_operations=stock))
+        run = partial(network.init_with_output, resolution=64, train=False)
+        jaxpr = str(jax.make_jaxpr(lambda x, run=run: run(jax.random.key(0), x)[0])(x))
+        assert ("custom_vjp" in jaxpr, "dot_general" in jaxpr.split("reduce_sum")[0]) == (
+            (False, False) if stock else (True, True)
+        )
+
+
+def test_stock_operations_train_a_network_the_same() -> None:
+    """In float64, so that rounding does not decide which entry of a window is the largest."""
+    with jax.enable_x64(True):
+        x = jnp.asarray(random_input((2, 16, 16, 3)), jnp.float64)
+        gradients = []
+        for stock in (False, True):
+            options = BackboneOptions(
+                width=4, stage_sizes=(1, 1), stock_operations=stock, dtype=jnp.float64
+            )
+            network = backbones()["resnet"](3, options)
+            run = partial(network.apply, resolution=16, train=True, mutable=["batch_stats_16"])
+            variables = network.init(jax.random.key(0), x, resolution=16, train=False)
+
+            def loss(variables: Any, run: Any = run) -> jax.Array:
+                logits, _ = run(variables, x)
+                return jnp.square(logits - 1).sum()
+
+            gradients.append(jax.jit(jax.grad(loss))(variables)["params"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *gradients)
