@@ -95,10 +95,15 @@ def measure(name: str, python: str, folder: Path, repeats: int) -> dict[tuple[st
             ask("onnx", batch)
             if (run := onnx_way(folder / f"{batch}.onnx", batch)) is not None:
                 ways["onnxruntime", batch] = run
-        for run in ways.values():
-            run()
-        rounds = [{key: run() / key[1] for key, run in ways.items()} for _ in range(repeats)]
+        rounds = [{key: settled(run) / key[1] for key, run in ways.items()} for _ in range(repeats)]
     return {key: statistics.median(times[key] for times in rounds) for key in ways}
+
+
+def settled(run: Callable[[], float]) -> float:
+    """The second of two calls, after the threads of the way before have stopped spinning."""
+    time.sleep(0.1)
+    run()
+    return run()
 
 
 def our_ways(name: str, batch: int) -> dict[str, Callable[[], float]]:

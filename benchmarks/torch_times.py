@@ -7,6 +7,7 @@ is asked for. Reads lines `<way> <batch size>` and answers with the milliseconds
 pass at 224 px, after one that is not timed if it is the first.
 """
 
+import contextlib
 import sys
 import time
 
@@ -33,7 +34,9 @@ def main() -> None:
             way, batch = line.split()[0], int(line.split()[1])
             images = torch.randn(batch, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
             if way == "onnx":
-                torch.onnx.export(ways["eager"], images, f"{folder}/{batch}.onnx")
+                # The exporter talks, and the answers go to standard output.
+                with contextlib.redirect_stdout(sys.stderr):
+                    torch.onnx.export(ways["eager"], images, f"{folder}/{batch}.onnx")
                 print(0.0, flush=True)
                 continue
             if way == "channels_last":
