@@ -1,12 +1,13 @@
 """Convolutions and max-pooling in the form that is fastest on the platform.
 
-On the CPU XLA's own operations are slow where networks spend their time: a depthwise convolution
-runs 25 times below what the memory allows, a 1x1 convolution several times below a matrix product,
-and so does the gradient by the kernel of every other. Here each has a second form, equal in value
-and gradient up to rounding. Elsewhere XLA's own operations are used.
+On the CPU XLA's own operations are slow where some networks spend their time: a depthwise
+convolution runs 25 times below what the memory allows, a 1x1 convolution or one of a small image
+below a matrix product, and the gradient of a max-pool takes longer than the convolution before it.
+Each has a second form here, equal in value and gradient up to rounding. Elsewhere XLA's own
+operations are used. `benchmarks/roofline.py` times every form that a network uses.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial, reduce
 from typing import Any
 
@@ -16,9 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 
 Padding = str | Sequence[tuple[int, int]]
-Pads = Sequence[tuple[int, int]]
-Linear = Callable[[jax.Array, jax.Array], jax.Array]
-Contract = Callable[[list[jax.Array], jax.Array], jax.Array]
+Pads = tuple[tuple[int, int], ...]
+Strides = tuple[int, ...]
 
 STOCK = "stock"
 
@@ -42,36 +42,26 @@ def convolve(
       form: default: XLA's own, but on the CPU whatever is fastest. The values and gradients are the
         same up to rounding.
         `'stock'`: XLA's own operation.
-        `'rows'`: the same, and the gradient by the kernel is a sum over the rows of the output.
         `'product'`: one matrix product over shifted views.
-        `'shifts'`, of a depthwise convolution: the sum of shifted views times their weights; the
-        gradient by the kernel as in `'rows'`.
+        `'shifts'`, of a depthwise convolution: the sum of shifted views times their weights.
       arguments: further ones of `lax.conv_general_dilated`.
 
     Raises:
       ValueError: an unknown `form`, or one that this convolution does not have.
     """
+    strides = tuple(strides)
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    pads = tuple((low, high) for low, high in padding)
     forms = _possible_forms(x, kernel, arguments)
-    form = form or _fastest(x, kernel, forms)
+    form = form or _fastest(x, kernel, strides, pads, forms)
     if form not in forms:
         raise ValueError(f"convolve: form={form!r} must be one of {forms} for this convolution")
-    if form == STOCK:
-        return lax.conv_general_dilated(x, kernel, strides, padding, **arguments)
-    pads = padding
-    if isinstance(pads, str):
-        pads = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, pads)
-    precision = arguments.get("precision")
     if form == "product":
-        return _product(x, kernel, strides, pads, precision)
+        return _product(x, kernel, strides, pads, arguments.get("precision"))
     if form == "shifts":
-        forward: Linear = partial(_shifts, strides=strides, pads=pads)
-        contract: Contract = _channel_sums
-    else:
-        forward = partial(
-            lax.conv_general_dilated, window_strides=strides, padding=pads, **arguments
-        )
-        contract = partial(_channel_products, precision=precision)
-    return _with_gradient_by_rows(forward, contract, strides, pads)(x, kernel)
+        return _shifts(x, kernel, strides, pads)
+    return lax.conv_general_dilated(x, kernel, strides, pads, **arguments)
 
 
 def _possible_forms(x: jax.Array, kernel: jax.Array, arguments: dict[str, Any]) -> tuple[str, ...]:
@@ -80,22 +70,35 @@ def _possible_forms(x: jax.Array, kernel: jax.Array, arguments: dict[str, Any]) 
     if any(tuple(dilation) != (1, 1) for dilation in dilations):
         return (STOCK,)
     if groups == 1:
-        return (STOCK, "rows", "product")
+        return (STOCK, "product")
     return (STOCK, "shifts") if groups == x.shape[-1] == kernel.shape[-1] else (STOCK,)
 
 
-def _fastest(x: jax.Array, kernel: jax.Array, forms: tuple[str, ...]) -> str:
+def _fastest(
+    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, forms: tuple[str, ...]
+) -> str:
     if jax.default_backend() != "cpu" or len(forms) == 1:
         return STOCK
     if "shifts" in forms:
         return "shifts"
-    # XLA swaps image and kernel where the image is smaller, and is ten times slower then.
-    small = min(x.shape[1:3]) < max(kernel.shape[:2])
-    return "product" if small or kernel.shape[:2] == (1, 1) else "rows"
+    height, width = _output_size(x, kernel, strides, pads)
+    # Measured: XLA streams the kernel anew for every few pixels, and reads few channels slowly.
+    small_image = height * width <= 64
+    small_patch = kernel[..., 0].size <= 32 and max(strides) > 1
+    return "product" if kernel.shape[:2] == (1, 1) or small_image or small_patch else STOCK
+
+
+def _output_size(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> list[int]:
+    return [
+        (size + sum(pad) - length) // step + 1
+        for size, pad, length, step in zip(
+            x.shape[1:3], pads, kernel.shape[:2], strides, strict=True
+        )
+    ]
 
 
 def _product(
-    x: jax.Array, kernel: jax.Array, strides: Sequence[int], pads: Pads, precision: Any
+    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
 ) -> jax.Array:
     views = _views(_pad(x, pads), kernel.shape[:2], strides)
     stacked = views[0] if len(views) == 1 else jnp.concatenate(views, axis=-1)
@@ -104,75 +107,55 @@ def _product(
     return y.reshape(*stacked.shape[:-1], -1)
 
 
-def _shifts(x: jax.Array, kernel: jax.Array, *, strides: Sequence[int], pads: Pads) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _shifts(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> jax.Array:
+    return _sum_of_shifts(x, kernel, strides, pads)
+
+
+def _sum_of_shifts(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> jax.Array:
     views = _views(_pad(x, pads), kernel.shape[:2], strides)
     weights = kernel.reshape(-1, kernel.shape[-1])
     return reduce(jnp.add, [view * weight for view, weight in zip(views, weights, strict=True)])
 
 
-def _with_gradient_by_rows(
-    forward: Linear, contract: Contract, strides: Sequence[int], pads: Pads
-) -> Linear:
-    """`forward` with its gradient by the kernel summed over the rows of the output.
+def _shifts_forward(
+    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _sum_of_shifts(x, kernel, strides, pads), (x, kernel)
 
-    What a row sees of the image fits the cache; XLA writes a view of the whole image for every
-    place of the kernel.
 
-    Args:
-      forward: a convolution of `[n, h, w, c]` by a kernel `[kh, kw, ...]`.
-      contract: a row's share of the gradient, `[kw, kh, ...]` when reshaped, float32 at least. Its
-        arguments: at each column of the kernel what the row sees, `[n, w', kh * c]`, and what
-        comes back to the row, `[n, w', d]`.
-      strides: of `forward`.
-      pads: of `forward`.
+def _shifts_backward(
+    strides: Strides, pads: Pads, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The gradient by the kernel is summed over the rows of the output, in float32 at least.
+
+    What a row sees of the image fits the cache; the sum over all pixels would be over one view of
+    the whole image for every place of the kernel.
     """
+    x, kernel = kept
+    transpose = jax.linear_transpose(lambda x: _sum_of_shifts(x, kernel, strides, pads), x)
+    (by_x,) = transpose(cotangent)
+    padded = _pad(x, pads)
+    (height, width), channels = kernel.shape[:2], kernel.shape[-1]
+    n, rows = cotangent.shape[:2]
 
-    @jax.custom_vjp
-    def apply(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return forward(x, kernel)
+    def add_row(row: jax.Array, total: jax.Array) -> jax.Array:
+        band = lax.dynamic_slice_in_dim(padded, row * strides[0], height, axis=1)
+        band = band.transpose(0, 2, 1, 3).reshape(n, padded.shape[2], height * channels)
+        seen = _views(band[:, None], (1, width), (1, strides[1]))
+        returned = lax.dynamic_index_in_dim(cotangent, row, axis=1, keepdims=False)
+        weights = _flat(jnp.tile(returned, (1, 1, height)).astype(wide))
+        # A row of ones times a matrix: several times faster than a sum.
+        ones = jnp.ones((1, weights.shape[0]), wide)
+        sums = jnp.stack([ones @ (_flat(view) * weights) for view in seen])
+        return total + sums.reshape(total.shape)
 
-    def keep(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        return forward(x, kernel), (x, kernel)
-
-    def gradients(
-        kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        x, kernel = kept
-        (by_x,) = jax.linear_transpose(lambda x: forward(x, kernel), x)(cotangent)
-        padded = _pad(x, pads)
-        (height, width), channels = kernel.shape[:2], kernel.shape[2:]
-        n, rows, columns, _ = cotangent.shape
-        step = strides[1]
-
-        def add_row(row: jax.Array, total: jax.Array) -> jax.Array:
-            band = lax.dynamic_slice_in_dim(padded, row * strides[0], height, axis=1)
-            band = band.transpose(0, 2, 1, 3).reshape(n, padded.shape[2], -1)
-            seen = [band[:, x : x + (columns - 1) * step + 1 : step] for x in range(width)]
-            returned = lax.dynamic_index_in_dim(cotangent, row, axis=1, keepdims=False)
-            return total + contract(seen, returned).reshape(total.shape)
-
-        wide = jnp.promote_types(kernel.dtype, jnp.float32)
-        total = jnp.zeros((width, height, *channels), wide)
-        total = lax.fori_loop(0, rows, add_row, total)
-        return by_x, total.swapaxes(0, 1).astype(kernel.dtype)
-
-    apply.defvjp(keep, gradients)
-    return apply
+    wide = jnp.promote_types(kernel.dtype, jnp.float32)
+    total = lax.fori_loop(0, rows, add_row, jnp.zeros((width, height, 1, channels), wide))
+    return by_x, total.swapaxes(0, 1).astype(kernel.dtype)
 
 
-def _channel_products(seen: list[jax.Array], returned: jax.Array, *, precision: Any) -> jax.Array:
-    stacked = _flat(jnp.concatenate(seen, axis=-1))
-    wide = jnp.promote_types(stacked.dtype, jnp.float32)
-    return jnp.matmul(stacked.T, _flat(returned), precision=precision, preferred_element_type=wide)
-
-
-def _channel_sums(seen: list[jax.Array], returned: jax.Array) -> jax.Array:
-    wide = jnp.promote_types(returned.dtype, jnp.float32)
-    height = seen[0].shape[-1] // returned.shape[-1]
-    weights = _flat(jnp.tile(returned, (1, 1, height)).astype(wide))
-    # A row of ones times a matrix: several times faster than a sum.
-    ones = jnp.ones((1, weights.shape[0]), wide)
-    return jnp.stack([ones @ (_flat(view) * weights) for view in seen])
+_shifts.defvjp(_shifts_forward, _shifts_backward)
 
 
 def _flat(x: jax.Array) -> jax.Array:
@@ -189,10 +172,10 @@ def max_pool(
     """Max-pools `x` `[n, h, w, c]`, padded with -inf on both sides.
 
     Args:
-      form: `'stock'` is XLA's own operation, `'slices'` the maximum of window^2 strided slices,
-        whose gradient is several times faster on the CPU. Default: `'slices'` on the CPU,
-        `'stock'` elsewhere. The values are the same. Where entries of a window tie, `'slices'`
-        splits the gradient among them and `'stock'` gives it to the first.
+      form: `'stock'` is XLA's own operation, `'slices'` the maximum of strided slices, along the
+        rows and then along the columns, whose gradient is ten times faster on the CPU. Default:
+        `'slices'` on the CPU, `'stock'` elsewhere. The values are the same. Where entries of a
+        window tie, `'slices'` splits the gradient among them and `'stock'` gives it to the first.
 
     Raises:
       ValueError: an unknown `form`.
@@ -204,7 +187,9 @@ def max_pool(
     if form != "slices":
         raise ValueError(f"max_pool: form must be 'slices' or 'stock', got {form!r}")
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
-    return reduce(jnp.maximum, _views(x, (window, window), (strides, strides)))
+    for length, step in (((1, window), (1, strides)), ((window, 1), (strides, 1))):
+        x = reduce(jnp.maximum, _views(x, length, step))
+    return x
 
 
 def _views(x: jax.Array, window: Sequence[int], strides: Sequence[int]) -> list[jax.Array]:
@@ -220,6 +205,6 @@ def _views(x: jax.Array, window: Sequence[int], strides: Sequence[int]) -> list[
     ]
 
 
-def pair(value: int) -> Pads:
+def pair(value: int) -> Sequence[tuple[int, int]]:
     """Symmetric padding of both spatial axes, as PyTorch pads (XLA's SAME is asymmetric)."""
     return [(value, value)] * 2

@@ -88,7 +88,9 @@ class ResolutionBatchNorm(nn.Module):
                 mean.value = jnp.where(enough, new_mean, mean.value)
                 var.value = jnp.where(enough, new_var, var.value)
 
-        y = (x - used_mean) * (lax.rsqrt(used_var + self.epsilon) * scale) + bias
+        # Not of `x - mean`, which the gradient would keep beside `x`.
+        factor = lax.rsqrt(used_var + self.epsilon) * scale
+        y = x * factor + (bias - used_mean * factor)
         dtype = self.dtype or jnp.result_type(x, scale, bias)
         return y.astype(dtype)
 
@@ -105,16 +107,16 @@ def batch_statistics(
       (None without a mask). Where it left none, mean and variance are zero, not NaN.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    axes = tuple(range(x.ndim - 1))
+    positions = tuple(range(1, x.ndim - 1))
+    mean, mean_square, enough = x.mean(positions), lax.square(x).mean(positions), None
     if sample_mask is None:
-        mean, mean_square, enough = x.mean(axes), lax.square(x).mean(axes), None
+        mean, mean_square = mean.mean(0), mean_square.mean(0)
     else:
-        where = sample_mask.reshape(-1, *[1] * (x.ndim - 1))
-        num_samples = sample_mask.sum()
-        positions = x[0, ..., 0].size
-        count = jnp.maximum(num_samples * positions, 1).astype(x.dtype)
-        mean = x.sum(axes, where=where) / count
-        mean_square = lax.square(x).sum(axes, where=where) / count
+        # Masked after the positions are summed: a mask over all of `x` costs two more passes.
+        num_samples, where = sample_mask.sum(), sample_mask[:, None]
+        count = jnp.maximum(num_samples, 1).astype(x.dtype)
+        mean = mean.sum(0, where=where) / count
+        mean_square = mean_square.sum(0, where=where) / count
         enough = num_samples >= max(min_samples, 1)
     return mean, jnp.maximum(0.0, mean_square - lax.square(mean)), enough
 
