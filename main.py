@@ -61,6 +61,7 @@ def main(_: Sequence[str]) -> None:
     # Imported late: --help and bad flags answer sooner.
     import jax
 
+    from drnet_jax.allocator import keep_freed_memory
     from drnet_jax.benchmark import restore_and_benchmark
     from drnet_jax.calibrate import restore_and_calibrate
     from drnet_jax.compare import compare_runs
@@ -75,6 +76,8 @@ def main(_: Sequence[str]) -> None:
     file = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
     if not file.is_file():
         _fail(f"config file {file} does not exist; configs/ has the shipped ones")
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     name = file.stem
     workdir = Path(_WORKDIR.value or Path("runs") / name)
     print(f"workdir: {workdir} | devices: {jax.device_count()} x {jax.devices()[0].device_kind}")

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.train_step import joint_step
+from drnet_jax.allocator import keep_freed_memory
 from drnet_jax.build import create_model
 from drnet_jax.train_state import init_variables
 
@@ -41,6 +42,7 @@ def main() -> int:
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--repeats", type=int, default=4)
     arguments = parser.parse_args()
+    keep_freed_memory()
     print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}")
     print(f"Python {platform.python_version()}, jax {jax.__version__}, {arguments.repeats} repeats")
     print("| network | batch | stock, ms an image | ours, ms an image | ours over stock |")

@@ -10,15 +10,21 @@ pass at 224 px, after one that is not timed if it is the first.
 import contextlib
 import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import torchvision
+
+from drnet_jax.allocator import keep_freed_memory
 
 THREADS = 2
 SIZE = 224
 
 
 def main() -> None:
+    keep_freed_memory()
     torch.set_num_threads(THREADS)
     name, folder = sys.argv[1:]
     make = getattr(torchvision.models, {"mobilenetv2": "mobilenet_v2"}.get(name, name))
@@ -36,7 +42,9 @@ def main() -> None:
             if way == "onnx":
                 # The exporter talks, and the answers go to standard output.
                 with contextlib.redirect_stdout(sys.stderr):
-                    torch.onnx.export(ways["eager"], images, f"{folder}/{batch}.onnx")
+                    torch.onnx.export(
+                        ways["eager"], images, f"{folder}/{batch}.onnx", verbose=False
+                    )
                 print(0.0, flush=True)
                 continue
             if way == "channels_last":
