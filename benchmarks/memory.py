@@ -6,7 +6,8 @@ Compiles the joint step, without running it, and adds up what `compiled.memory_a
 arguments (state and batch), outputs that reuse no argument, and temporaries. The compiler is the
 one of the device at hand, and others fuse otherwise. On a CPU, bfloat16 is widened, and XLA merges
 what remat computes again with the first computation (`tests/test_train_step.py` counts what JAX
-saves instead), so neither shows here. ResNet-50 takes some minutes to compile. The last line is its
+saves instead), so neither shows here. Stock: with XLA's own operations (`model.stock_operations`).
+ResNet-50 and MobileNetV2 take some minutes to compile. The last line is its
 memory at batch 256 with four micro-batches over that of the plain step: a quarter, and the state.
 """
 
@@ -29,12 +30,13 @@ from drnet_jax.train_state import create_train_state
 from drnet_jax.train_step import make_train_step
 
 GOAL = 0.3
-CONFIGS = ("digits_on_photos", "resnet_imagenette", "resnet_in1k")
+CONFIGS = ("digits_on_photos", "resnet_imagenette", "mobilenetv2_in1k", "resnet_in1k")
 WAYS: dict[str, dict[str, object]] = {
     "as it is": {},
     "bfloat16": {"model.dtype": "bfloat16"},
     "remat": {"model.remat": True},
     "accumulate=4": {"joint.accumulate": 4},
+    "stock": {"model.stock_operations": True},
 }
 
 

@@ -24,7 +24,7 @@ class ResolutionBatchNorm(nn.Module):
 
     The running `mean` and `var` of resolution r live in the collection `batch_stats_<r>`, the
     parameters are `scale_<r>` and `bias_<r>`. With `resolution_aware=False` there is one set
-    (`batch_stats`, `scale`, `bias`), and without a mask the layer is `nn.BatchNorm` to the bit.
+    (`batch_stats`, `scale`, `bias`), and without a mask the layer is `nn.BatchNorm` up to rounding.
     Under `jit` the statistics of a batch that is sharded over devices are those of the whole batch.
 
     Attributes:
