@@ -2,10 +2,10 @@
 
 python benchmarks/operations.py [--networks mobilenetv2 ...] [--repeats 4]
 
-ResNet-50 and MobileNetV2 as in the paper (224/168/112 px, each with its predictor, the recipes of
-`configs/resnet_in1k.py` and `mobilenetv2_in1k.py`) at batch 8, and the demo's networks at their
-batch. Random images, the step as `main.py` runs it; both ways in turns in one run, medians. Goals,
-ours over stock: MobileNetV2 0.4, ResNet-50 0.7; of the demo's network it is only said.
+ResNet-50 (224/168/112 px) and MobileNetV2 (224/196/168 px) as in the paper, with the predictors
+and recipes of `configs/resnet_in1k.py` and `mobilenetv2_in1k.py`, at batch 8, and the demo's
+networks at their batch. Random images, the step as `main.py` runs it; both variants in turns in one
+run, medians. Goals, ours over stock: MobileNetV2 0.4, ResNet-50 0.7; none for the demo's.
 """
 
 import argparse

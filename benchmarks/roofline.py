@@ -2,11 +2,11 @@
 
 python benchmarks/roofline.py [--networks resnet50 mobilenetv2] [--batch-size 8] [--repeats 5]
 
-What it allows is measured in the same run: the rate of a product of two large matrices, and that
-of a copy. A convolution takes at least its multiply-adds at the one, and its input, kernel and
-output at the other: the bound is the larger of both, and twice that for both gradients. Each
-different convolution is timed alone at 224 px in float32, ours and XLA's own in turns, the best of
-the repeats. It says where time is left; there is no goal.
+What it allows is estimated from the same run: the rate of a product of two large matrices, and that
+of a copy. The bound of a convolution is its multiply-adds at the one or the pixels that it reads,
+its kernel and its output at the other, whichever takes longer, and twice that for both gradients;
+what is in the cache already can be faster. Each different convolution is timed alone at 224 px in
+float32, ours and XLA's own in turns, the best of the repeats. There is no goal.
 """
 
 import argparse
@@ -32,19 +32,20 @@ from drnet_jax.models.backbone import BackboneOptions, backbones
 from drnet_jax.models.convolution import convolve
 
 SIZE = 224
-WAYS: dict[str, Callable[..., jax.Array]] = {
+NETWORKS = ["resnet50", "mobilenetv2"]
+VARIANTS: dict[str, Callable[..., jax.Array]] = {
     "ours": convolve,
     "stock": jax.lax.conv_general_dilated,
 }
 # Of a convolution: its layer, apart from its name and place, and the shape of its input.
 Key = tuple[nn.Conv, tuple[int, ...]]
-# Seconds by passes (forward, or both gradients) and way, with the bound as a third way.
+# Seconds by passes (forward, or both gradients) and variant, with the bound as a third.
 Times = dict[tuple[str, str], float]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", nargs="+", default=["resnet50", "mobilenetv2"])
+    parser.add_argument("--networks", nargs="+", choices=list(backbones()), default=NETWORKS)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
@@ -88,7 +89,9 @@ def convolutions(name: str, batch_size: int) -> Counter[Key]:
     def note(function: Any, args: Any, kwargs: Any, context: Any) -> Any:
         """Counts a convolution when it is called."""
         if isinstance(context.module, nn.Conv) and context.method_name == "__call__":
-            layer = context.module.clone(parent=None, name=None, conv_general_dilated=WAYS["stock"])
+            layer = context.module.clone(
+                parent=None, name=None, conv_general_dilated=VARIANTS["stock"]
+            )
             found[layer, args[0].shape] += 1
         return function(*args, **kwargs)
 
@@ -102,17 +105,17 @@ def convolutions(name: str, batch_size: int) -> Counter[Key]:
 
 
 def measure(layer: nn.Conv, shape: tuple[int, ...], repeats: int) -> Times:
-    """The best time of each way, forward and both gradients."""
+    """The best time of each variant, forward and both gradients."""
     x = jax.random.normal(jax.random.key(0), shape)
     runs: dict[tuple[str, str], Callable[[], float]] = {}
-    for way, function in WAYS.items():
+    for variant, function in VARIANTS.items():
         made = layer.clone(conv_general_dilated=function)
         variables = made.init(jax.random.key(1), x)
         forward = jax.jit(made.apply)
         y = forward(variables, x)
         gradients = jax.jit(lambda variables, x, y, f=made.apply: jax.vjp(f, variables, x)[1](y))
-        runs["forward", way] = partial(timed, forward, variables, x)
-        runs["gradients", way] = partial(timed, gradients, variables, x, y)
+        runs["forward", variant] = partial(timed, forward, variables, x)
+        runs["gradients", variant] = partial(timed, gradients, variables, x, y)
     rounds = [{key: run() for key, run in runs.items()} for _ in range(repeats + 1)]
     return {key: min(times[key] for times in rounds) for key in runs}
 
@@ -129,8 +132,9 @@ def work(layer: nn.Conv, shape: tuple[int, ...]) -> tuple[int, int]:
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
     y, variables = jax.eval_shape(lambda x: layer.init_with_output(jax.random.key(0), x), x)
     kernel = variables["params"]["kernel"]
-    macs = y.size * math.prod(kernel.shape[:3])
-    return macs, 4 * (x.size + kernel.size + y.size)
+    taps = math.prod(kernel.shape[:3])
+    read = min(x.size, math.prod(y.shape[:-1]) * math.prod(kernel.shape[:2]) * x.shape[-1])
+    return y.size * taps, 4 * (read + kernel.size + y.size)
 
 
 def kind(layer: nn.Conv) -> str:
@@ -141,9 +145,11 @@ def kind(layer: nn.Conv) -> str:
 
 def report(name: str, kinds: dict[str, Times]) -> str:
     """Prints a network's table; what the bound is of our time."""
-    columns = [(passes, way) for passes in ("forward", "gradients") for way in (*WAYS, "bound")]
+    columns = [
+        (passes, variant) for passes in ("forward", "gradients") for variant in (*VARIANTS, "bound")
+    ]
     total: Times = {key: sum(times[key] for times in kinds.values()) for key in columns}
-    print(f"| {name} | " + " | ".join(f"{passes}, {way}" for passes, way in columns) + " |")
+    print(f"| {name} | " + " | ".join(f"{passes}, {variant}" for passes, variant in columns) + " |")
     print("|---" * (1 + len(columns)) + "|")
     for label, times in {**kinds, "all": total}.items():
         cells = " | ".join(f"{1000 * times[key]:.1f}" for key in columns)

@@ -46,6 +46,18 @@ def test_max_pool_forms_agree_in_value_and_gradient(size: int) -> None:
     np.testing.assert_allclose(np.sum(gradients[0]), weights.sum(), rtol=1e-5)
 
 
+def test_max_pool_gradient_of_ties_adds_up() -> None:
+    """ReLU and -inf around: windows of zeros alone give what they get to the zeros in them."""
+    x = jnp.zeros((1, 5, 5, 1))
+    for form in ("slices", "stock"):
+        gradient = jax.grad(lambda x, form=form: max_pool(x, form=form).sum())(x)
+        assert float(gradient.min()) >= 0
+        np.testing.assert_allclose(gradient.sum(), 9, rtol=1e-6)
+        # Behind a ReLU that is shut nothing comes back.
+        behind = jax.grad(lambda x, form=form: max_pool(nn.relu(x), form=form).sum())(x - 1)
+        np.testing.assert_array_equal(behind, 0)
+
+
 def test_max_pool_refuses_an_unknown_form() -> None:
     with pytest.raises(ValueError, match="form"):
         max_pool(jnp.zeros((1, 4, 4, 1)), form="sum")
@@ -134,11 +146,50 @@ def test_convolve_refuses_an_unknown_form() -> None:
         convolve(x, kernel, (1, 1), [(1, 1)] * 2, form="product", rhs_dilation=(2, 2))
 
 
-@pytest.mark.parametrize("arguments", [{"padding": "SAME"}, {"kernel_dilation": 2, "padding": 2}])
-def test_convolve_of_small_images_in_any_layer(arguments: dict[str, Any]) -> None:
-    x = random_input((2, 2, 2, 3))
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_group_count", 2),
+        ("preferred_element_type", jnp.float32),
+        ("dimension_numbers", None),
+    ],
+)
+def test_convolve_leaves_to_xla_what_its_forms_do_not_take(name: str, value: Any) -> None:
+    x, kernel = (
+        jnp.asarray(random_input(shape), jnp.bfloat16) for shape in ((4, 4, 4, 4), (4, 4, 4, 4))
+    )
+    arguments: dict[str, Any] = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), name: value}
+    got, expected = (
+        function(x, kernel, (1, 1), [(1, 1)] * 2, **arguments)
+        for function in (convolve, jax.lax.conv_general_dilated)
+    )
+    assert got.dtype == expected.dtype
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_convolve_of_an_image_smaller_than_the_kernel_without_padding_is_empty() -> None:
+    x, kernel = jnp.ones((1, 2, 2, 1)), jnp.ones((3, 3, 1, 1))
+    numbers: dict[str, Any] = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    assert convolve(x, kernel, (1, 1), "VALID", **numbers).size == 0
+
+
+@pytest.mark.parametrize("size", [2, 8])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"padding": "SAME"},
+        {"padding": "SAME", "strides": 2},
+        {"padding": "VALID", "kernel_size": (2, 2)},
+        {"padding": "SAME", "kernel_dilation": 2},
+        {"padding": 2, "kernel_dilation": 2},
+        {"padding": "SAME", "feature_group_count": 2},
+        {"padding": "CIRCULAR"},
+    ],
+)
+def test_convolve_in_any_layer(arguments: dict[str, Any], size: int) -> None:
+    x = random_input((2, size, size, 4))
     layers = [
-        nn.Conv(4, (3, 3), conv_general_dilated=way, **arguments)
+        nn.Conv(4, **{"kernel_size": (3, 3), **arguments}, conv_general_dilated=way)
         for way in (convolve, jax.lax.conv_general_dilated)
     ]
     variables = layers[0].init(jax.random.key(0), x)
@@ -146,37 +197,66 @@ def test_convolve_of_small_images_in_any_layer(arguments: dict[str, Any]) -> Non
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_depthwise_kernel_gradient_of_bfloat16_is_summed_in_float32() -> None:
-    """Of ones: 64 rows of 64 pixels make 4,096, in steps that bfloat16 loses from 256 on."""
+def test_depthwise_of_bfloat16_is_summed_in_float32() -> None:
+    """Values and both gradients lie within bfloat16's last place of float32's."""
+    x, kernel = random_input((2, 31, 31, 4)) - 1.5, random_input((5, 5, 1, 4), seed=1) - 1.5
+    weights = random_input(x.shape, seed=2) - 1.5
+    x, kernel, weights = (jnp.asarray(a).astype(jnp.bfloat16) for a in (x, kernel, weights))
 
-    def total(kernel: jax.Array) -> jax.Array:
-        numbers: dict[str, Any] = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        x, places = jnp.ones((1, 64, 64, 2), jnp.bfloat16), [(0, 0)] * 2
-        y = convolve(x, kernel, (1, 1), places, form="shifts", feature_group_count=2, **numbers)
-        return y.sum(dtype=jnp.float32)
+    def run(dtype: Any) -> list[np.ndarray]:
+        def apply(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            numbers: dict[str, Any] = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            pads = [(2, 2)] * 2
+            return convolve(
+                x, kernel, (1, 1), pads, form="shifts", feature_group_count=4, **numbers
+            )
 
-    gradient = jax.grad(total)(jnp.ones((1, 1, 1, 2), jnp.bfloat16))
-    assert gradient.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(gradient.astype(jnp.float32), 4096)
+        y, gradients = jax.vjp(apply, x.astype(dtype), kernel.astype(dtype))
+        found = (y, *gradients(weights.astype(dtype)))
+        assert all(array.dtype == dtype for array in found)
+        return [np.asarray(array, np.float32) for array in found]
+
+    for got, expected in zip(run(jnp.bfloat16), run(jnp.float32), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=2.0**-8, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["resnet10", "mobilenetv2", "efficientnet_lite0"])
-def test_stock_operations_reach_every_layer(name: str) -> None:
-    """With them every convolution is XLA's; without, on the CPU, no 1x1 or depthwise one is."""
+def operations(name: str, stock: bool) -> dict[str, int]:
+    """How often each primitive stands in a network's forward pass at 64 px."""
     x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    counts = []
-    for stock in (False, True):
-        network = backbones()[name](3, BackboneOptions(stock_operations=stock))
-        run = partial(network.init_with_output, resolution=64, train=False)
-        jaxpr = str(jax.make_jaxpr(lambda x, run=run: run(jax.random.key(0), x)[0])(x))
-        counts.append([jaxpr.count(f" = {name}") for name in ("dot_general", "conv_general")])
-    (products, convolutions), (classifier, every) = counts
-    variables = jax.eval_shape(run, jax.random.key(0), x)[1]
-    kernels = [k.shape for k in jax.tree.leaves(variables["params"]) if k.ndim == 4]
-    own = [shape for shape in kernels if shape[:2] == (1, 1) or shape[2] == 1]
-    assert (classifier, every) == (1, len(kernels))
-    assert products > 1
-    assert convolutions <= len(kernels) - len(own)
+    network = backbones()[name](3, BackboneOptions(stock_operations=stock))
+    variables = jax.eval_shape(
+        lambda x: network.init(jax.random.key(0), x, resolution=64, train=False), x
+    )
+    run = partial(network.apply, resolution=64, train=False)
+    jaxpr = str(jax.make_jaxpr(run)(variables, x))
+    primitives = ("dot_general", "conv_general_dilated", "reduce_window_max")
+    return {primitive: jaxpr.count(f" = {primitive}") for primitive in primitives}
+
+
+# Convolutions; of them depthwise; of them left to XLA on the CPU: neither depthwise nor 1x1, nor of
+# 8x8 pixels, nor a 3x3 stem; max-pools.
+NETWORKS = {
+    "resnet10": (12, 0, 3, 1),
+    "mobilenetv2": (52, 17, 0, 0),
+    "efficientnet_lite0": (49, 16, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_stock_operations_are_the_override_and_those_of_a_gpu(
+    name: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every, depthwise, left, pools = NETWORKS[name]
+    stock = {"dot_general": 1, "conv_general_dilated": every, "reduce_window_max": pools}
+    assert operations(name, stock=True) == stock
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    on_cpu = {
+        "dot_general": 1 + every - depthwise - left,
+        "conv_general_dilated": left,
+        "reduce_window_max": 0,
+    }
+    assert operations(name, stock=False) == (stock if backend == "gpu" else on_cpu)
 
 
 def test_stock_operations_train_a_network_the_same() -> None:

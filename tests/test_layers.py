@@ -263,3 +263,24 @@ def test_resize_at_factor_two_is_the_antialiased_triangle_kernel() -> None:
 def test_resize_to_the_same_size_changes_no_bit() -> None:
     x = random_input((2, 12, 12, 3))
     np.testing.assert_array_equal(resize(jnp.asarray(x), 12), x)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_mean_of_a_hundred_deviations_costs_no_more_than_its_digits(train: bool) -> None:
+    """Against NumPy in float64."""
+    x = np.random.default_rng(0).normal(100.0, 1.0, size=(8, 6, 6, 5)).astype(np.float32)
+    layer = ResolutionBatchNorm(epsilon=EPSILON)
+    stats = {"mean": jnp.full(5, 100.0), "var": jnp.ones(5)}
+    params = {"scale_32": jnp.ones(5), "bias_32": jnp.zeros(5)}
+    y, _ = layer.apply(
+        {"params": params, "batch_stats_32": stats},
+        x,
+        resolution=32,
+        train=train,
+        mutable=["batch_stats_32"],
+    )
+    wide = x.astype(np.float64)
+    mean, var = (wide.mean((0, 1, 2)), wide.var((0, 1, 2))) if train else (100.0, 1.0)
+    expected = (wide - mean) / np.sqrt(var + EPSILON)
+    # float32 has 1.2e-7 of 1; of E[x^2] = 10,000 that is 1.2e-3 of the variance.
+    np.testing.assert_allclose(y, expected, atol=5e-3 if train else 2e-5)

@@ -3,10 +3,11 @@
 On the CPU XLA's own operations are slow where some networks spend their time: a depthwise
 convolution runs 25 times below what the memory allows, a 1x1 convolution or one of a small image
 below a matrix product, and the gradient of a max-pool takes longer than the convolution before it.
-Each has a second form here, equal in value and gradient up to rounding. Elsewhere XLA's own
-operations are used. `benchmarks/roofline.py` times every form that a network uses.
+Each has a second form here, of the same values up to rounding. Elsewhere XLA's own operations are
+used. `benchmarks/roofline.py` times every convolution of a network in both.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial, reduce
 from typing import Any
@@ -21,6 +22,7 @@ Pads = tuple[tuple[int, int], ...]
 Strides = tuple[int, ...]
 
 STOCK = "stock"
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def convolve(
@@ -38,63 +40,78 @@ def convolve(
       x: `[n, h, w, c]`.
       kernel: `[kh, kw, c, d]`, of a depthwise convolution `[kh, kw, 1, d]`.
       strides: of both spatial axes.
-      padding: of both spatial axes, with zeros; or `'SAME'`.
-      form: default: XLA's own, but on the CPU whatever is fastest. The values and gradients are the
+      padding: of both spatial axes, with zeros; or `'SAME'`, `'VALID'`.
+      form: default: XLA's own, but on the CPU whatever is fastest. Values and gradients are the
         same up to rounding.
         `'stock'`: XLA's own operation.
-        `'product'`: one matrix product over shifted views.
-        `'shifts'`, of a depthwise convolution: the sum of shifted views times their weights.
+        `'product'`: one matrix product over shifted views, which the backward pass keeps: kh * kw
+        times the input.
+        `'shifts'`, of a depthwise convolution: the sum of shifted views times their weights, in
+        float32 at least. It has no forward-mode derivative (`jax.jvp`).
       arguments: further ones of `lax.conv_general_dilated`.
 
     Raises:
       ValueError: an unknown `form`, or one that this convolution does not have.
     """
     strides = tuple(strides)
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    pads = tuple((low, high) for low, high in padding)
     forms = _possible_forms(x, kernel, arguments)
-    form = form or _fastest(x, kernel, strides, pads, forms)
+    form = form or _fastest(x, kernel, strides, padding, forms)
     if form not in forms:
         raise ValueError(f"convolve: form={form!r} must be one of {forms} for this convolution")
+    if form == STOCK:
+        return lax.conv_general_dilated(x, kernel, strides, padding, **arguments)
+    pads = _pads(x, kernel, strides, padding)
     if form == "product":
         return _product(x, kernel, strides, pads, arguments.get("precision"))
-    if form == "shifts":
-        return _shifts(x, kernel, strides, pads)
-    return lax.conv_general_dilated(x, kernel, strides, pads, **arguments)
+    return _shifts(x, kernel, strides, pads)
 
 
 def _possible_forms(x: jax.Array, kernel: jax.Array, arguments: dict[str, Any]) -> tuple[str, ...]:
-    groups = arguments.get("feature_group_count", 1)
-    dilations = (arguments.get(name) or (1, 1) for name in ("lhs_dilation", "rhs_dilation"))
-    if any(tuple(dilation) != (1, 1) for dilation in dilations):
+    defaults: dict[str, Any] = {
+        "dimension_numbers": lax.conv_dimension_numbers(x.shape, kernel.shape, _LAYOUT),
+        "lhs_dilation": (1, 1),
+        "rhs_dilation": (1, 1),
+        "batch_group_count": 1,
+        "preferred_element_type": None,
+    }
+    given = {name: value for name, value in arguments.items() if name in defaults}
+    layout = given.get("dimension_numbers")
+    given["dimension_numbers"] = lax.conv_dimension_numbers(x.shape, kernel.shape, layout)
+    if any(value not in (None, defaults[name]) for name, value in given.items()):
         return (STOCK,)
+    groups = arguments.get("feature_group_count", 1)
     if groups == 1:
         return (STOCK, "product")
     return (STOCK, "shifts") if groups == x.shape[-1] == kernel.shape[-1] else (STOCK,)
 
 
 def _fastest(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, forms: tuple[str, ...]
+    x: jax.Array, kernel: jax.Array, strides: Strides, padding: Padding, forms: tuple[str, ...]
 ) -> str:
     if jax.default_backend() != "cpu" or len(forms) == 1:
         return STOCK
+    places = _output_places(x, kernel, strides, _pads(x, kernel, strides, padding))
+    if places == 0:
+        return STOCK
     if "shifts" in forms:
         return "shifts"
-    height, width = _output_size(x, kernel, strides, pads)
     # Measured: XLA streams the kernel anew for every few pixels, and reads few channels slowly.
-    small_image = height * width <= 64
-    small_patch = kernel[..., 0].size <= 32 and max(strides) > 1
-    return "product" if kernel.shape[:2] == (1, 1) or small_image or small_patch else STOCK
+    small_patch = math.prod(kernel.shape[:3]) <= 32 and max(strides) > 1
+    is_product = kernel.shape[:2] == (1, 1) or places <= 64 or small_patch
+    return "product" if is_product else STOCK
 
 
-def _output_size(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> list[int]:
-    return [
-        (size + sum(pad) - length) // step + 1
-        for size, pad, length, step in zip(
-            x.shape[1:3], pads, kernel.shape[:2], strides, strict=True
-        )
-    ]
+def _pads(x: jax.Array, kernel: jax.Array, strides: Strides, padding: Padding) -> Pads:
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    return tuple((low, high) for low, high in padding)
+
+
+def _output_places(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> int:
+    lengths = zip(x.shape[1:3], pads, kernel.shape[:2], strides, strict=True)
+    return math.prod(
+        max(0, (size + sum(pad) - length) // step + 1) for size, pad, length, step in lengths
+    )
 
 
 def _product(
@@ -113,9 +130,12 @@ def _shifts(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> ja
 
 
 def _sum_of_shifts(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> jax.Array:
-    views = _views(_pad(x, pads), kernel.shape[:2], strides)
-    weights = kernel.reshape(-1, kernel.shape[-1])
-    return reduce(jnp.add, [view * weight for view, weight in zip(views, weights, strict=True)])
+    wide = _wide(x)
+    # All of it wide, so that the transposed sum, which is the gradient by x, is wide too.
+    views = _views(_pad(x.astype(wide), pads), kernel.shape[:2], strides)
+    weights = kernel.reshape(-1, kernel.shape[-1]).astype(wide)
+    products = [view * weight for view, weight in zip(views, weights, strict=True)]
+    return reduce(jnp.add, products).astype(x.dtype)
 
 
 def _shifts_forward(
@@ -127,22 +147,28 @@ def _shifts_forward(
 def _shifts_backward(
     strides: Strides, pads: Pads, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradient by the kernel is summed over the rows of the output, in float32 at least.
-
-    What a row sees of the image fits the cache; the sum over all pixels would be over one view of
-    the whole image for every place of the kernel.
-    """
     x, kernel = kept
     transpose = jax.linear_transpose(lambda x: _sum_of_shifts(x, kernel, strides, pads), x)
     (by_x,) = transpose(cotangent)
-    padded = _pad(x, pads)
+    return by_x, _shifts_by_kernel(_pad(x, pads), kernel, strides[0], strides[1], cotangent)
+
+
+def _shifts_by_kernel(
+    padded: jax.Array, kernel: jax.Array, down: int, across: int, cotangent: jax.Array
+) -> jax.Array:
+    """The gradient by the kernel, summed over the rows of the output, in float32 at least.
+
+    What a row sees of the image fits the cache; a sum over all pixels at once would be over one
+    view of the whole image for every place of the kernel. Several CPU devices add up every row.
+    """
     (height, width), channels = kernel.shape[:2], kernel.shape[-1]
     n, rows = cotangent.shape[:2]
+    wide = _wide(padded)
 
     def add_row(row: jax.Array, total: jax.Array) -> jax.Array:
-        band = lax.dynamic_slice_in_dim(padded, row * strides[0], height, axis=1)
-        band = band.transpose(0, 2, 1, 3).reshape(n, padded.shape[2], height * channels)
-        seen = _views(band[:, None], (1, width), (1, strides[1]))
+        band = lax.dynamic_slice_in_dim(padded, row * down, height, axis=1)
+        band = band.transpose(0, 2, 1, 3).reshape(n, 1, padded.shape[2], height * channels)
+        seen = _views(band, (1, width), (1, across))
         returned = lax.dynamic_index_in_dim(cotangent, row, axis=1, keepdims=False)
         weights = _flat(jnp.tile(returned, (1, 1, height)).astype(wide))
         # A row of ones times a matrix: several times faster than a sum.
@@ -150,12 +176,16 @@ def _shifts_backward(
         sums = jnp.stack([ones @ (_flat(view) * weights) for view in seen])
         return total + sums.reshape(total.shape)
 
-    wide = jnp.promote_types(kernel.dtype, jnp.float32)
-    total = lax.fori_loop(0, rows, add_row, jnp.zeros((width, height, 1, channels), wide))
-    return by_x, total.swapaxes(0, 1).astype(kernel.dtype)
+    total = jnp.zeros((width, height, 1, channels), wide)
+    total = lax.fori_loop(0, rows, add_row, total)
+    return total.swapaxes(0, 1).astype(kernel.dtype)
 
 
 _shifts.defvjp(_shifts_forward, _shifts_backward)
+
+
+def _wide(x: jax.Array) -> Any:
+    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _flat(x: jax.Array) -> jax.Array:
@@ -175,7 +205,8 @@ def max_pool(
       form: `'stock'` is XLA's own operation, `'slices'` the maximum of strided slices, along the
         rows and then along the columns, whose gradient is ten times faster on the CPU. Default:
         `'slices'` on the CPU, `'stock'` elsewhere. The values are the same. Where entries of a
-        window tie, `'slices'` splits the gradient among them and `'stock'` gives it to the first.
+        window tie, `'slices'` splits the gradient among them, unevenly, and `'stock'` gives it to
+        the first.
 
     Raises:
       ValueError: an unknown `form`.
