@@ -63,7 +63,7 @@ def test_max_pool_refuses_an_unknown_form() -> None:
         max_pool(jnp.zeros((1, 4, 4, 1)), form="sum")
 
 
-@pytest.mark.parametrize("form", ["product", "stock", None])
+@pytest.mark.parametrize("form", ["product", "space_to_depth", "stock", None])
 @pytest.mark.parametrize(
     ("height", "width", "size", "strides", "padding"),
     [

@@ -46,6 +46,8 @@ def convolve(
         `'stock'`: XLA's own operation.
         `'product'`: one matrix product over shifted views, which the backward pass keeps: kh * kw
         times the input.
+        `'space_to_depth'`: the same, after the columns of a stride have become channels of one, so
+        that the views are of fewer and longer runs.
         `'shifts'`, of a depthwise convolution: the sum of shifted views times their weights, in
         float32 at least. It has no forward-mode derivative (`jax.jvp`).
       arguments: further ones of `lax.conv_general_dilated`.
@@ -62,7 +64,10 @@ def convolve(
         return lax.conv_general_dilated(x, kernel, strides, padding, **arguments)
     pads = _pads(x, kernel, strides, padding)
     if form == "product":
-        return _product(x, kernel, strides, pads, arguments.get("precision"))
+        return _product(_pad(x, pads), kernel, strides, arguments.get("precision"))
+    if form == "space_to_depth":
+        deep, deep_kernel = _space_to_depth(_pad(x, pads), kernel, strides[1])
+        return _product(deep, deep_kernel, (strides[0], 1), arguments.get("precision"))
     return _shifts(x, kernel, strides, pads)
 
 
@@ -81,7 +86,7 @@ def _possible_forms(x: jax.Array, kernel: jax.Array, arguments: dict[str, Any]) 
         return (STOCK,)
     groups = arguments.get("feature_group_count", 1)
     if groups == 1:
-        return (STOCK, "product")
+        return (STOCK, "product", "space_to_depth")
     return (STOCK, "shifts") if groups == x.shape[-1] == kernel.shape[-1] else (STOCK,)
 
 
@@ -96,9 +101,10 @@ def _fastest(
     if "shifts" in forms:
         return "shifts"
     # Measured: XLA streams the kernel anew for every few pixels, and reads few channels slowly.
-    small_patch = math.prod(kernel.shape[:3]) <= 32 and max(strides) > 1
-    is_product = kernel.shape[:2] == (1, 1) or places <= 64 or small_patch
-    return "product" if is_product else STOCK
+    if kernel.shape[:2] == (1, 1) or places <= 64:
+        return "product"
+    small_patch = math.prod(kernel.shape[:3]) <= 32
+    return "space_to_depth" if small_patch and strides[1] > 1 else STOCK
 
 
 def _pads(x: jax.Array, kernel: jax.Array, strides: Strides, padding: Padding) -> Pads:
@@ -114,14 +120,28 @@ def _output_places(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads
     )
 
 
-def _product(
-    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, precision: Any
-) -> jax.Array:
-    views = _views(_pad(x, pads), kernel.shape[:2], strides)
+def _product(padded: jax.Array, kernel: jax.Array, strides: Strides, precision: Any) -> jax.Array:
+    views = _views(padded, kernel.shape[:2], strides)
     stacked = views[0] if len(views) == 1 else jnp.concatenate(views, axis=-1)
     # Of two axes, which the gradient by the kernel needs to be one product too.
     y = jnp.matmul(_flat(stacked), kernel.reshape(-1, kernel.shape[-1]), precision=precision)
     return y.reshape(*stacked.shape[:-1], -1)
+
+
+def _space_to_depth(padded: jax.Array, kernel: jax.Array, step: int) -> tuple[jax.Array, jax.Array]:
+    """`[n, h, w, c]` as `[n, h, blocks, step * c]`, and the kernel for it, padded with zeros."""
+    n, height, columns, channels = padded.shape
+    length, width, _, features = kernel.shape
+    taken = -(-width // step)
+    blocks = (columns - width) // step + taken
+    # What no window sees is cut off.
+    fit = ((0, 0, 0), (0, 0, 0), (0, blocks * step - columns, 0), (0, 0, 0))
+    deep = lax.pad(padded, jnp.zeros((), padded.dtype), fit)
+    kernel = jnp.pad(kernel, ((0, 0), (0, taken * step - width), (0, 0), (0, 0)))
+    return (
+        deep.reshape(n, height, blocks, step * channels),
+        kernel.reshape(length, taken, step * channels, features),
+    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
