@@ -7,6 +7,7 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up; a file imports only from files before its own layer, or from its own layer's
 # earlier entries.
 ORDER = [
+    "allocator",
     "gumbel",
     "models.convolution",
     "models.layers",
