@@ -7,8 +7,9 @@ arguments (state and batch), outputs that reuse no argument, and temporaries. Th
 one of the device at hand, and others fuse otherwise. On a CPU, bfloat16 is widened, and XLA merges
 what remat computes again with the first computation (`tests/test_train_step.py` counts what JAX
 saves instead), so neither shows here. Stock: with XLA's own operations (`model.stock_operations`).
-ResNet-50 and MobileNetV2 take some minutes to compile. The last line is its
-memory at batch 256 with four micro-batches over that of the plain step: a quarter, and the state.
+A config of ResNet-50 or MobileNetV2 takes ten minutes or more to compile in all five variants, so
+name one at a time. The last line, with `resnet_in1k`, is ResNet-50's memory at batch 256 with four
+micro-batches over that of the plain step: a quarter, and the state.
 """
 
 import importlib

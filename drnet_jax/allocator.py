@@ -13,10 +13,9 @@ def keep_freed_memory() -> bool:
     """Lets this process keep what it frees, for the next call to use.
 
     On the CPU XLA allocates the temporary buffers of a program anew at every call. By default glibc
-    maps the large ones from the system and gives them back, and the first touch of every page costs
-    more than what is computed on it: a quarter of MobileNetV2's forward pass at batch 8. The price:
-    the process does not shrink, and all its threads allocate from one heap. To be called before the
-    first computation.
+    maps the large ones from the system and gives them back, so that every call faults its pages in
+    again. The price: the process does not shrink, and all its threads allocate from one heap. To be
+    called before the first computation.
 
     Returns:
       Whether the C library has these settings; others than glibc are left as they are.

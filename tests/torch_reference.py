@@ -8,7 +8,6 @@ training. torchvision's, and EfficientNet-Lite0 of the package `efficientnet-lit
 is installed. Arrays are named `<network>/<what>`; images are `[n, 3, h, w]`.
 """
 
-import importlib.util
 import sys
 
 import numpy as np
@@ -23,9 +22,8 @@ NETWORKS = {
     "resnet50": ["layer1", "layer2", "layer3", "layer4"],
     "resnet101": ["layer1", "layer2", "layer3", "layer4"],
     "mobilenetv2": [f"features.{i}" for i in (1, 3, 6, 10, 13, 16, 17)],
+    "efficientnet_lite0": [f"_blocks.{i}" for i in (0, 2, 4, 7, 10, 14, 15)],
 }
-if importlib.util.find_spec("efficientnet_lite_pytorch"):
-    NETWORKS["efficientnet_lite0"] = [f"_blocks.{i}" for i in (0, 2, 4, 7, 10, 14, 15)]
 
 
 def build(name, size):
