@@ -4,8 +4,8 @@ python tests/torch_reference.py OUT.npz
 
 Of each network, with random weights and perturbed BatchNorm statistics: the state dict; at every
 size logits and what every stage gives, in evaluation; and the running statistics after one batch in
-training. torchvision's, and EfficientNet-Lite0 of the package `efficientnet-lite-pytorch` where it
-is installed. Arrays are named `<network>/<what>`; images are `[n, 3, h, w]`.
+training. torchvision's, and EfficientNet-Lite0 of the package `efficientnet-lite-pytorch`.
+Arrays are named `<network>/<what>`; images are `[n, 3, h, w]`.
 """
 
 import sys
