@@ -35,3 +35,20 @@ def test_one_clear_line(flag: str, words: str, tmp_path: Path) -> None:
     (line,) = [line for line in result.stderr.splitlines() if line]
     assert line.startswith("error: ") and words in line
     assert not workdir.exists()
+
+
+def test_on_the_cpu_freed_memory_is_kept(tmp_path: Path) -> None:
+    code = (
+        "import runpy, drnet_jax.allocator\n"
+        "drnet_jax.allocator.keep_freed_memory = lambda: print('kept')\n"
+        f"runpy.run_path({str(MAIN)!r}, run_name='__main__')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, "--mode=eval", f"--workdir={tmp_path / 'none'}"],
+        capture_output=True,
+        text=True,
+        cwd=MAIN.parent,
+        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+    )
+    assert result.returncode == 2
+    assert "kept" in result.stdout.splitlines()
