@@ -95,7 +95,7 @@ def test_convolve_matches_numpy(
         )
         return (weights * y).sum(), y
 
-    (dx, dkernel), y = jax.grad(loss, (0, 1), has_aux=True)(x, kernel)
+    (dx, dkernel), y = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(x, kernel)
     padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))
     windows = windows[:, ::strides, ::strides]
@@ -133,7 +133,8 @@ def test_depthwise_as_shifts(size: int, kernel_size: int, strides: int, padding:
         return (jnp.cos(jnp.arange(y.size).reshape(y.shape)) * y).sum(), y
 
     shifts, stock = (
-        jax.grad(loss, (0, 1), has_aux=True)(x, kernel, form) for form in ("shifts", "stock")
+        jax.jit(jax.grad(loss, (0, 1), has_aux=True), static_argnums=2)(x, kernel, form)
+        for form in ("shifts", "stock")
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), shifts, stock)
 
@@ -211,7 +212,7 @@ def test_depthwise_of_bfloat16_is_summed_in_float32() -> None:
                 x, kernel, (1, 1), pads, form="shifts", feature_group_count=4, **numbers
             )
 
-        y, gradients = jax.vjp(apply, x.astype(dtype), kernel.astype(dtype))
+        y, gradients = jax.vjp(jax.jit(apply), x.astype(dtype), kernel.astype(dtype))
         found = (y, *gradients(weights.astype(dtype)))
         assert all(array.dtype == dtype for array in found)
         return [np.asarray(array, np.float32) for array in found]
