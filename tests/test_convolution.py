@@ -12,6 +12,8 @@ import pytest
 from drnet_jax.models.backbone import BackboneOptions, backbones
 from drnet_jax.models.convolution import convolve, max_pool
 
+NHWC: dict[str, Any] = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
 
 def random_input(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
@@ -63,17 +65,22 @@ def test_max_pool_refuses_an_unknown_form() -> None:
         max_pool(jnp.zeros((1, 4, 4, 1)), form="sum")
 
 
-@pytest.mark.parametrize("form", ["product", "space_to_depth", "stock", None])
+FORMS = ("product", "space_to_depth", "stock", None)
+# Height, width, size of the kernel, strides, padding.
+CONVOLUTIONS = [
+    (2, 2, 3, 1, 1),
+    (1, 1, 3, 1, 1),
+    (2, 5, 3, 2, 1),
+    (7, 6, 3, 2, 1),
+    (5, 4, 1, 2, 0),
+    (9, 8, 7, 2, 3),
+]
+
+
 @pytest.mark.parametrize(
-    ("height", "width", "size", "strides", "padding"),
-    [
-        (2, 2, 3, 1, 1),
-        (1, 1, 3, 1, 1),
-        (2, 5, 3, 2, 1),
-        (7, 6, 3, 2, 1),
-        (5, 4, 1, 2, 0),
-        (9, 8, 7, 2, 3),
-    ],
+    ("form", "height", "width", "size", "strides", "padding"),
+    [(form, *shape) for form in FORMS for shape in CONVOLUTIONS]
+    + [(form, 9, 8, 1, 1, 0) for form in ("weighted_sum", "product", None)],
 )
 def test_convolve_matches_numpy(
     form: str | None, height: int, width: int, size: int, strides: int, padding: int
@@ -90,8 +97,8 @@ def test_convolve_matches_numpy(
             (strides, strides),
             [(padding, padding)] * 2,
             form=form,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=1,
+            **NHWC,
         )
         return (weights * y).sum(), y
 
@@ -127,8 +134,8 @@ def test_depthwise_as_shifts(size: int, kernel_size: int, strides: int, padding:
             (strides, strides),
             padding,
             form=form,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=6,
+            **NHWC,
         )
         return (jnp.cos(jnp.arange(y.size).reshape(y.shape)) * y).sum(), y
 
@@ -145,6 +152,9 @@ def test_convolve_refuses_an_unknown_form() -> None:
         convolve(x, kernel, (1, 1), [(1, 1)] * 2, form="sum")
     with pytest.raises(ValueError, match="must be one of .'stock',. for this"):
         convolve(x, kernel, (1, 1), [(1, 1)] * 2, form="product", rhs_dilation=(2, 2))
+    for strides, padding in (((2, 2), "VALID"), ((1, 1), [(1, 1)] * 2)):
+        with pytest.raises(ValueError, match="'space_to_depth'. for this"):
+            convolve(x, kernel[:1, :1], strides, padding, form="weighted_sum", **NHWC)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +169,7 @@ def test_convolve_leaves_to_xla_what_its_forms_do_not_take(name: str, value: Any
     x, kernel = (
         jnp.asarray(random_input(shape), jnp.bfloat16) for shape in ((4, 4, 4, 4), (4, 4, 4, 4))
     )
-    arguments: dict[str, Any] = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), name: value}
+    arguments: dict[str, Any] = {**NHWC, name: value}
     got, expected = (
         function(x, kernel, (1, 1), [(1, 1)] * 2, **arguments)
         for function in (convolve, jax.lax.conv_general_dilated)
@@ -170,8 +180,7 @@ def test_convolve_leaves_to_xla_what_its_forms_do_not_take(name: str, value: Any
 
 def test_convolve_of_an_image_smaller_than_the_kernel_without_padding_is_empty() -> None:
     x, kernel = jnp.ones((1, 2, 2, 1)), jnp.ones((3, 3, 1, 1))
-    numbers: dict[str, Any] = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    assert convolve(x, kernel, (1, 1), "VALID", **numbers).size == 0
+    assert convolve(x, kernel, (1, 1), "VALID", **NHWC).size == 0
 
 
 @pytest.mark.parametrize("size", [2, 8])
@@ -198,18 +207,22 @@ def test_convolve_in_any_layer(arguments: dict[str, Any], size: int) -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_depthwise_of_bfloat16_is_summed_in_float32() -> None:
+@pytest.mark.parametrize(
+    ("form", "kernel_shape", "groups"),
+    [("shifts", (5, 5, 1, 4), 4), ("weighted_sum", (1, 1, 4, 6), 1)],
+)
+def test_bfloat16_is_summed_in_float32(
+    form: str, kernel_shape: tuple[int, ...], groups: int
+) -> None:
     """Values and both gradients lie within bfloat16's last place of float32's."""
-    x, kernel = random_input((2, 31, 31, 4)) - 1.5, random_input((5, 5, 1, 4), seed=1) - 1.5
-    weights = random_input(x.shape, seed=2) - 1.5
+    x, kernel = random_input((2, 31, 31, 4)) - 1.5, random_input(kernel_shape, seed=1) - 1.5
+    weights = random_input((*x.shape[:3], kernel_shape[-1]), seed=2) - 1.5
     x, kernel, weights = (jnp.asarray(a).astype(jnp.bfloat16) for a in (x, kernel, weights))
 
     def run(dtype: Any) -> list[np.ndarray]:
         def apply(x: jax.Array, kernel: jax.Array) -> jax.Array:
-            numbers: dict[str, Any] = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
-            pads = [(2, 2)] * 2
             return convolve(
-                x, kernel, (1, 1), pads, form="shifts", feature_group_count=4, **numbers
+                x, kernel, (1, 1), "SAME", form=form, feature_group_count=groups, **NHWC
             )
 
         y, gradients = jax.vjp(jax.jit(apply), x.astype(dtype), kernel.astype(dtype))
@@ -235,11 +248,11 @@ def operations(name: str, stock: bool) -> dict[str, int]:
 
 
 # Convolutions; of them depthwise; of them left to XLA on the CPU: neither depthwise nor 1x1, nor of
-# 8x8 pixels, nor a 3x3 stem; max-pools.
+# 8x8 pixels, nor a 3x3 stem; sums of 16 channels; max-pools.
 NETWORKS = {
-    "resnet10": (12, 0, 3, 1),
-    "mobilenetv2": (52, 17, 0, 0),
-    "efficientnet_lite0": (49, 16, 0, 0),
+    "resnet10": (12, 0, 3, 0, 1),
+    "mobilenetv2": (52, 17, 0, 1, 0),
+    "efficientnet_lite0": (49, 16, 0, 1, 0),
 }
 
 
@@ -248,12 +261,12 @@ NETWORKS = {
 def test_stock_operations_are_the_override_and_those_of_a_gpu(
     name: str, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every, depthwise, left, pools = NETWORKS[name]
+    every, depthwise, left, sums, pools = NETWORKS[name]
     stock = {"dot_general": 1, "conv_general_dilated": every, "reduce_window_max": pools}
     assert operations(name, stock=True) == stock
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     on_cpu = {
-        "dot_general": 1 + every - depthwise - left,
+        "dot_general": 1 + every - depthwise - left - sums,
         "conv_general_dilated": left,
         "reduce_window_max": 0,
     }

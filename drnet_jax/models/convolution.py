@@ -47,21 +47,26 @@ def convolve(
         times the input.
         `'space_to_depth'`: the same, after the columns of a stride have become channels of one, so
         that the views are of fewer and longer runs.
+        `'weighted_sum'`, of a 1x1 convolution without stride or padding: the sum over the channels
+        times their weights, which XLA fuses with what follows, where a product would be written
+        out and read again; the gradient is the product's. No forward-mode derivative (`jax.jvp`).
         `'shifts'`, of a depthwise convolution: the sum of shifted views times their weights, in
-        float32 at least. It has no forward-mode derivative (`jax.jvp`).
+        float32 at least. No forward-mode derivative either.
       arguments: further ones of `lax.conv_general_dilated`.
 
     Raises:
       ValueError: an unknown `form`, or one that this convolution does not have.
     """
     strides = tuple(strides)
-    forms = _possible_forms(x, kernel, arguments)
-    form = form or _fastest(x, kernel, strides, padding, forms)
+    pads = _pads(x, kernel, strides, padding)
+    forms = _possible_forms(x, kernel, strides, pads, arguments)
+    form = form or _fastest(x, kernel, strides, pads, forms)
     if form not in forms:
         raise ValueError(f"convolve: form={form!r} must be one of {forms} for this convolution")
     if form == STOCK:
         return lax.conv_general_dilated(x, kernel, strides, padding, **arguments)
-    pads = _pads(x, kernel, strides, padding)
+    if form == "weighted_sum":
+        return _weighted_sum(x, kernel, arguments.get("precision"))
     if form == "product":
         return _product(_pad(x, pads), kernel, strides, arguments.get("precision"))
     if form == "space_to_depth":
@@ -70,7 +75,9 @@ def convolve(
     return _shifts(x, kernel, strides, pads)
 
 
-def _possible_forms(x: jax.Array, kernel: jax.Array, arguments: dict[str, Any]) -> tuple[str, ...]:
+def _possible_forms(
+    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, arguments: dict[str, Any]
+) -> tuple[str, ...]:
     defaults: dict[str, Any] = {
         "dimension_numbers": lax.conv_dimension_numbers(x.shape, kernel.shape, _LAYOUT),
         "lhs_dilation": (1, 1),
@@ -85,21 +92,26 @@ def _possible_forms(x: jax.Array, kernel: jax.Array, arguments: dict[str, Any]) 
         return (STOCK,)
     groups = arguments.get("feature_group_count", 1)
     if groups == 1:
-        return (STOCK, "product", "space_to_depth")
+        forms = (STOCK, "product", "space_to_depth")
+        pixelwise = (kernel.shape[:2], strides, pads) == ((1, 1), (1, 1), ((0, 0), (0, 0)))
+        return (*forms, "weighted_sum") if pixelwise else forms
     return (STOCK, "shifts") if groups == x.shape[-1] == kernel.shape[-1] else (STOCK,)
 
 
 def _fastest(
-    x: jax.Array, kernel: jax.Array, strides: Strides, padding: Padding, forms: tuple[str, ...]
+    x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, forms: tuple[str, ...]
 ) -> str:
     if jax.default_backend() != "cpu" or len(forms) == 1:
         return STOCK
-    places = _output_places(x, kernel, strides, _pads(x, kernel, strides, padding))
+    places = _output_places(x, kernel, strides, pads)
     if places == 0:
         return STOCK
     if "shifts" in forms:
         return "shifts"
-    # Where a product was faster than XLA's own, forward and backward, on two cores of an AMD EPYC.
+    channels, features = kernel.shape[2:]
+    # What was faster than XLA's own, forward and backward, on two cores of an AMD EPYC.
+    if "weighted_sum" in forms and channels <= 16 and features > channels and places > 64:
+        return "weighted_sum"
     if kernel.shape[:2] == (1, 1) or places <= 64:
         return "product"
     small_patch = math.prod(kernel.shape[:3]) <= 32
@@ -125,6 +137,32 @@ def _product(padded: jax.Array, kernel: jax.Array, strides: Strides, precision: 
     # Of two axes, which the gradient by the kernel needs to be one product too.
     y = jnp.matmul(_flat(stacked), kernel.reshape(-1, kernel.shape[-1]), precision=precision)
     return y.reshape(*stacked.shape[:-1], -1)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _weighted_sum(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
+    wide = _wide(x)
+    weights = kernel[0, 0].astype(wide)
+    channels = [x[..., channel, None].astype(wide) for channel in range(x.shape[-1])]
+    products = [channel * weight for channel, weight in zip(channels, weights, strict=True)]
+    return reduce(jnp.add, products).astype(x.dtype)
+
+
+def _weighted_sum_forward(
+    x: jax.Array, kernel: jax.Array, precision: Any
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _weighted_sum(x, kernel, precision), (x, kernel)
+
+
+def _weighted_sum_backward(
+    precision: Any, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    _, transpose = jax.vjp(lambda x, kernel: _product(x, kernel, (1, 1), precision), *kept)
+    by_x, by_kernel = transpose(cotangent)
+    return by_x, by_kernel
+
+
+_weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
 
 
 def _space_to_depth(padded: jax.Array, kernel: jax.Array, step: int) -> tuple[jax.Array, jax.Array]:
