@@ -5,11 +5,11 @@ python benchmarks/memory.py [names of configs; default: all]
 Compiles the joint step, without running it, and adds up what `compiled.memory_analysis()` says:
 arguments (state and batch), outputs that reuse no argument, and temporaries. The compiler is the
 one of the device at hand, and others fuse otherwise. On a CPU, bfloat16 is widened, and XLA merges
-what remat computes again with the first computation (`tests/test_train_step.py` counts what JAX
-saves instead), so neither shows here. Stock: with XLA's own operations (`model.stock_operations`).
-A config of ResNet-50 or MobileNetV2 takes ten minutes or more to compile in all five variants, so
-name one at a time. The last line, with `resnet_in1k`, is ResNet-50's memory at batch 256 with four
-micro-batches over that of the plain step: a quarter, and the state.
+what remat computes again with the first computation, so neither saves anything here
+(`tests/test_train_step.py` counts what JAX saves instead). Stock: with XLA's own operations
+(`model.stock_operations`). All four take some seven minutes on two cores. The last line, with
+`resnet_in1k`, is ResNet-50's memory at batch 256 with four micro-batches over that of the plain
+step: a quarter, and the state.
 """
 
 import importlib
