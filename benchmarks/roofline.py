@@ -6,7 +6,8 @@ What it allows is estimated from the same run: the rate of a product of two larg
 of a copy. The bound of a convolution is its multiply-adds at the one or the pixels that it reads,
 its kernel and its output at the other, whichever takes longer, and twice that for both gradients;
 what is in the cache already can be faster. Each different convolution is timed alone at 224 px in
-float32, ours and XLA's own in turns, the best of the repeats. There is no goal.
+float32, ours and XLA's own in turns, the best of the repeats; the stem's gradient by the image,
+which training does not need, is in it. There is no goal.
 """
 
 import argparse

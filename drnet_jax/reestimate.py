@@ -59,7 +59,8 @@ def reestimate_statistics(
     pooled = jax.tree.map(
         lambda layer: {
             "mean": layer["mean"] / count,
-            "var": layer["square"] / count - (layer["mean"] / count) ** 2,
+            # Of a constant channel, rounding could leave it below zero.
+            "var": jnp.maximum(0.0, layer["square"] / count - (layer["mean"] / count) ** 2),
         },
         total,
         is_leaf=_is_statistics,

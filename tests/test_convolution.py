@@ -60,6 +60,11 @@ def test_max_pool_gradient_of_ties_adds_up() -> None:
         np.testing.assert_array_equal(behind, 0)
 
 
+@pytest.mark.parametrize("form", ["slices", "stock"])
+def test_max_pool_of_a_row_smaller_than_the_window_is_empty(form: str) -> None:
+    assert max_pool(jnp.ones((2, 1, 4, 3)), 2, 2, 0, form=form).shape == (2, 0, 2, 3)
+
+
 def test_max_pool_refuses_an_unknown_form() -> None:
     with pytest.raises(ValueError, match="form"):
         max_pool(jnp.zeros((1, 4, 4, 1)), form="sum")
@@ -176,6 +181,32 @@ def test_convolve_leaves_to_xla_what_its_forms_do_not_take(name: str, value: Any
     )
     assert got.dtype == expected.dtype
     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("form", "size", "groups"),
+    [("product", 3, 1), ("space_to_depth", 3, 1), ("weighted_sum", 1, 1), ("shifts", 3, 4)],
+)
+def test_convolve_of_no_images(form: str, size: int, groups: int) -> None:
+    x, kernel = jnp.ones((0, 8, 8, 4)), jnp.ones((size, size, 4 // groups, 4))
+
+    def total(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y = convolve(x, kernel, (1, 1), "SAME", form=form, feature_group_count=groups, **NHWC)
+        return y.sum(), y
+
+    gradients, y = jax.grad(total, (0, 1), has_aux=True)(x, kernel)
+    assert y.shape == x.shape
+    assert gradients[0].shape == x.shape
+    np.testing.assert_array_equal(gradients[1], np.zeros(kernel.shape))
+
+
+def test_convolve_leaves_negative_padding_and_mixed_dtypes_to_xla() -> None:
+    x, kernel = jnp.asarray(random_input((1, 9, 9, 3))), jnp.ones((1, 1, 3, 4))
+    pads = [(-1, 0)] * 2
+    expected = jax.lax.conv_general_dilated(x, kernel, (1, 1), pads, **NHWC)
+    np.testing.assert_array_equal(convolve(x, kernel, (1, 1), pads, **NHWC), expected)
+    with pytest.raises(TypeError, match="dtype"):
+        convolve(x.astype(jnp.bfloat16), kernel, (1, 1), "SAME", **NHWC)
 
 
 def test_convolve_of_an_image_smaller_than_the_kernel_without_padding_is_empty() -> None:

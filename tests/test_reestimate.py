@@ -4,6 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -46,6 +47,19 @@ def test_batches_of_different_sizes_are_pooled() -> None:
     found = again[f"batch_stats_{SIZE}"]["bn1"]
     np.testing.assert_allclose(found["mean"], inputs.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["var"], inputs.var((0, 1, 2)), rtol=1e-4, atol=1e-5)
+
+
+def test_the_variance_of_a_constant_channel_is_not_negative() -> None:
+    """Rounding alone would leave it below -epsilon, of which the root is NaN."""
+    network, variables, _ = network_and_images()
+    centre = jnp.zeros_like(variables["params"]["conv1"]["kernel"]).at[1, 1].set(1 / 3)
+    params = {**variables["params"], "conv1": {"kernel": centre}}
+    for value in np.linspace(10, 100, 10, dtype=np.float32):
+        batches = [np.full((3, SIZE, SIZE, 3), value)] * 7
+        again = reestimate_statistics(network, {**variables, "params": params}, batches, SIZE)
+        found = again[f"batch_stats_{SIZE}"]["bn1"]["var"]
+        np.testing.assert_allclose(found, 0, atol=1e-6 * value**2)
+        assert float(found.min()) >= 0
 
 
 def test_no_batch_is_refused() -> None:

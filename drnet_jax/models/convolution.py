@@ -90,6 +90,9 @@ def _possible_forms(
     given["dimension_numbers"] = lax.conv_dimension_numbers(x.shape, kernel.shape, layout)
     if any(value not in (None, defaults[name]) for name, value in given.items()):
         return (STOCK,)
+    unknown = arguments.keys() - defaults.keys() - {"feature_group_count", "precision"}
+    if unknown or x.dtype != kernel.dtype or min(map(min, pads)) < 0:
+        return (STOCK,)
     groups = arguments.get("feature_group_count", 1)
     if groups == 1:
         forms = (STOCK, "product", "space_to_depth")
@@ -136,7 +139,7 @@ def _product(padded: jax.Array, kernel: jax.Array, strides: Strides, precision: 
     stacked = views[0] if len(views) == 1 else jnp.concatenate(views, axis=-1)
     # Of two axes, which the gradient by the kernel needs to be one product too.
     y = jnp.matmul(_flat(stacked), kernel.reshape(-1, kernel.shape[-1]), precision=precision)
-    return y.reshape(*stacked.shape[:-1], -1)
+    return y.reshape(*stacked.shape[:-1], kernel.shape[-1])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -284,14 +287,11 @@ def max_pool(
 def _views(x: jax.Array, window: Sequence[int], strides: Sequence[int]) -> list[jax.Array]:
     """The pixels at each place of a sliding window: one `[n, h', w', c]` a place."""
     rows, columns = (
-        range(0, size - length + 1, step)
+        # None at all where the window does not fit.
+        [slice(first, first + max(0, size - length + 1), step) for first in range(length)]
         for size, length, step in zip(x.shape[1:3], window, strides, strict=True)
     )
-    return [
-        x[:, top : top + rows[-1] + 1 : rows.step, left : left + columns[-1] + 1 : columns.step]
-        for top in range(window[0])
-        for left in range(window[1])
-    ]
+    return [x[:, row, column] for row in rows for column in columns]
 
 
 def pair(value: int) -> Sequence[tuple[int, int]]:

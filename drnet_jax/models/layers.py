@@ -32,7 +32,7 @@ class ResolutionBatchNorm(nn.Module):
       momentum: decay of the running statistics (0.9 is PyTorch's 0.1). The running variance is the
         biased one, as in `nn.BatchNorm`.
       epsilon: added to the variance.
-      min_samples: with fewer unmasked samples than this in a batch, the running statistics
+      min_samples: where a mask leaves fewer samples of a batch than this, the running statistics
         normalise it and stay as they are.
       dtype: dtype of the output (default: that of the input and parameters).
       param_dtype: dtype of the parameters and of the running statistics.
