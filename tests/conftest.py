@@ -1,4 +1,4 @@
-"""Four CPU devices for the sharding tests, and compiled programs shared between all tests.
+"""Four CPU devices for the sharding tests, quick compilation, and compiled programs shared.
 
 Must run before JAX is imported.
 """
@@ -11,9 +11,11 @@ import tempfile
 from absl import flags
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_DEVICES = "--xla_force_host_platform_device_count=4"
-if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+# LLVM's optimisation takes longer than running what the tests compile. The runs of `main.py` that
+# tests start in processes of their own are without these flags.
+_FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+if _FLAGS not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 _CACHE = tempfile.mkdtemp(prefix="drnet_jax_cache_")
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
