@@ -30,11 +30,11 @@ import jax
 import numpy as np
 from sklearn.datasets import load_sample_images
 
-from drnet_jax.build import create_model
 from drnet_jax.config import default_config
 from drnet_jax.inference.adaptive import AdaptiveClassifier
 from drnet_jax.inference.networks import predictor_network
-from drnet_jax.train_state import init_variables
+from drnet_jax.models.create import create_model
+from drnet_jax.models.variables import init_variables
 
 # Shares of the batch, and the goal of the saving on the CPU.
 SHARES = (((0.4, 0.3, 0.3), 0.65), ((0.2, 0.3, 0.5), 0.80), ((0.364, 0.303, 0.333), 0.65))

@@ -5,12 +5,12 @@ python benchmarks/inference.py PYTHON [--networks resnet50 mobilenetv2] [--repea
 PYTHON has what `requirements-reference.txt` names, in an environment of its own; ONNX Runtime (`pip
 install onnxruntime`) is left out, with a word, where this Python lacks it.
 Random weights, 224 px, float32, two threads each, and each keeps the memory that it frees
-(`drnet_jax/allocator.py`). All take turns of 0.3 seconds in one run (`turns.py`); ms an image: of
-each the best turn, since other programs of the machine only add time, and the median of the turns.
-Ours, stock: XLA's own operations, BatchNorm not folded. PyTorch: eager in NCHW with BatchNorm, the
-same in channels-last, and scripted, frozen (BatchNorm folded) and optimised for inference. Goals,
-ours over PyTorch eager by the best turns, at batch 8 and at batch 1: ResNet-50 1.05, MobileNetV2
-0.7.
+(`drnet_jax/runtime/allocator.py`). All take turns of 0.3 seconds in one run (`turns.py`); ms an
+image: of each the best turn, since other programs of the machine only add time, and the median of
+the turns. Ours, stock: XLA's own operations, BatchNorm not folded. PyTorch: eager in NCHW with
+BatchNorm, the same in channels-last, and scripted, frozen (BatchNorm folded) and optimised for
+inference. Goals, ours over PyTorch eager by the best turns, at batch 8 and at batch 1: ResNet-50
+1.05, MobileNetV2 0.7.
 """
 
 import argparse
@@ -32,9 +32,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.turns import turn
-from drnet_jax.allocator import keep_freed_memory
 from drnet_jax.inference.folding import fold_batch_norm
 from drnet_jax.models.backbone import BackboneOptions, backbones
+from drnet_jax.runtime.allocator import keep_freed_memory
 
 SIZE = 224
 GOALS = {"resnet50": 1.05, "mobilenetv2": 0.7}

@@ -25,11 +25,12 @@ from absl import flags
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from drnet_jax.build import batch_sharding, create_mesh
-from drnet_jax.data.datasets import DataSettings, DataSplits
+from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.decode import Box, decode_crop, random_crop_box
 from drnet_jax.data.pipeline import train_batches
+from drnet_jax.data.settings import DataSettings
 from drnet_jax.data.sources import Source
+from drnet_jax.runtime.sharding import batch_sharding, create_mesh
 
 GOAL_SPEEDUP, GOAL_DIFFERENCE = 1.5, 1.0
 SIZE = 224

@@ -22,13 +22,13 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from drnet_jax.build import create_model
 from drnet_jax.config import alpha_target
-from drnet_jax.macs import model_cost
-from drnet_jax.optim import create_learning_rate_fn, create_optimizer
+from drnet_jax.models.create import create_model
+from drnet_jax.models.macs import model_cost
 from drnet_jax.train import step_settings
-from drnet_jax.train_state import create_train_state
-from drnet_jax.train_step import make_train_step
+from drnet_jax.training.optim import create_learning_rate_fn, create_optimizer
+from drnet_jax.training.train_state import create_train_state
+from drnet_jax.training.train_step import make_train_step
 
 GOAL = 0.3
 CONFIGS = ("digits_on_photos", "resnet_imagenette", "mobilenetv2_in1k", "resnet_in1k")

@@ -26,9 +26,9 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.train_step import joint_step
-from drnet_jax.allocator import keep_freed_memory
-from drnet_jax.build import create_model
-from drnet_jax.train_state import init_variables
+from drnet_jax.models.create import create_model
+from drnet_jax.models.variables import init_variables
+from drnet_jax.runtime.allocator import keep_freed_memory
 
 # Config, batch size (0: the config's own) and goal.
 NETWORKS: dict[str, tuple[str, int, float]] = {

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from drnet_jax.models.backbone import BackboneOptions, backbones
-from drnet_jax.torch_weights import variables_from_torch
+from drnet_jax.pretrained.torch_weights import variables_from_torch
 
 SCRIPT = Path(__file__).parents[1] / "tests" / "torch_reference.py"
 GOAL = 1e-4

@@ -24,9 +24,9 @@ import numpy as np
 from PIL import Image
 
 from drnet_jax.models.backbone import BackboneOptions, backbones
-from drnet_jax.reestimate import reestimate_statistics
-from drnet_jax.torch_file import read_state_dict
-from drnet_jax.torch_weights import variables_from_torch
+from drnet_jax.models.reestimate import reestimate_statistics
+from drnet_jax.pretrained.torch_file import read_state_dict
+from drnet_jax.pretrained.torch_weights import variables_from_torch
 
 SIZES = (224, 168, 112)
 GOAL = 17

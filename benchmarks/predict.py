@@ -36,16 +36,16 @@ from absl import flags
 from ml_collections import ConfigDict
 from sklearn.datasets import load_sample_images
 
-from drnet_jax.build import create_model
 from drnet_jax.config import default_config
 from drnet_jax.data.decode import resize_square
 from drnet_jax.data.folder import FileReader
 from drnet_jax.data.sources import EncodedSource
-from drnet_jax.evaluate_bucketed import classify_source
+from drnet_jax.evaluate import classify_source
 from drnet_jax.inference.adaptive import AdaptiveClassifier
 from drnet_jax.inference.encoded import Picture, decode_square
+from drnet_jax.models.create import create_model
 from drnet_jax.models.layers import resize
-from drnet_jax.train_state import init_variables
+from drnet_jax.models.variables import init_variables
 
 GOAL_SPEEDUP, GOAL_DIFFERENCE = 1.5, 0.5
 RESOLUTIONS, SHARES, PREDICTOR = (224, 168, 112), (0.4, 0.3, 0.3), 128

@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from configs.resnet_in1k import get_config
-from drnet_jax import logits
-from drnet_jax.environment import environment
 from drnet_jax.evaluate import evaluation
-from drnet_jax.report import write_report
-from drnet_jax.writers import write_json
+from drnet_jax.evaluation import logits
+from drnet_jax.reports.evaluation_report import write_report
+from drnet_jax.runtime.environment import environment
+from drnet_jax.runtime.files import write_json
 from tests.synthetic import synthetic_logits, synthetic_model
 
 SIDES = (224, 192, 168, 112, 96)

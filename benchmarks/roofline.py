@@ -28,9 +28,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from drnet_jax.allocator import keep_freed_memory
 from drnet_jax.models.backbone import BackboneOptions, backbones
 from drnet_jax.models.convolution import convolve
+from drnet_jax.runtime.allocator import keep_freed_memory
 
 SIZE = 224
 NETWORKS = ["resnet50", "mobilenetv2"]

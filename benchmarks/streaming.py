@@ -22,10 +22,10 @@ import numpy as np
 from absl import flags
 
 from drnet_jax.config import default_config
-from drnet_jax.eval_inputs import restore_and_load
-from drnet_jax.evaluate_bucketed import classify_source
-from drnet_jax.inference.load import adaptive_classifier
-from drnet_jax.outputs import evaluate, make_eval_step
+from drnet_jax.evaluate import classify_source
+from drnet_jax.evaluation.inputs import restore_and_load
+from drnet_jax.evaluation.outputs import evaluate, make_eval_step
+from drnet_jax.inference.create import adaptive_classifier
 
 REPEATS = 5
 

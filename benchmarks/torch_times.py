@@ -17,7 +17,7 @@ import torch
 import torchvision
 
 from benchmarks.turns import turn
-from drnet_jax.allocator import keep_freed_memory
+from drnet_jax.runtime.allocator import keep_freed_memory
 
 THREADS = 2
 SIZE = 224

@@ -24,13 +24,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 import jax.numpy as jnp
 
-from drnet_jax.build import create_model
 from drnet_jax.config import alpha_target
-from drnet_jax.losses import cross_entropy
-from drnet_jax.macs import model_cost
-from drnet_jax.optim import create_learning_rate_fn, create_optimizer
-from drnet_jax.train_state import create_train_state, init_variables
-from drnet_jax.train_step import StepSettings, create_tau_fn, make_train_step
+from drnet_jax.models.create import create_model
+from drnet_jax.models.macs import model_cost
+from drnet_jax.models.variables import init_variables
+from drnet_jax.training.losses import cross_entropy
+from drnet_jax.training.optim import create_learning_rate_fn, create_optimizer
+from drnet_jax.training.train_state import create_train_state
+from drnet_jax.training.train_step import StepSettings, create_tau_fn, make_train_step
 
 GOAL = 1.15
 REPEATS = 15

@@ -7,11 +7,11 @@ PATH holds a folder of pictures a class, or such folders in `train` and `test` (
 
 from ml_collections import ConfigDict
 
-from configs.resnet_imagenette import get_config as imagenette_config
+from drnet_jax.config_files import load_config
 
 
 def get_config() -> ConfigDict:
-    config = imagenette_config()
+    config = load_config("resnet_imagenette")
     config.data.name = "folder"
     config.data.num_classes = 0
     return config

@@ -9,11 +9,11 @@ predictor leaves 0.26 for the classifier.
 
 from ml_collections import ConfigDict
 
-from configs.paper import paper_config
+from drnet_jax.config_files import load_config
 
 
-def mobilenet_config() -> ConfigDict:
-    config = paper_config()
+def get_config() -> ConfigDict:
+    config = load_config("paper")
     config.model.name = "mobilenetv2"
     config.model.resolutions = (224, 196, 168)
     config.predictor.name = "mobilenetv2_one_block"

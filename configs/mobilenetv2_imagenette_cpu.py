@@ -8,11 +8,11 @@ and rates are those of `configs/imagenette_cpu.py`.
 
 from ml_collections import ConfigDict
 
-from configs import imagenette_cpu
+from drnet_jax.config_files import load_config
 
 
 def get_config() -> ConfigDict:
-    config = imagenette_cpu.get_config()
+    config = load_config("imagenette_cpu")
     config.model.name = "mobilenetv2"
     config.model.width_multiplier = 0.5
     config.model.resolutions = (64, 48, 32)

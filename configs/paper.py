@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from drnet_jax.config import IMAGENET_MEAN, IMAGENET_STD, default_config
 
 
-def paper_config() -> ConfigDict:
+def get_config() -> ConfigDict:
     config = default_config()
     config.model.name = "resnet50"
     config.model.width = 64

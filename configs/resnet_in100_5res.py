@@ -5,10 +5,10 @@ python main.py --config=configs/resnet_in100_5res.py --config.data.dir=PATH
 
 from ml_collections import ConfigDict
 
-from configs.resnet_in100 import get_config as three_candidates
+from drnet_jax.config_files import load_config
 
 
 def get_config() -> ConfigDict:
-    config = three_candidates()
+    config = load_config("resnet_in100")
     config.model.resolutions = (224, 192, 168, 112, 96)
     return config

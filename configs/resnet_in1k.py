@@ -5,11 +5,11 @@ python main.py --config=configs/resnet_in1k.py --config.data.dir=PATH
 
 from ml_collections import ConfigDict
 
-from configs.paper import paper_config
+from drnet_jax.config_files import load_config
 
 
 def get_config() -> ConfigDict:
-    config = paper_config()
+    config = load_config("paper")
     config.data.name = "imagenet2012"
     config.data.num_classes = 1000
     return config

@@ -15,18 +15,20 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from drnet_jax.budgets.calibration import calibrate
+from drnet_jax.checkpoints.restore import check_predictor
 from drnet_jax.data.decode import CorruptImageError, centre_crop_box, decode_crop
 from drnet_jax.data.sources import DataError, EncodedSource, Source
-from drnet_jax.eval_inputs import ModelOutputs, evaluation_fields, restore_and_load
+from drnet_jax.evaluation.inputs import ModelOutputs, evaluation_fields, restore_and_load
+from drnet_jax.evaluation.latency import time_in_turns
+from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.inference.adaptive import AdaptiveClassifier
-from drnet_jax.inference.calibration import calibrate
+from drnet_jax.inference.create import adaptive_classifier
 from drnet_jax.inference.decision import choose
-from drnet_jax.inference.load import adaptive_classifier, check_predictor
-from drnet_jax.latency import time_in_turns
-from drnet_jax.latency_report import Row, markdown, plot, verdicts
-from drnet_jax.macs import ModelCost, model_cost
-from drnet_jax.metrics import EvalRecords
-from drnet_jax.writers import say, write_json, write_text
+from drnet_jax.models.macs import ModelCost, model_cost
+from drnet_jax.reports.latency_report import Row, markdown, plot, verdicts
+from drnet_jax.runtime.files import write_json, write_text
+from drnet_jax.runtime.progress import say
 
 # Pictures that batches are drawn from.
 _POOL = 512

@@ -5,21 +5,16 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from drnet_jax.budgets import calibration
+from drnet_jax.budgets.calibration import BudgetError, Calibration, Point, Times
+from drnet_jax.budgets.solve import calibration_path, solve, times_setting
+from drnet_jax.checkpoints.model_key import model_key
+from drnet_jax.checkpoints.restore import RestoredModel, check_predictor, restore_variables
 from drnet_jax.config import budget_name
-from drnet_jax.eval_inputs import ModelOutputs, find_and_load
-from drnet_jax.inference import calibration
-from drnet_jax.inference.calibration import BudgetError, Calibration, Point, Times
-from drnet_jax.inference.load import (
-    adaptive_classifier,
-    calibration_path,
-    check_predictor,
-    model_key,
-    solve,
-    times_setting,
-)
-from drnet_jax.macs import model_cost
-from drnet_jax.restore import RestoredModel, restore_variables
-from drnet_jax.writers import say
+from drnet_jax.evaluation.inputs import ModelOutputs, find_and_load
+from drnet_jax.inference.create import adaptive_classifier
+from drnet_jax.models.macs import model_cost
+from drnet_jax.runtime.progress import say
 
 _SHOWN = 11
 

@@ -11,20 +11,26 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy.special import softmax
 
-from drnet_jax.build import data_settings
+from drnet_jax.budgets.solve import budget_lambda
+from drnet_jax.checkpoints.restore import RestoredModel, restore_model
 from drnet_jax.config import ConfigError, budget_name
-from drnet_jax.data.datasets import shown_fraction
 from drnet_jax.data.decode import CorruptImageError, resize_square
 from drnet_jax.data.folder import SUFFIXES
+from drnet_jax.data.settings import data_settings, shown_fraction
 from drnet_jax.data.sources import DataError
-from drnet_jax.gallery import gallery
 from drnet_jax.inference.adaptive import AdaptiveClassifier, Classified
+from drnet_jax.inference.create import adaptive_classifier
 from drnet_jax.inference.encoded import Picture, decode_square
-from drnet_jax.inference.load import adaptive_classifier, budget_lambda
-from drnet_jax.macs import GIGA, model_cost
-from drnet_jax.predictions import Prediction, Unreadable, write_predictions, write_unreadable
-from drnet_jax.restore import RestoredModel, restore_model
-from drnet_jax.writers import Progress, say, write_text
+from drnet_jax.models.macs import GIGA, model_cost
+from drnet_jax.reports.gallery import gallery
+from drnet_jax.reports.predictions import (
+    Prediction,
+    Unreadable,
+    write_predictions,
+    write_unreadable,
+)
+from drnet_jax.runtime.files import write_text
+from drnet_jax.runtime.progress import Progress, say
 
 # Batches that may wait for full buckets.
 _MAX_WAITING = 4

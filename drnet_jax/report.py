@@ -1,166 +1,125 @@
-"""`report.html`: an evaluation as one page that needs nothing else."""
+"""`--mode=report`: several evaluated runs on one page, those of one configuration together."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from drnet_jax.config import default_config, flatten
-from drnet_jax.data.decode import CorruptImageError, resize_square
-from drnet_jax.data.sources import EncodedSource, Source
-from drnet_jax.inference.encoded import decode_square
-from drnet_jax.logits import Logits
-from drnet_jax.metrics import EvalRecords, hull_top1
-from drnet_jax.pages import render
-from drnet_jax.report_cards import CardMaker, Pixels, hardest
-from drnet_jax.report_plots import classes_plot, cost_plot, needed_plot, sizes_plot, training_plot
-from drnet_jax.restore import TrainedModel
-from drnet_jax.writers import read_metrics, write_text
+from drnet_jax.checkpoints.checkpoint import CheckpointError
+from drnet_jax.config import FREE_FIELDS, ConfigError
+from drnet_jax.reports.comparison import (
+    COLUMNS,
+    NOTE,
+    Setting,
+    markdown,
+    read_summary,
+    rows,
+    to_json,
+)
+from drnet_jax.reports.comparison_plot import comparison_figure
+from drnet_jax.reports.pages import render
+from drnet_jax.reports.svg import page_style, to_svg
+from drnet_jax.runtime.environment import environment
+from drnet_jax.runtime.files import write_json, write_text
+from drnet_jax.runtime.progress import say
 
-# The table by class is folded up beyond this.
-_FEW_CLASSES = 40
-_CONTROLS = {
-    "hull": "hull of the fixed sizes, same cost",
-    "uniform_random": "random, uniform",
-    "matched_random": "random, DRNet's shares",
-    "cascade": "confidence cascade",
-    "oracle": "oracle: smallest that is right",
-}
+# What differs between the seeds of a setting, or does not change what is trained.
+_NOT_A_SETTING = ("seed", "joint.init_from", "stages", *FREE_FIELDS)
 
 
-def write_report(
-    path: Path,
-    config: ConfigDict,
-    summary: Mapping[str, Any],
-    trained: TrainedModel,
-    logits: Logits,
-    records: EvalRecords,
-    pixels: Pixels,
-) -> None:
-    """Writes the page.
+def compare_runs(config: ConfigDict, workdir: Path) -> list[Setting]:
+    """Writes `comparison.html` and `comparison.json` of the runs in `report.runs`.
+
+    Runs whose configurations differ in the seed only are one setting. Settings are called by what
+    differs between them.
 
     Args:
-      path: of the file.
-      config: of the evaluation.
-      summary: what `eval.json` holds.
-      trained: the model.
-      logits: of the evaluated split.
-      records: of the same images, with the choices.
-      pixels: an image of the split at a resolution.
+      config: with `report.runs`, workdirs.
+      workdir: where the page goes.
+
+    Raises:
+      ConfigError: no runs are given.
+      CheckpointError: one of them is not evaluated, or has no trained predictor.
     """
-    resolutions = trained.model.resolutions
-    maker = CardMaker(logits, records, resolutions, trained.classes, pixels)
-    chosen = summary["top1"] is not None and len(resolutions) > 1
-    shown = config.eval.gallery if chosen else 0
+    paths = [Path(run) for run in config.report.runs]
+    if not paths:
+        raise ConfigError("report.runs is empty: --config.report.runs=\"('runs/a', 'runs/b')\"")
+    summaries = {path: _summary(path) for path in paths}
+    found = group(summaries)
+    names = {id(summary): setting.name for setting in found for summary in setting.summaries}
+    runs = [
+        {
+            "workdir": str(path),
+            "setting": names[id(summary)],
+            "seed": summary["config"]["seed"],
+            "top1": 100 * summary["top1"],
+            "gmacs": summary["gmacs"],
+            "verdict": summary.get("controls", {}).get("verdict", "not compared with controls"),
+        }
+        for path, summary in summaries.items()
+    ]
+    with page_style():
+        plot = to_svg(comparison_figure({"": found}), "Top-1 accuracy over cost by setting")
     content = {
-        "several": len(resolutions) > 1,
-        "title": trained.origin.resolve().name,
-        "summary": summary,
-        "verdict": summary.get("controls", {}).get("verdict"),
-        "facts": facts(summary, trained),
-        "table": table(summary),
-        "plots": plots(summary, trained.origin),
-        "classes": sorted(summary.get("by_class", []), key=lambda row: row["top1"]),
-        "few_classes": len(summary.get("by_class", [])) <= _FEW_CLASSES,
-        "sections": maker.sections(shown) if shown else [],
-        "hardest": maker.cards(hardest(records, shown)) if shown else [],
-        "changed": changed(summary["config"]),
-        "config": json.dumps(summary["config"], indent=1, sort_keys=True),
+        "title": workdir.resolve().name,
+        "rows": rows(found),
+        "columns": COLUMNS,
+        "note": NOTE,
+        "runs": runs,
+        "plot": plot,
+        "warnings": warnings(list(summaries.values())),
+        "environment": environment(),
     }
-    write_text(path, render("report.html", content))
-
-
-def pictures(source: Source) -> Pixels:
-    """The images of a source at any resolution, `[r, r, 3]` uint8, resized on the host."""
-
-    def picture(index: int, resolution: int) -> np.ndarray | None:
-        """By index in the source and side in pixels; None if it cannot be read any more."""
-        try:
-            sample = source[index]
-            if not isinstance(source, EncodedSource):
-                return resize_square(sample["image"], resolution)
-            square = decode_square(sample["encoded"], source.eval_crop, source.size)
-        except (CorruptImageError, OSError):
-            return None
-        return resize_square(square, resolution)
-
-    return picture
-
-
-def facts(summary: Mapping[str, Any], trained: TrainedModel) -> dict[str, str]:
-    """The figures at the head of the page."""
-    largest = summary["fixed"][0]
-    found = {
-        "Model": f"{summary['config']['model.name']}, {trained.stage} step {trained.step}",
-        "Data": f"{summary['config']['data.name']}, {summary['split']} split",
-        "Images": f"{summary['num_images']:,}",
-        f"Fixed {largest['resolution']} px": f"{100 * largest['top1']:.2f} %",
-    }
-    if summary["top1"] is not None and len(summary["fixed"]) > 1:
-        cost = summary["gmacs"] / largest["gmacs"]
-        found["DRNet"] = f"{100 * summary['top1']:.2f} %"
-        found["Cost"] = f"{summary['gmacs']:.4g} GMACs, {cost:.2f} of {largest['resolution']} px"
-        found["Lambda"] = f"{summary['lambda']:.4g}"
-    if summary.get("num_corrupt"):
-        found["Left out, corrupt"] = f"{summary['num_corrupt']:,}"
+    page = workdir / "comparison.html"
+    write_text(page, render("comparison.html", content))
+    figures = {name: content[name] for name in ("runs", "warnings", "environment")}
+    write_json(workdir / "comparison.json", {**figures, **to_json({"settings": found})})
+    say(f"{markdown({'settings': found})}\nwrote {page} and comparison.json")
     return found
 
 
-def table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """DRNet and what it is compared with: name, top-1, GMACs, and DRNet minus it, in %."""
-    rows = [
-        {
-            "name": f"fixed {entry['resolution']} px",
-            "top1": 100 * entry["top1"],
-            "ends": [100 * end for end in entry["interval"]],
-            "gmacs": entry["gmacs"],
-        }
-        for entry in summary["fixed"]
-    ]
-    controls = summary.get("controls")
-    if controls is None:
-        if summary["top1"] is not None and len(summary["fixed"]) > 1:
-            name, cost = "hull of the fixed sizes, same cost", summary["gmacs"]
-            rows.append({"name": "DRNet", "top1": 100 * summary["top1"], "gmacs": cost})
-            rows.append({"name": name, "top1": 100 * hull_top1(dict(summary), cost), "gmacs": cost})
-        return rows
-    known = controls["intervals"]
-    for name, label in {"drnet": "DRNet", **_CONTROLS}.items():
-        interval = known[name]
-        difference = known.get(f"drnet - {name}")
-        rows.append(
-            {
-                "name": label,
-                "top1": 100 * interval["value"],
-                "ends": [100 * interval["low"], 100 * interval["high"]],
-                "gmacs": controls["gmacs"].get(name, summary["gmacs"]),
-                "minus": difference and {end: 100 * value for end, value in difference.items()},
-            }
-        )
-    return rows
+def _summary(path: Path) -> dict[str, Any]:
+    summary = read_summary(path)
+    if summary is None:
+        raise CheckpointError(f"{path / 'eval.json'} is missing: run --mode=eval --workdir={path}")
+    if summary["top1"] is None or len(summary["resolutions"]) < 2:
+        raise CheckpointError(f"{path} has no trained predictor: nothing to compare")
+    return summary
 
 
-def plots(summary: Mapping[str, Any], origin: Path) -> dict[str, Any]:
-    """The pictures of the page by name; those that there is nothing to draw for are None."""
-    lines = read_metrics(origin / "metrics.jsonl")
-    several, classes = len(summary["fixed"]) > 1, summary.get("by_class", [])
-    return {
-        "cost": cost_plot(summary),
-        "needed": needed_plot(summary) if "controls" in summary else None,
-        "classes": classes_plot(summary) if several and len(classes) > 1 else None,
-        "sizes": sizes_plot(summary) if summary.get("by_apparent_size") else None,
-        "training": training_plot(lines, summary),
+def group(summaries: Mapping[Path, dict[str, Any]]) -> list[Setting]:
+    """The settings, in the order in which they first come up.
+
+    Runs belong to one setting if they differ in the seed, in the workdir of the stage 1 they start
+    from, in which stages they ran, or in fields that do not change what is trained.
+
+    Raises:
+      ConfigError: two runs have the same setting and seed.
+    """
+    configs = {
+        path: {n: v for n, v in s["config"].items() if not n.startswith(_NOT_A_SETTING)}
+        for path, s in summaries.items()
     }
+    fields = sorted({name for config in configs.values() for name in config})
+    differ = [name for name in fields if len({str(c.get(name)) for c in configs.values()}) > 1]
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for path, summary in summaries.items():
+        name = ", ".join(f"{field}={configs[path].get(field)}" for field in differ)
+        settings.setdefault(name or summary["config"]["data.name"], []).append(summary)
+    for name, members in settings.items():
+        members.sort(key=lambda summary: summary["config"]["seed"])
+        seeds = [summary["config"]["seed"] for summary in members]
+        if len(set(seeds)) < len(seeds):
+            raise ConfigError(f"report.runs names {name} twice at seeds {seeds}")
+    return [Setting(name, tuple(members)) for name, members in settings.items()]
 
 
-def changed(config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Fields that are not at their default: name, value, default."""
-    default = flatten(default_config())
-    return [
-        (name, value, default.get(name))
-        for name, value in sorted(config.items())
-        if value != default.get(name)
-    ]
+def warnings(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What makes the runs hard to compare, in words."""
+    found = []
+    for name in ("split", "num_images", "lambda", "stage"):
+        values = sorted({str(summary[name]) for summary in summaries})
+        if len(values) > 1:
+            found.append(f"The runs are evaluated differently ({name}: {', '.join(values)}).")
+    return found

@@ -21,15 +21,14 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from drnet_jax.comparison import Setting, markdown, settings, to_json
-from drnet_jax.comparison_plot import comparison_figure
 from drnet_jax.config import ConfigError
-from drnet_jax.svg import plot_style
-from drnet_jax.sweep_jobs import JobRunner, is_finished
-from drnet_jax.sweep_plan import Job, Plan, Sweep, check_directory, load_file, make_plan
-from drnet_jax.writers import write_json, write_text
-
-_ROOT = Path(__file__).parents[1]
+from drnet_jax.config_files import call_file, find_config
+from drnet_jax.reports.comparison import Setting, markdown, settings, to_json
+from drnet_jax.reports.comparison_plot import comparison_figure
+from drnet_jax.reports.svg import plot_style
+from drnet_jax.runtime.files import write_json, write_text
+from drnet_jax.sweeps.jobs import JobRunner, is_finished
+from drnet_jax.sweeps.plan import Job, Plan, Sweep, check_directory, make_plan
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     jax.config.update("jax_platforms", "cpu")
     directory = (given.dir or Path("runs") / given.sweep.stem).resolve()
     try:
-        sweep = load_file(given.sweep, "get_sweep")
+        sweep = call_file(find_config(given.sweep), "get_sweep")
         plan = make_plan(sweep, _base(sweep, overrides), directory)
         check_directory(plan)
     except ConfigError as error:
@@ -62,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         """The table and the plot, as far as they go."""
         _write(plan, command, results)
 
-    runner = JobRunner(_ROOT, sweep.config, overrides, given.devices)
+    runner = JobRunner(find_config(sweep.config), overrides, given.devices)
     try:
         with _locked(directory), _terminations(runner):
             failed = _run_all(runner, plan.stage_one) + _run_all(runner, plan.stage_two, write)
@@ -82,7 +81,7 @@ def _base(sweep: Sweep, overrides: Sequence[str]) -> ConfigDict:
     if bad:
         raise ConfigError(f"unknown arguments {bad}; overrides are --config.<field>=<value>")
     values = flags.FlagValues()
-    base = load_file(_ROOT / sweep.config, "get_config")
+    base = call_file(find_config(sweep.config), "get_config")
     try:
         config_flags.DEFINE_config_dict(
             "config", base, flag_values=values, sys_argv=["sweep", *overrides]

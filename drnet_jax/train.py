@@ -8,8 +8,8 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from drnet_jax.build import create_mesh, create_model, data_settings, replicated_sharding
-from drnet_jax.checkpoint import CheckpointError, StageCheckpoints
+from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
+from drnet_jax.checkpoints.restore import check_data, load_variables, trained_config, write_data
 from drnet_jax.config import (
     SPLITS,
     STAGE_ONE_FIELDS,
@@ -22,19 +22,19 @@ from drnet_jax.config import (
 )
 from drnet_jax.config_checks import check_config
 from drnet_jax.data.datasets import DataSplits
+from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import restore_and_evaluate
-from drnet_jax.macs import ModelCost, model_cost
-from drnet_jax.optim import create_learning_rate_fn, create_optimizer
-from drnet_jax.restore import check_data, load_variables, trained_config, write_data
-from drnet_jax.stage_loop import Run, StageLoop
-from drnet_jax.train_state import (
-    create_train_state,
-    init_variables,
-    split_classifier,
-)
-from drnet_jax.train_step import StepSettings, create_tau_fn, make_train_step
-from drnet_jax.writers import say, write_json
+from drnet_jax.models.create import create_model
+from drnet_jax.models.macs import ModelCost, model_cost
+from drnet_jax.models.variables import init_variables, split_classifier
+from drnet_jax.runtime.files import write_json
+from drnet_jax.runtime.progress import say
+from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
+from drnet_jax.training.optim import create_learning_rate_fn, create_optimizer
+from drnet_jax.training.train_loop import Run, StageLoop
+from drnet_jax.training.train_state import create_train_state
+from drnet_jax.training.train_step import StepSettings, create_tau_fn, make_train_step
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -70,6 +70,8 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
             "eval.dispatch='bucketed' and budgets belong to --mode=eval, after the training: leave "
             "them out"
         )
+    if config.predict.input:
+        raise ConfigError("predict.input belongs to --mode=predict, after the training")
     _check_workdir(config, workdir)
     splits = DataSplits(data_settings(config, workdir))
     classes = splits.classes

@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from configs.digits_on_photos import get_config
-from drnet_jax.build import data_settings
+from drnet_jax.checkpoints.restore import restore_model
 from drnet_jax.data.datasets import DataSplits
+from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import ArraySource
-from drnet_jax.outputs import evaluate, make_eval_step
-from drnet_jax.restore import restore_model
+from drnet_jax.evaluation.outputs import evaluate, make_eval_step
 
 ROOT = Path(__file__).parents[1]
 COLUMNS, ROWS, TILE, GAP, HEADING = 14, 2, 64, 4, 26

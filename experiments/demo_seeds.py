@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from drnet_jax.environment import environment
-from drnet_jax.metrics import hull_top1, matched_random_top1
-from drnet_jax.writers import write_json
+from drnet_jax.evaluation.metrics import hull_top1, matched_random_top1
+from drnet_jax.runtime.environment import environment
+from drnet_jax.runtime.files import write_json
 from experiments.common import percent, table
 
 ROOT = Path(__file__).parents[1]

@@ -29,14 +29,14 @@ from absl import flags
 from scipy import stats
 
 from configs.imagenette_cpu import get_config
-from drnet_jax.build import data_settings
+from drnet_jax.checkpoints.restore import restore_model
 from drnet_jax.data.datasets import DataSplits
-from drnet_jax.environment import environment
-from drnet_jax.macs import ModelCost, model_cost
-from drnet_jax.metrics import EvalRecords, hull_top1, matched_random_top1, summarise
-from drnet_jax.outputs import evaluate, make_eval_step
-from drnet_jax.restore import restore_model
-from drnet_jax.writers import write_json
+from drnet_jax.data.settings import data_settings
+from drnet_jax.evaluation.metrics import EvalRecords, hull_top1, matched_random_top1, summarise
+from drnet_jax.evaluation.outputs import evaluate, make_eval_step
+from drnet_jax.models.macs import ModelCost, model_cost
+from drnet_jax.runtime.environment import environment
+from drnet_jax.runtime.files import write_json
 from experiments.common import percent, table
 
 ROOT = Path(__file__).parents[1]

@@ -8,15 +8,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from drnet_jax.build import create_model
-from drnet_jax.checkpoint import StageCheckpoints
+from drnet_jax.checkpoints.checkpoint import StageCheckpoints
+from drnet_jax.checkpoints.restore import write_data
 from drnet_jax.config import SPLITS, flatten
 from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.data.preprocess import normalise
+from drnet_jax.models.create import create_model
 from drnet_jax.models.drnet import DRNet
-from drnet_jax.restore import write_data
-from drnet_jax.train_state import classifier_variables, init_variables
-from drnet_jax.writers import write_json
+from drnet_jax.models.variables import classifier_variables, init_variables
+from drnet_jax.runtime.files import write_json
 
 
 def randomised(variables: Any, seed: int) -> Any:

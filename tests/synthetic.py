@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from drnet_jax.build import create_model
+from drnet_jax.checkpoints.restore import TrainedModel
 from drnet_jax.config import flatten
-from drnet_jax.logits import Logits
-from drnet_jax.restore import TrainedModel
+from drnet_jax.evaluation.logits import Logits
+from drnet_jax.models.create import create_model
 
 
 def synthetic_logits(count: int, sides: int, classes: int, seed: int = 0) -> Logits:

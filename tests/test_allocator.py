@@ -8,7 +8,7 @@ import pytest
 # Page faults while 64 MiB are taken, written and freed ten times, after the first time.
 COUNT = """
 import resource, sys
-from drnet_jax.allocator import keep_freed_memory
+from drnet_jax.runtime.allocator import (keep_freed_memory)
 if sys.argv[1] == "keep":
     print(keep_freed_memory())
 else:

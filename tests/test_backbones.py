@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from jax import lax
 
-from drnet_jax.build import create_model
 from drnet_jax.config import ConfigError
 from drnet_jax.inference.folding import fold_batch_norm
-from drnet_jax.macs import count_macs
 from drnet_jax.models import backbone
 from drnet_jax.models.backbone import BackboneOptions, backbones, register
+from drnet_jax.models.create import create_model
+from drnet_jax.models.macs import count_macs
 from drnet_jax.models.mobilenet import rounded
 from tests.random_model import randomised
 from tests.small_run import small_config

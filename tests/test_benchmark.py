@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from drnet_jax import latency
-from drnet_jax.latency import Latency, time_in_turns
-from drnet_jax.latency_report import Row, markdown, plot, verdicts
-from drnet_jax.metrics import hull_weights
+from drnet_jax.evaluation import latency
+from drnet_jax.evaluation.latency import Latency, time_in_turns
+from drnet_jax.evaluation.metrics import hull_weights
+from drnet_jax.reports.latency_report import Row, markdown, plot, verdicts
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from drnet_jax.inference.calibration import (
+from drnet_jax.budgets.calibration import (
     BudgetError,
     Calibration,
     Point,

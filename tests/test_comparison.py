@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from drnet_jax.comparison import Setting, difference, figures, markdown, points, rows, to_json
-from drnet_jax.intervals import Interval, over_seeds, proportion
+from drnet_jax.evaluation.intervals import Interval, over_seeds, proportion
+from drnet_jax.reports.comparison import (
+    Setting,
+    difference,
+    figures,
+    markdown,
+    points,
+    rows,
+    to_json,
+)
 
 
 def summary(seed: int, top1: float, shares: tuple[float, float] = (0.5, 0.5)) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from drnet_jax.control_figures import cascade_threshold, control_figures, verdict
-from drnet_jax.controls import cascade
-from drnet_jax.intervals import Interval, intervals
-from drnet_jax.macs import ModelCost
-from drnet_jax.metrics import EvalRecords
+from drnet_jax.evaluation.control_figures import cascade_threshold, control_figures, verdict
+from drnet_jax.evaluation.controls import cascade
+from drnet_jax.evaluation.intervals import Interval, intervals
+from drnet_jax.evaluation.metrics import EvalRecords
+from drnet_jax.models.macs import ModelCost
 
 COST = ModelCost(100_000_000, (4_000_000_000, 2_000_000_000, 1_000_000_000))
 COSTS = np.array([4.0, 2.0, 1.0])

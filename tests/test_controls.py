@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from scipy.special import softmax
 
-from drnet_jax.controls import by_choice, cascade, mixture, needed, oracle
-from drnet_jax.metrics import hull_weights
-from drnet_jax.ranking import auroc
+from drnet_jax.evaluation.controls import by_choice, cascade, mixture, needed, oracle
+from drnet_jax.evaluation.intervals import auroc
+from drnet_jax.evaluation.metrics import hull_weights
 
 
 @st.composite

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drnet_jax.data.datasets import DataSettings, DataSplits
+from drnet_jax.data.datasets import DataSplits
+from drnet_jax.data.settings import DataSettings
 from drnet_jax.data.sources import DataError, EncodedSource
 from drnet_jax.data.splits import official_splits, some_of_each_class, split_by_class
 

@@ -8,12 +8,7 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_image
 
 from drnet_jax.data import decode
-from drnet_jax.data.decode import (
-    Box,
-    CorruptImageError,
-    centre_crop_box,
-    random_crop_box,
-)
+from drnet_jax.data.decode import Box, CorruptImageError, centre_crop_box, random_crop_box
 
 PHOTO = Image.fromarray(load_sample_image("china.jpg"))
 

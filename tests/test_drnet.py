@@ -13,10 +13,10 @@ import pytest
 from jax import lax
 from scipy import special
 
-from drnet_jax.losses import cross_entropy
 from drnet_jax.models.drnet import DRNet, DRNetOutput
 from drnet_jax.models.predictor import ResolutionPredictor
 from drnet_jax.models.resnet import ResNet
+from drnet_jax.training.losses import cross_entropy
 
 RESOLUTIONS = (32, 24, 16)
 TAU = 0.8

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from drnet_jax.benchmark import restore_and_benchmark
+from drnet_jax.budgets.calibration import BudgetError
 from drnet_jax.calibrate import restore_and_calibrate
-from drnet_jax.checkpoint import CheckpointError
+from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError
 from drnet_jax.config_checks import check_config
-from drnet_jax.evaluate import restore_and_evaluate
-from drnet_jax.evaluate_bucketed import restore_and_evaluate_bucketed
-from drnet_jax.inference.calibration import BudgetError
+from drnet_jax.evaluate import restore_and_evaluate, restore_and_evaluate_bucketed
 from drnet_jax.train import prepare
 from tests.random_model import write_run
 from tests.small_run import small_config

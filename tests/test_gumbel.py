@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from drnet_jax.gumbel import gumbel_softmax
+from drnet_jax.models.gumbel import gumbel_softmax
 
 
 def random_logits(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from drnet_jax.data.datasets import DataSettings, DataSplits
+from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.imagenet100 import imagenet100_classes
 from drnet_jax.data.imagenet_tars import TEST_TAR, ImagenetTars
+from drnet_jax.data.settings import DataSettings
 from drnet_jax.data.sources import DataError, EncodedSource
 from tests.tiny_imagenet import VALIDATION_WNIDS, check, jpeg, write_tars
 

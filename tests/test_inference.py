@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from drnet_jax.build import create_model
 from drnet_jax.config import default_config
 from drnet_jax.data.preprocess import normalise
 from drnet_jax.inference.adaptive import AdaptiveClassifier, Classified
 from drnet_jax.inference.folding import fold_batch_norm
 from drnet_jax.inference.images import DeviceImages, HostImages
 from drnet_jax.inference.programs import CostTable
+from drnet_jax.models.create import create_model
 from drnet_jax.models.resnet import ResNet
-from drnet_jax.train_state import init_variables
+from drnet_jax.models.variables import init_variables
 from tests.random_model import randomised, spread_choices
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

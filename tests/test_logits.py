@@ -10,14 +10,15 @@ from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
-from drnet_jax import eval_inputs, logits, metrics
 from drnet_jax.calibrate import restore_and_calibrate
 from drnet_jax.data.folder import FileReader
 from drnet_jax.data.sources import EncodedSource
-from drnet_jax.eval_inputs import logits_key, same_images
 from drnet_jax.evaluate import restore_and_evaluate
-from drnet_jax.logits import Logits, LogitsError
-from drnet_jax.metrics import record
+from drnet_jax.evaluation import inputs as eval_inputs
+from drnet_jax.evaluation import logits, metrics
+from drnet_jax.evaluation.inputs import logits_key, same_images
+from drnet_jax.evaluation.logits import Logits, LogitsError
+from drnet_jax.evaluation.metrics import record
 from tests.random_model import write_run
 from tests.small_run import small_config
 from tests.synthetic import synthetic_logits, synthetic_model

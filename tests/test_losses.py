@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from drnet_jax.losses import (
+from drnet_jax.training.losses import (
     branch_cross_entropies,
     cross_entropy,
     expected_cost,

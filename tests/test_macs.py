@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from drnet_jax.macs import ModelCost, count_macs, model_cost
 from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.macs import ModelCost, count_macs, model_cost
 from drnet_jax.models.predictor import ResolutionPredictor
 from drnet_jax.models.resnet import ARCHITECTURES, ResNet
 

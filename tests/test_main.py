@@ -39,8 +39,8 @@ def test_one_clear_line(flag: str, words: str, tmp_path: Path) -> None:
 
 def test_on_the_cpu_freed_memory_is_kept(tmp_path: Path) -> None:
     code = (
-        "import runpy, drnet_jax.allocator\n"
-        "drnet_jax.allocator.keep_freed_memory = lambda: print('kept')\n"
+        "import runpy, drnet_jax.runtime.allocator\n"
+        "drnet_jax.runtime.allocator.keep_freed_memory = lambda: print('kept')\n"
         f"runpy.run_path({str(MAIN)!r}, run_name='__main__')"
     )
     result = subprocess.run(

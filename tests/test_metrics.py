@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from drnet_jax.macs import ModelCost
-from drnet_jax.metrics import (
+from drnet_jax.evaluation.metrics import (
     EvalRecords,
     by_class,
     by_resolution,
@@ -14,6 +13,7 @@ from drnet_jax.metrics import (
     objective,
     summarise,
 )
+from drnet_jax.models.macs import ModelCost
 
 COST = ModelCost(predictor=10**8, classifier=(4 * 10**9, 2 * 10**9, 10**9))
 RECORDS = EvalRecords(

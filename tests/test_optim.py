@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from drnet_jax.config import default_config
-from drnet_jax.optim import create_learning_rate_fn, create_optimizer
+from drnet_jax.training.optim import create_learning_rate_fn, create_optimizer
 
 
 def test_paper_schedule() -> None:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drnet_jax.build import batch_sharding, create_mesh
-from drnet_jax.data.datasets import DataSettings, DataSplits
+from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.pipeline import TrainBatch, eval_batches, train_batches
+from drnet_jax.data.settings import DataSettings
 from drnet_jax.data.sources import ArraySource, Source
+from drnet_jax.runtime.sharding import batch_sharding, create_mesh
 
 SIZE = 16
 

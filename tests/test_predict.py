@@ -17,24 +17,24 @@ import pytest
 from PIL import Image
 from scipy.special import log_softmax, softmax
 
-from drnet_jax.build import create_model
+from drnet_jax.budgets.calibration import BudgetError
+from drnet_jax.checkpoints.restore import RestoredModel, restore_model
 from drnet_jax.config import ConfigError
 from drnet_jax.config_checks import check_config
 from drnet_jax.data.decode import resize_square
 from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.data.preprocess import normalise
 from drnet_jax.data.sources import DataError
-from drnet_jax.gallery import gallery, spread
 from drnet_jax.inference.adaptive import AdaptiveClassifier
-from drnet_jax.inference.calibration import BudgetError
+from drnet_jax.inference.create import adaptive_classifier
 from drnet_jax.inference.encoded import Picture
-from drnet_jax.inference.load import adaptive_classifier
+from drnet_jax.models.create import create_model
 from drnet_jax.models.layers import resize
 from drnet_jax.models.resnet import ResNet
+from drnet_jax.models.variables import init_variables
 from drnet_jax.predict import classify_files, restore_and_predict
-from drnet_jax.predictions import Prediction, Unreadable
-from drnet_jax.restore import RestoredModel, restore_model
-from drnet_jax.train_state import init_variables
+from drnet_jax.reports.gallery import gallery, spread
+from drnet_jax.reports.predictions import Prediction, Unreadable
 from tests.random_model import write_run
 from tests.small_run import small_config
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from drnet_jax.models.reestimate import reestimate_statistics
 from drnet_jax.models.resnet import ResNet
-from drnet_jax.reestimate import reestimate_statistics
 from tests.random_model import randomised
 
 SIZE = 16

@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drnet_jax.checkpoint import CheckpointError
-from drnet_jax.compare import compare_runs, warnings
+from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError
 from drnet_jax.data.folder import FileReader
 from drnet_jax.data.sources import ArraySource, EncodedSource
-from drnet_jax.environment import environment
 from drnet_jax.evaluate import evaluation
-from drnet_jax.logits import Logits
-from drnet_jax.metrics import EvalRecords
+from drnet_jax.evaluation.logits import Logits
+from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.models.layers import resize
-from drnet_jax.report import pictures, write_report
-from drnet_jax.report_cards import CardMaker, hardest
-from drnet_jax.writers import write_json
+from drnet_jax.report import compare_runs, warnings
+from drnet_jax.reports.cards import CardMaker, hardest
+from drnet_jax.reports.evaluation_report import pictures, write_report
+from drnet_jax.runtime.environment import environment
+from drnet_jax.runtime.files import write_json
 from tests.small_run import small_config
 from tests.synthetic import synthetic_logits, synthetic_model
 

@@ -13,13 +13,15 @@ import pytest
 
 from drnet_jax import sweep as sweep_module
 from drnet_jax.config import ConfigError
+from drnet_jax.config_files import call_file, find_config
 from drnet_jax.sweep import main
-from drnet_jax.sweep_plan import Plan, Sweep, load_file, make_plan
+from drnet_jax.sweeps import jobs as jobs_module
+from drnet_jax.sweeps.plan import Plan, Sweep, make_plan
 from tests.small_run import small_config
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted((ROOT / "configs" / "sweeps").glob("*.py"))
-# In the place of main.py: notes that it ran, fails where told to, and leaves an eval.json.
+# In the place of the program: notes that it ran, fails where told to, and leaves an eval.json.
 FAKE = """
 import json, os, sys
 from pathlib import Path
@@ -42,7 +44,7 @@ summary |= {"fixed": fixed, "config": config}
 (workdir / "eval.json").write_text(json.dumps(summary))
 """
 SWEEP = """
-from drnet_jax.sweep_plan import Sweep
+from drnet_jax.sweeps.plan import Sweep
 
 def get_sweep():
     return Sweep("config.py", {
@@ -98,8 +100,8 @@ def test_bad_overrides_are_refused_before_any_run(overrides: dict[str, Any], wor
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_sweeps_are_sound(path: Path, tmp_path: Path) -> None:
-    sweep = load_file(path, "get_sweep")
-    base = load_file(ROOT / sweep.config, "get_config")
+    sweep = call_file(path, "get_sweep")
+    base = call_file(find_config(sweep.config), "get_config")
     found = make_plan(sweep, base, tmp_path)
     for variants in found.variants.values():
         jobs = [jobs[0].workdir for jobs in variants.values()]
@@ -109,12 +111,14 @@ def test_shipped_sweeps_are_sound(path: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with a sweep, its configuration and a fake main.py."""
-    monkeypatch.setattr(sweep_module, "_ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    program = (sys.executable, str(tmp_path / "main.py"))
+    monkeypatch.setattr(jobs_module, "PROGRAM", program)
     (tmp_path / "config.py").write_text("from tests.small_run import small_config as get_config\n")
     (tmp_path / "sweep.py").write_text(SWEEP)
     (tmp_path / "main.py").write_text(FAKE)
     (tmp_path / "failing").write_text("")
-    sweep = load_file(tmp_path / "sweep.py", "get_sweep")
+    sweep = call_file(tmp_path / "sweep.py", "get_sweep")
     found = make_plan(sweep, small_config(), tmp_path / "runs")
     configs = {str(job.workdir): job.config for job in found.stage_one + found.stage_two}
     (tmp_path / "configs.json").write_text(json.dumps(configs))
@@ -218,7 +222,8 @@ sys.path.insert(0, {str(ROOT)!r})
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from drnet_jax import sweep
-sweep._ROOT = Path({str(project)!r})
+from drnet_jax.sweeps import jobs
+jobs.PROGRAM = (sys.executable, {str(project / "main.py")!r})
 sweep.main(["sweep.py", "--dir", "runs"])
 """
     process = subprocess.Popen(
@@ -249,7 +254,7 @@ def test_devices_work_side_by_side(project: Path) -> None:
 
 def test_bad_arguments(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, words in (
-        (["nowhere.py"], "nowhere.py is not a Python file"),
+        (["nowhere.py"], "nowhere.py does not exist"),
         ([str(project / "config.py")], "has no function get_sweep"),
         ([str(project / "sweep.py"), "--confg.seed=1"], "unknown arguments"),
         ([str(project / "sweep.py"), "--config.joint.etta=1"], "etta"),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from drnet_jax.torch_file import TorchFileError, read_state_dict
+from drnet_jax.pretrained.torch_file import TorchFileError, read_state_dict
 
 ARRAYS = {
     "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from drnet_jax.models.backbone import BackboneOptions, backbones
-from drnet_jax.torch_weights import torch_name, variables_from_torch
+from drnet_jax.pretrained.torch_weights import torch_name, variables_from_torch
 
 PYTHON = os.environ.get("DRNET_TORCH_PYTHON", "")
 NETWORKS = ("resnet18", "resnet50", "mobilenetv2", "efficientnet_lite0")

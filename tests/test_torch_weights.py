@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from drnet_jax.models.backbone import BackboneOptions, backbones
-from drnet_jax.torch_weights import WeightsError, torch_name, variables_from_torch
+from drnet_jax.pretrained.torch_weights import WeightsError, torch_name, variables_from_torch
 
 SIZE = 64
 # Some of the names in torchvision's state dicts, and in the package's of EfficientNet-Lite0, with

@@ -11,12 +11,13 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from drnet_jax.build import create_mesh
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.predictor import ResolutionPredictor
 from drnet_jax.models.resnet import ResNet
-from drnet_jax.train_state import TrainState, create_train_state, init_variables
-from drnet_jax.train_step import Batch, StepSettings, make_train_step
+from drnet_jax.models.variables import init_variables
+from drnet_jax.runtime.sharding import create_mesh
+from drnet_jax.training.train_state import TrainState, create_train_state
+from drnet_jax.training.train_step import Batch, StepSettings, make_train_step
 
 COSTS = (4.0, 1.0)
 _COMPILED: list[str] = []

@@ -19,18 +19,20 @@ from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
 from drnet_jax import train
-from drnet_jax.build import create_mesh, create_model, data_settings
-from drnet_jax.checkpoint import CheckpointError
+from drnet_jax.checkpoints.checkpoint import CheckpointError
+from drnet_jax.checkpoints.restore import check_data, restore_model
 from drnet_jax.config import ConfigError, flatten
-from drnet_jax.data.datasets import DataSettings, DataSplits
+from drnet_jax.data.datasets import DataSplits
+from drnet_jax.data.settings import DataSettings, data_settings
 from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import restore_and_evaluate
-from drnet_jax.metrics import EvalRecords
-from drnet_jax.outputs import evaluate, make_eval_step
-from drnet_jax.restore import check_data, restore_model
-from drnet_jax.stage_loop import TrainingError
+from drnet_jax.evaluation.metrics import EvalRecords
+from drnet_jax.evaluation.outputs import evaluate, make_eval_step
+from drnet_jax.models.create import create_model
+from drnet_jax.models.variables import init_variables
+from drnet_jax.runtime.sharding import create_mesh
 from drnet_jax.train import prepare, stage_two_variables, train_and_evaluate
-from drnet_jax.train_state import init_variables
+from drnet_jax.training.train_loop import TrainingError
 from tests.small_run import OVERRIDES, small_config
 
 ROOT = Path(__file__).parents[1]

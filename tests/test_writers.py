@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-from drnet_jax.stage_loop import unused_warnings
-from drnet_jax.writers import MetricWriter, average, write_json
+from drnet_jax.runtime.files import write_json
+from drnet_jax.runtime.metric_writer import MetricWriter, average
+from drnet_jax.training.train_loop import unused_warnings
 
 STAGES = ("pretrain", "joint")
 

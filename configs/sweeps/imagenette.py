@@ -3,7 +3,7 @@
 python -m drnet_jax.sweep configs/sweeps/imagenette.py --config.data.dir=PATH
 """
 
-from drnet_jax.sweep_plan import Sweep
+from drnet_jax.sweeps.plan import Sweep
 
 
 def get_sweep() -> Sweep:

@@ -3,7 +3,7 @@
 python -m drnet_jax.sweep configs/sweeps/paper_in1k.py --config.data.dir=PATH
 """
 
-from drnet_jax.sweep_plan import Sweep
+from drnet_jax.sweeps.plan import Sweep
 
 
 def get_sweep() -> Sweep:

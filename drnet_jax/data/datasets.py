@@ -1,6 +1,5 @@
 """The data sets that configs name, and their train, calibration and test splits."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,57 +9,10 @@ from drnet_jax.data.folder import Folder
 from drnet_jax.data.imagenet100 import ClassSubset, imagenet100_classes
 from drnet_jax.data.imagenet_tars import TRAIN_TAR, ImagenetTars
 from drnet_jax.data.index_cache import digest
-from drnet_jax.data.sources import (
-    ArraySource,
-    DataError,
-    Dataset,
-    EncodedSource,
-    Reader,
-    Source,
-)
+from drnet_jax.data.settings import DataSettings
+from drnet_jax.data.sources import ArraySource, DataError, Dataset, EncodedSource, Reader, Source
 from drnet_jax.data.splits import some, some_of_each_class, split_by_class
 from drnet_jax.data.tfds_source import TfdsDataset
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """What a data set is read with; `drnet_jax/config.py` describes the fields.
-
-    Attributes:
-      name: `'digits_on_photos'`, `'folder'`, `'imagenet100'`, or a TFDS data set.
-      dir: where it is; the embedded data needs none.
-      cache_dir: where an index may be kept if `dir` is read-only.
-      size: side in pixels that encoded images are cropped and resized to.
-      train_images: of the training split; 0: all.
-      eval_images: of each other split; 0: all.
-      images_per_class: of the training split before `train_images`; 0: all.
-      calibration_fraction: of every class of the training images, if there is no such split.
-      test_fraction: of every class, if there is no such split.
-      split_seed: which images go where.
-      crop_scale: see `EncodedSource`.
-      eval_crop: see `EncodedSource`.
-    """
-
-    name: str
-    dir: str = ""
-    cache_dir: Path = Path("cache")
-    size: int = 224
-    train_images: int = 0
-    eval_images: int = 0
-    images_per_class: int = 0
-    calibration_fraction: float = 0.1
-    test_fraction: float = 0.2
-    split_seed: int = 0
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    eval_crop: float = 0.875
-
-
-def shown_fraction(settings: DataSettings) -> float:
-    """Side of the centred square that a network sees in evaluation, of a picture's shorter side.
-
-    `eval_crop`, but for the embedded images: they are composed at their size and shown whole.
-    """
-    return 1.0 if settings.name == "digits_on_photos" else settings.eval_crop
 
 
 class DataSplits:

@@ -12,14 +12,10 @@ import numpy as np
 from drnet_jax.inference.dispatch import Dispatch
 from drnet_jax.inference.encoded import EncodedImages, Picture
 from drnet_jax.inference.images import BatchT, Images, MemoryImages, PartT, memory_images
-from drnet_jax.inference.networks import (
-    InferenceNetwork,
-    classifier_networks,
-    predictor_network,
-)
+from drnet_jax.inference.networks import InferenceNetwork, classifier_networks, predictor_network
 from drnet_jax.inference.programs import CostTable, Program
-from drnet_jax.macs import ModelCost, model_cost
 from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.macs import ModelCost, model_cost
 
 
 @dataclass(frozen=True)

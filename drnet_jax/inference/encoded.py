@@ -6,12 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drnet_jax.data.decode import (
-    CorruptImageError,
-    centre_crop_box,
-    decode_crop,
-    resize_square,
-)
+from drnet_jax.data.decode import CorruptImageError, centre_crop_box, decode_crop, resize_square
 from drnet_jax.inference.images import Part, Rows
 
 

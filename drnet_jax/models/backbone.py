@@ -8,8 +8,8 @@ that builds it under a name,
 
 `--config.model.name=my_network` then trains it, `--config.predictor.name=my_network` takes it for
 the predictor, and `tests/test_backbones.py` checks it. Its MACs are counted from its own `nn.Conv`
-and `nn.Dense` layers (`drnet_jax/macs.py`). For BatchNorm to be folded, the BatchNorm after a
-convolution has the convolution's name with `bn` in the place of `conv`. `conv_and_norm`,
+and `nn.Dense` layers (`drnet_jax/models/macs.py`). For BatchNorm to be folded, the BatchNorm after
+a convolution has the convolution's name with `bn` in the place of `conv`. `conv_and_norm`,
 `block_runner` and `classify_features` are what the networks here share.
 """
 

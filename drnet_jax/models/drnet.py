@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from drnet_jax.gumbel import gumbel_softmax
 from drnet_jax.models.backbone import Backbone
+from drnet_jax.models.gumbel import gumbel_softmax
 from drnet_jax.models.layers import resize
 from drnet_jax.models.predictor import ResolutionPredictor
 

@@ -1,0 +1,266 @@
+"""From a budget to lambda: what each lambda costs and gets right on the calibration split."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import beta, binom
+
+from drnet_jax.inference.buckets import BucketPlan
+from drnet_jax.inference.decision import choose, lambda_changes
+from drnet_jax.inference.programs import CostTable
+from drnet_jax.runtime.files import write_json
+
+_NUM_POINTS = 201
+
+
+class BudgetError(ValueError):
+    """A budget cannot be kept, or nothing is calibrated; the message says what can be done."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One lambda.
+
+    Attributes:
+      lam: lambda, in nats a GMAC.
+      gmacs: mean cost of an image, predictor included.
+      top1: fraction.
+      shares: of the resolutions.
+      lost: images that are right at the largest resolution and wrong at the chosen one.
+      won: the other way round.
+    """
+
+    lam: float
+    gmacs: float
+    top1: float
+    shares: tuple[float, ...]
+    lost: int
+    won: int
+
+
+@dataclass(frozen=True)
+class Times:
+    """What was measured on one device.
+
+    Attributes:
+      setting: device, buckets, image size and whether BatchNorm was folded, in words.
+      table: seconds of every bucket of every network.
+    """
+
+    setting: str
+    table: CostTable
+
+    def milliseconds(self, shares: np.ndarray, batch_size: int = 0) -> np.ndarray:
+        """Expected time of an image, predictor included.
+
+        A batch's images choose independently, so that how many choose a resolution is binomial.
+
+        Args:
+          shares: `[p, m]` of the resolutions.
+          batch_size: images that are classified at once; 0: any number, each network at its best
+            bucket.
+
+        Returns:
+          `[p]` ms.
+        """
+        tables = self.table.classifiers
+        predictor = self.table.predictor or {size: 0.0 for size in tables[0]}
+        if batch_size == 0:
+            first, *each = (_best_time(times) for times in (predictor, *tables))
+            return 1000 * (first + shares @ np.array(each))
+        counts = range(batch_size + 1)
+        total = np.full(len(shares), BucketPlan(predictor).seconds(batch_size))
+        for share, times in zip(shares.T, tables, strict=True):
+            plan = BucketPlan(times)
+            seconds = np.array([plan.seconds(count) for count in counts])
+            total += binom.pmf(np.array(counts), batch_size, share[:, None]) @ seconds
+        return 1000 * total / batch_size
+
+
+def _best_time(times: Mapping[int, float]) -> float:
+    """Seconds an image at the best bucket."""
+    return min(seconds / size for size, seconds in times.items())
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The lambdas of a model, the costliest choice first.
+
+    Attributes:
+      model: which model, on which data: another value for another one.
+      num_images: of the calibration split.
+      points: by rising lambda.
+      times: None where they were not measured.
+    """
+
+    model: str
+    num_images: int
+    points: tuple[Point, ...]
+    times: Times | None = None
+
+    def for_gmacs(self, budget: float) -> Point:
+        """The most accurate choice whose mean cost is within the budget, the cheapest of equals.
+
+        Raises:
+          BudgetError: no choice is.
+        """
+        return self._within(budget, [point.gmacs for point in self.points], "GMACs")
+
+    def for_ms(self, budget: float, batch_size: int = 0) -> Point:
+        """The most accurate choice whose mean time is within the budget, the fastest of equals.
+
+        Args:
+          budget: ms an image.
+          batch_size: see `Times.milliseconds`.
+
+        Raises:
+          BudgetError: no choice is, or no times are measured.
+        """
+        times = self.times
+        if times is None:
+            raise BudgetError("no times are measured: run --mode=calibrate with the same budget.ms")
+        shares = np.array([point.shares for point in self.points])
+        each = times.milliseconds(shares, batch_size).tolist()
+        size = f"batch {batch_size}, " if batch_size else ""
+        return self._within(budget, each, f"ms an image ({size}{times.setting})")
+
+    def _within(self, budget: float, costs: list[float], unit: str) -> Point:
+        within = [index for index, cost in enumerate(costs) if cost <= budget]
+        if not within:
+            raise BudgetError(
+                f"a budget of {budget:g} {unit} cannot be kept: {min(costs):.4g} to "
+                f"{max(costs):.4g} can"
+            )
+        return self.points[max(within, key=lambda i: (self.points[i].top1, -costs[i]))]
+
+    def for_drop(self, points: float, confidence: float = 0.0) -> Point:
+        """The cheapest choice that loses at most so many points of top-1 to the largest resolution.
+
+        With a confidence, also on new images, if the calibration images are independent draws from
+        the same distribution and chose neither the checkpoint nor the lambdas. Here they choose
+        both, the checkpoint by its loss, so that the bound is a guide rather than a proof. By
+        Learn then Test (Angelopoulos et al. 2021) by fixed-sequence testing. From the costliest
+        choice on, each is tested for a drop above the budget, and the first that is not rejected
+        ends the sequence. The test: exact binomial bounds (Clopper and Pearson 1934) on the
+        fractions lost and won, each at half of 1 - confidence.
+
+        Raises:
+          BudgetError: not even the costliest choice is shown to keep it.
+        """
+        if not confidence:
+            drops = [(point.lost - point.won) / self.num_images for point in self.points]
+            kept = [p for p, drop in zip(self.points, drops, strict=True) if 100 * drop <= points]
+            return min(kept, key=lambda point: point.gmacs)
+        last = None
+        for point in self.points:
+            if 100 * self._largest_drop(point, confidence) > points:
+                break
+            last = point
+        if last is None:
+            least = 100 * self._largest_drop(self.points[0], confidence)
+            raise BudgetError(
+                f"{self.num_images} calibration images show no drop below {least:.2f} points with "
+                f"confidence {confidence:g}; allow that much, or calibrate on more images"
+            )
+        return last
+
+    def _largest_drop(self, point: Point, confidence: float) -> float:
+        """Upper bound of lost - won, as a fraction of all images."""
+        n, error = self.num_images, (1 - confidence) / 2
+        lost = beta.ppf(1 - error, point.lost + 1, n - point.lost) if point.lost < n else 1.0
+        won = beta.ppf(error, point.won, n - point.won + 1) if point.won else 0.0
+        return float(lost - won)
+
+
+def calibrate(
+    scores: np.ndarray,
+    right: np.ndarray,
+    gmacs: np.ndarray,
+    predictor_gmacs: float,
+    model: str,
+    times: Times | None = None,
+) -> Calibration:
+    """Evaluates the lambdas at which choices change, at most some 200 of them, and 0.
+
+    Args:
+      scores: `[n, m]`, the predictor's.
+      right: `[n, m]` bool, at each resolution, largest first.
+      gmacs: `[m]`, the classifier's.
+      predictor_gmacs: the predictor's.
+      model: see `Calibration`.
+      times: measured, or None.
+    """
+    points = []
+    for lam in _lambdas(scores, gmacs):
+        choice = choose(scores, gmacs, lam)
+        chosen = np.take_along_axis(right, choice[:, None], axis=1)[:, 0]
+        shares = np.bincount(choice, minlength=len(gmacs)) / len(choice)
+        points.append(
+            Point(
+                lam=lam,
+                gmacs=float(gmacs[choice].mean()) + predictor_gmacs,
+                top1=float(chosen.mean()),
+                shares=tuple(shares.tolist()),
+                lost=int((right[:, 0] & ~chosen).sum()),
+                won=int((~right[:, 0] & chosen).sum()),
+            )
+        )
+    return Calibration(model, len(scores), tuple(points), times)
+
+
+def _lambdas(scores: np.ndarray, gmacs: np.ndarray) -> list[float]:
+    """From all at the largest resolution to all at the smallest, spread evenly over the changes."""
+    changes = lambda_changes(scores, gmacs)
+    if not changes.size:
+        return [0.0]
+    changes = np.unique(changes)
+    # At a change itself rounding would decide.
+    between = (changes[1:] + changes[:-1]) / 2
+    if len(between) > _NUM_POINTS:
+        picked = np.linspace(0, len(between) - 1, _NUM_POINTS).round().astype(int)
+        between = between[picked]
+    margin = 1 + abs(changes).max()
+    ends = [changes[0] - margin, 0.0, changes[-1] + margin]
+    return sorted({float(lam) for lam in (*between, *ends)})
+
+
+def save(calibration: Calibration, path: Path) -> None:
+    """Writes it as JSON."""
+    write_json(path, asdict(calibration))
+
+
+def load(path: Path, model: str) -> Calibration:
+    """Reads what `save` wrote.
+
+    Raises:
+      BudgetError: nothing is calibrated, or it was another model, or the file is damaged.
+    """
+    if not path.exists():
+        raise BudgetError(f"{path} is missing: run --mode=calibrate before a budget is used")
+    try:
+        content = json.loads(path.read_text())
+        points = tuple(Point(**p | {"shares": tuple(p["shares"])}) for p in content["points"])
+        times = content["times"]
+        if times is not None:
+            predictor, classifiers = times["table"]["predictor"], times["table"]["classifiers"]
+            table = CostTable(
+                None if predictor is None else _by_bucket(predictor),
+                tuple(_by_bucket(by_name) for by_name in classifiers),
+            )
+            times = Times(times["setting"], table)
+        found = Calibration(content["model"], content["num_images"], points, times)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BudgetError(f"{path} cannot be read ({error!r}): run --mode=calibrate") from error
+    if found.model != model:
+        raise BudgetError(
+            f"{path} is of {found.model}, and the model is {model}: run --mode=calibrate"
+        )
+    return found
+
+
+def _by_bucket(times: Mapping[str, float]) -> dict[int, float]:
+    """JSON has names only."""
+    return {int(bucket): float(seconds) for bucket, seconds in times.items()}

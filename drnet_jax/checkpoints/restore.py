@@ -1,0 +1,252 @@
+"""From a checkpoint to model variables, without optimiser state."""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
+from drnet_jax.config import MODEL_FIELDS, STAGES, changed_fields, flatten
+from drnet_jax.data.sources import DataError
+from drnet_jax.models.create import create_model
+from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.variables import classifier_variables, init_variables, merge_variables
+from drnet_jax.runtime.files import write_json
+from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What is known of a trained model without reading its variables.
+
+    Attributes:
+      model: the network.
+      stage: the stage the checkpoint is of; after `'pretrain'` the predictor is untrained.
+      step: the step of that stage.
+      saved_at: when the checkpoint was saved, in ns since 1970.
+      origin: the workdir of the run.
+      classes: their names, in the order of the logits.
+      identities: of the train, calibration and test splits it was trained with.
+      config: flattened, as it was when the model was trained.
+    """
+
+    model: DRNet
+    stage: str
+    step: int
+    saved_at: int
+    origin: Path
+    classes: tuple[str, ...]
+    identities: dict[str, str]
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RestoredModel(TrainedModel):
+    """A trained model with its variables.
+
+    Attributes:
+      variables: parameters and statistics, on every device of `mesh`.
+      mesh: the devices.
+    """
+
+    variables: Any
+    mesh: Mesh
+
+
+def find_model(config: ConfigDict, origin: Path) -> TrainedModel:
+    """The best checkpoint of the last stage that has one.
+
+    Args:
+      config: with the model the checkpoint was trained with.
+      origin: the workdir of the run.
+
+    Raises:
+      CheckpointError: no checkpoint, or one of another model.
+    """
+    stage = find_stage(origin)
+    trained = trained_config(config, origin)
+    data = _read_data(origin)
+    classes = tuple(data["classes"])
+    model = create_model(config, len(classes))
+    with StageCheckpoints(origin / stage, read_only=True) as checkpoints:
+        step = checkpoints.best_step
+        assert step is not None
+        saved_at = checkpoints.saved_at(step)
+    return TrainedModel(model, stage, step, saved_at, origin, classes, data["identities"], trained)
+
+
+def restore_variables(trained: TrainedModel) -> RestoredModel:
+    """Reads the variables of a model, on any number of devices.
+
+    Raises:
+      CheckpointError: the checkpoint is of another model.
+    """
+    mesh = create_mesh()
+    initial = init_variables(trained.model, jax.random.key(trained.config["seed"]))
+    initial = jax.device_put(initial, replicated_sharding(mesh))
+    stage = trained.stage
+    with StageCheckpoints(trained.origin / stage, read_only=True) as checkpoints:
+        ema = trained.config[f"{stage}.ema_decay"] > 0
+        variables = load_variables(checkpoints, trained.step, initial, stage=stage, ema=ema)
+    facts = {field.name: getattr(trained, field.name) for field in fields(TrainedModel)}
+    return RestoredModel(**facts, variables=variables, mesh=mesh)
+
+
+def restore_model(config: ConfigDict, origin: Path) -> RestoredModel:
+    """`find_model` and `restore_variables`."""
+    return restore_variables(find_model(config, origin))
+
+
+def check_predictor(restored: TrainedModel) -> None:
+    """Stops after stage 1 alone.
+
+    Raises:
+      CheckpointError: the model has no trained predictor.
+    """
+    if restored.stage == "pretrain" and restored.model.predictor is not None:
+        raise CheckpointError(
+            f"{restored.origin} holds stage 1 only, without a trained predictor: train stage 2"
+        )
+
+
+def trained_config(
+    config: ConfigDict, origin: Path, *, fields: tuple[str, ...] = MODEL_FIELDS
+) -> dict[str, Any]:
+    """The flattened configuration that the run in `origin` was trained with.
+
+    Args:
+      config: the present one.
+      origin: the workdir of the run.
+      fields: prefixes of the names that have to agree.
+
+    Raises:
+      CheckpointError: it is missing, or `config` describes another model or another input.
+    """
+    path = origin / "config.json"
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing: it says what the checkpoints beside it hold")
+    trained = json.loads(path.read_text())
+    changed = changed_fields(trained, flatten(config), only=fields)
+    if changed:
+        raise CheckpointError(
+            f"{origin} holds another model than the configured one ({'; '.join(changed)}); give "
+            "the config and overrides it was trained with"
+        )
+    return trained
+
+
+def write_data(workdir: Path, classes: tuple[str, ...], identities: dict[str, str]) -> None:
+    """Keeps beside the checkpoints what they were trained on.
+
+    Args:
+      workdir: of the run.
+      classes: their names, in the order of the logits.
+      identities: of the train, calibration and test splits.
+    """
+    write_json(workdir / "data.json", {"classes": list(classes), "identities": identities})
+
+
+def read_classes(origin: Path) -> tuple[str, ...]:
+    """The classes that the run in `origin` was trained on, in the order of the logits.
+
+    Raises:
+      CheckpointError: they are missing.
+    """
+    return tuple(_read_data(origin)["classes"])
+
+
+def check_data(origin: Path, classes: tuple[str, ...], identities: dict[str, str]) -> None:
+    """Compares classes and splits with those of the run in `origin`.
+
+    A picture more or less draws the splits by seed anew, and training images would be tested on.
+
+    Args:
+      origin: the workdir of the run.
+      classes: of the present data set.
+      identities: of all or some of its splits.
+
+    Raises:
+      DataError: the classes differ, in their order too, or a split holds other images.
+    """
+    trained = _read_data(origin)
+    if list(classes) != trained["classes"]:
+        old, new = set(trained["classes"]), set(classes)
+        what = f"lacking: {sorted(old - new)[:5]}, new: {sorted(new - old)[:5]}"
+        raise DataError(
+            f"{origin} was trained on {len(old)} classes, and the data set has {len(new)}, not the "
+            f"same ones in the same order ({what}); set data.dir to the data of that run"
+        )
+    changed = [name for name in identities if identities[name] != trained["identities"][name]]
+    if changed:
+        raise DataError(
+            f"the images of {' and '.join(changed)} are not those that {origin} was trained with: "
+            "pictures came or went, or fields that split the data differ (data.split_seed, "
+            "data.test_fraction, data.calibration_fraction). Restore them, or train in another "
+            "--workdir; corrupt pictures may stay, see data.skip_corrupt"
+        )
+
+
+def _read_data(origin: Path) -> dict[str, Any]:
+    path = origin / "data.json"
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing: it says what the checkpoints were trained on")
+    return json.loads(path.read_text())
+
+
+def find_stage(origin: Path) -> str:
+    """The last stage of `origin` that has a checkpoint.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    for stage in reversed(STAGES):
+        if (origin / stage).is_dir():
+            with StageCheckpoints(origin / stage, read_only=True) as checkpoints:
+                if checkpoints.latest_step is not None:
+                    return stage
+    looked = " and ".join(str(origin / stage) for stage in STAGES)
+    raise CheckpointError(f"no checkpoint in {looked}; train first, or set --config.restore_from")
+
+
+def load_variables(
+    checkpoints: StageCheckpoints, step: int, initial: Any, *, stage: str, ema: bool
+) -> Any:
+    """The trained variables of a checkpoint over `initial` ones, without optimiser state.
+
+    Args:
+      checkpoints: of the stage.
+      step: which.
+      initial: freshly initialised variables of the same model, placed as wanted.
+      stage: stage 1 has no predictor; it keeps the initial one.
+      ema: take the moving averages.
+
+    Raises:
+      CheckpointError: the checkpoint is of another model.
+    """
+    wanted = initial if stage == "joint" else classifier_variables(initial)
+    collections = {name: tree for name, tree in wanted.items() if name != "params"}
+    like: Any = {"params": wanted["params"], "collections": collections}
+    try:
+        loaded = checkpoints.load_partial(step, {"ema": like} if ema else like)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _other_model(checkpoints, step, str(error)) from error
+    # Orbax leaves the description in the place of what a checkpoint lacks.
+    lacking = [
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(loaded)
+        if isinstance(leaf, jax.ShapeDtypeStruct)
+    ]
+    if lacking:
+        raise _other_model(checkpoints, step, f"it lacks {len(lacking)} arrays, {lacking[0]} first")
+    loaded = loaded["ema"] if ema else loaded
+    return merge_variables(initial, {"params": loaded["params"], **loaded["collections"]})
+
+
+def _other_model(checkpoints: StageCheckpoints, step: int, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint {checkpoints.directory}/{step} is not of the configured model: {why}"
+    )

@@ -1,0 +1,66 @@
+"""What the data wing takes from a configuration."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What a data set is read with; `drnet_jax/config.py` describes the fields.
+
+    Attributes:
+      name: `'digits_on_photos'`, `'folder'`, `'imagenet100'`, or a TFDS data set.
+      dir: where it is; the embedded data needs none.
+      cache_dir: where an index may be kept if `dir` is read-only.
+      size: side in pixels that encoded images are cropped and resized to.
+      train_images: of the training split; 0: all.
+      eval_images: of each other split; 0: all.
+      images_per_class: of the training split before `train_images`; 0: all.
+      calibration_fraction: of every class of the training images, if there is no such split.
+      test_fraction: of every class, if there is no such split.
+      split_seed: which images go where.
+      crop_scale: see `EncodedSource`.
+      eval_crop: see `EncodedSource`.
+    """
+
+    name: str
+    dir: str = ""
+    cache_dir: Path = Path("cache")
+    size: int = 224
+    train_images: int = 0
+    eval_images: int = 0
+    images_per_class: int = 0
+    calibration_fraction: float = 0.1
+    test_fraction: float = 0.2
+    split_seed: int = 0
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    eval_crop: float = 0.875
+
+
+def shown_fraction(settings: DataSettings) -> float:
+    """Side of the centred square that a network sees in evaluation, of a picture's shorter side.
+
+    `eval_crop`, but for the embedded images: they are composed at their size and shown whole.
+    """
+    return 1.0 if settings.name == "digits_on_photos" else settings.eval_crop
+
+
+def data_settings(config: ConfigDict, workdir: Path) -> DataSettings:
+    """How to read the configured data set; images get the largest resolution's size."""
+    data = config.data
+    return DataSettings(
+        name=data.name,
+        dir=data.dir,
+        cache_dir=workdir / "cache",
+        size=max(config.model.resolutions),
+        train_images=data.train_images,
+        eval_images=data.eval_images,
+        images_per_class=data.images_per_class,
+        calibration_fraction=data.calibration_fraction,
+        test_fraction=data.test_fraction,
+        split_seed=data.split_seed,
+        crop_scale=tuple(data.crop_scale),
+        eval_crop=data.eval_crop,
+    )

@@ -1,0 +1,160 @@
+"""What an evaluation starts from: a trained model, the splits of its data, its outputs for them."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from drnet_jax.checkpoints.model_key import model_key
+from drnet_jax.checkpoints.restore import (
+    RestoredModel,
+    TrainedModel,
+    check_data,
+    find_model,
+    restore_variables,
+)
+from drnet_jax.config import flatten
+from drnet_jax.data.crops import is_corrupt
+from drnet_jax.data.datasets import DataSplits
+from drnet_jax.data.settings import data_settings
+from drnet_jax.data.sources import Source
+from drnet_jax.evaluation import logits
+from drnet_jax.evaluation.logits import Logits, LogitsError
+from drnet_jax.evaluation.outputs import check_corrupt, evaluate_logits, make_eval_step
+from drnet_jax.runtime.progress import say
+
+
+def find_and_load(config: ConfigDict, workdir: Path, split: str) -> tuple[TrainedModel, Source]:
+    """The model of `restore_from` or `workdir`, and a split of the data it was trained on.
+
+    Raises:
+      CheckpointError: no checkpoint, or one of another model.
+      DataError: the data cannot be read, or is other data.
+    """
+    origin = Path(config.restore_from) if config.restore_from else workdir
+    trained = find_model(config, origin)
+    return trained, load_split(config, workdir, trained, split)
+
+
+def restore_and_load(config: ConfigDict, workdir: Path, split: str) -> tuple[RestoredModel, Source]:
+    """As `find_and_load`, with the variables of the model."""
+    trained, source = find_and_load(config, workdir, split)
+    return restore_variables(trained), source
+
+
+def load_split(config: ConfigDict, workdir: Path, trained: TrainedModel, split: str) -> Source:
+    """A split of the data that a model was trained on.
+
+    Raises:
+      DataError: the data cannot be read, or is other data.
+    """
+    splits = DataSplits(data_settings(config, workdir))
+    check_data(trained.origin, splits.classes, {split: splits.identity(split)})
+    return splits.load(split)
+
+
+class ModelOutputs:
+    """A model's outputs for the splits of its data: from `logits.npz` where it has them.
+
+    Other outputs are computed and kept there too (`eval.keep_logits`). A file of another checkpoint
+    or other data is not used, and replaced.
+
+    Args:
+      config: with the model the checkpoint was trained with.
+      workdir: where the file is.
+      trained: the model; its variables are read when they are first needed.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path, trained: TrainedModel) -> None:
+        self._config = config
+        self._trained = trained
+        self._restored = trained if isinstance(trained, RestoredModel) else None
+        self._path = workdir / "logits.npz"
+        self._key = logits_key(config, trained)
+        mean, std = tuple(config.data.mean), tuple(config.data.std)
+        self._eval_step = make_eval_step(trained.model, mean, std)
+
+    def of(self, split: str, source: Source, *, skip_corrupt: bool = False) -> Logits:
+        """The outputs for a split, which are computed where they are not known.
+
+        Raises:
+          DataError: an image cannot be decoded, and neither `skip_corrupt` nor
+            `data.skip_corrupt` is set; or none can.
+          CheckpointError: the checkpoint is of another model.
+        """
+        skip_corrupt = skip_corrupt or self._config.data.skip_corrupt
+        known = self._load(split, source)
+        if known is not None:
+            missing = np.setdiff1d(np.arange(len(source)), known.index)
+            check_corrupt(source, missing, skip=skip_corrupt)
+            say(f"{split} split: outputs from {self._path}")
+            return known
+        if self._restored is None:
+            self._restored = restore_variables(self._trained)
+        found = evaluate_logits(
+            self._eval_step,
+            self._restored.variables,
+            source,
+            batch_size=self._config.eval.batch_size,
+            mesh=self._restored.mesh,
+            skip_corrupt=skip_corrupt,
+        )
+        if self._config.eval.keep_logits:
+            self._save(split, found)
+        return found
+
+    def _save(self, split: str, found: Logits) -> None:
+        try:
+            logits.save(self._path, self._key, split, found)
+        except OSError as error:
+            say(f"{self._path} is not written, the next evaluation runs the model anew: {error}")
+
+    def _load(self, split: str, source: Source) -> Logits | None:
+        # Several processes may not see the same file, and have to do the same.
+        if not self._path.exists() or jax.process_count() > 1:
+            return None
+        try:
+            known = logits.load(self._path, self._key, split)
+        except LogitsError as error:
+            say(f"{error}: computed anew")
+            return None
+        if known is None or same_images(known, source):
+            return known
+        say(f"{self._path} is of other images of the {split} split: computed anew")
+        return None
+
+
+def same_images(known: Logits, source: Source) -> bool:
+    """Whether these are the images of a source, but for those that still cannot be decoded."""
+    if not len(known.index) or known.index.max() >= len(source):
+        return False
+    names = [source.name(int(index)) for index in known.index]
+    if not np.array_equal(known.name, names):
+        return False
+    if not np.array_equal(known.label, source.labels[known.index]):
+        return False
+    missing = np.setdiff1d(np.arange(len(source)), known.index)
+    return all(is_corrupt(source, int(index)) for index in missing)
+
+
+def logits_key(config: ConfigDict, trained: TrainedModel) -> str:
+    """Of a checkpoint, and of where its images are."""
+    place = Path(config.data.dir).resolve() if config.data.dir else "no directory"
+    return f"{model_key(config, trained)} of {trained.saved_at}, images in {place}"
+
+
+def evaluation_fields(config: ConfigDict) -> dict[str, Any]:
+    """The fields that belong to the evaluation, not to the training."""
+    names = (
+        "eval.",
+        "budget.",
+        "inference.",
+        "benchmark.",
+        "data.eval_",
+        "data.dir",
+        "data.skip_corrupt",
+        "restore_from",
+    )
+    return {name: value for name, value in flatten(config).items() if name.startswith(names)}

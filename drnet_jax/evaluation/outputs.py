@@ -1,0 +1,133 @@
+"""A model's outputs for every image of a source, at every resolution."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from drnet_jax.data.pipeline import eval_batches
+from drnet_jax.data.preprocess import normalise
+from drnet_jax.data.sources import DataError, Source
+from drnet_jax.evaluation.logits import Logits
+from drnet_jax.evaluation.metrics import EvalRecords, record
+from drnet_jax.models.drnet import DRNet
+from drnet_jax.runtime.sharding import batch_sharding
+
+EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
+Rows = dict[str, np.ndarray]
+
+
+def make_eval_step(model: DRNet, mean: tuple[float, ...], std: tuple[float, ...]) -> EvalStep:
+    """The jitted forward pass of a batch: n images at all m resolutions, and the predictor."""
+
+    @jax.jit
+    def eval_step(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Float32 logits `[n, m, k]`, scores `[n, m]`, and the batch but for its images."""
+        output: Any = model.apply(variables, normalise(batch["image"], mean, std))
+        rest = {name: batch[name] for name in ("label", "index", "mask", "corrupt")}
+        logits = output.branch_logits.astype(np.float32)
+        return {"logits": logits, "scores": output.scores, **rest}
+
+    return eval_step
+
+
+def evaluate(
+    eval_step: EvalStep,
+    variables: Any,
+    source: Source,
+    *,
+    batch_size: int,
+    mesh: Mesh,
+    skip_corrupt: bool = False,
+) -> EvalRecords:
+    """Records every image of `source` exactly once, whatever the batch size and device count.
+
+    Raises:
+      DataError: an image cannot be decoded, and `skip_corrupt` is not set; or none can.
+      RuntimeError: the input pipeline lost or repeated an image.
+    """
+    parts = [
+        record(rows["logits"], rows["scores"], rows["label"], rows["index"])
+        for rows in _outputs(eval_step, variables, source, batch_size, mesh, skip_corrupt)
+    ]
+    columns = [
+        np.concatenate([getattr(part, field.name) for part in parts])
+        for field in fields(EvalRecords)
+    ]
+    records = EvalRecords(*columns)
+    return records.take(np.argsort(records.index, kind="stable"))
+
+
+def evaluate_logits(
+    eval_step: EvalStep,
+    variables: Any,
+    source: Source,
+    *,
+    batch_size: int,
+    mesh: Mesh,
+    skip_corrupt: bool = False,
+) -> Logits:
+    """As `evaluate`, but keeps the outputs themselves."""
+    rows: Rows = {}
+    seen = np.zeros(len(source), bool)
+    for part in _outputs(eval_step, variables, source, batch_size, mesh, skip_corrupt):
+        seen[part["index"]] = True
+        for name in ("logits", "scores", "label", "index"):
+            values = part[name]
+            # Filled in place: joining parts would take twice the memory.
+            whole = rows.setdefault(name, np.empty((len(source), *values.shape[1:]), values.dtype))
+            whole[part["index"]] = values
+    if not seen.all():
+        rows = {name: values[seen] for name, values in rows.items()}
+    names = np.array([source.name(int(index)) for index in rows["index"]], np.str_)
+    device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
+    return Logits(**rows, name=names, device=np.array(device))
+
+
+def _outputs(
+    eval_step: EvalStep,
+    variables: Any,
+    source: Source,
+    batch_size: int,
+    mesh: Mesh,
+    skip_corrupt: bool,
+) -> Iterator[Rows]:
+    """The real images of every batch; in the end it is checked that each came once."""
+    seen: list[np.ndarray] = []
+    corrupt: list[np.ndarray] = []
+    for batch in eval_batches(source, batch_size=batch_size, sharding=batch_sharding(mesh)):
+        rows = multihost_utils.process_allgather(eval_step(variables, batch), tiled=True)
+        real = rows["mask"]
+        seen.append(rows["index"][real])
+        corrupt.append(rows["index"][rows["corrupt"]])
+        yield {name: values[real] for name, values in rows.items()}
+    bad = np.sort(np.concatenate(corrupt))
+    check_corrupt(source, bad, skip=skip_corrupt)
+    wanted = np.setdiff1d(np.arange(len(source)), bad)
+    if not len(wanted):
+        raise DataError(f"none of the {len(source)} images can be decoded: repair them")
+    if not np.array_equal(np.sort(np.concatenate(seen)), wanted):
+        raise RuntimeError("the input pipeline lost or repeated an image")
+
+
+def check_corrupt(source: Source, corrupt: np.ndarray, *, skip: bool) -> None:
+    """Stops for images that cannot be decoded.
+
+    Raises:
+      DataError: there are some, and `skip` is not set.
+    """
+    if len(corrupt) and not skip:
+        raise DataError(
+            f"{len(corrupt)} images cannot be decoded: {name_images(source, corrupt)}; repair "
+            "them, or set data.skip_corrupt=True to leave them out of the evaluation"
+        )
+
+
+def name_images(source: Source, indices: np.ndarray) -> str:
+    """The first few images of a message."""
+    names = [source.name(int(index)) for index in indices[:5]]
+    return ", ".join(names) + (", ..." if len(indices) > 5 else "")

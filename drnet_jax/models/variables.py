@@ -1,0 +1,44 @@
+"""The variables of a DRNet: initialised, split into its parts, merged."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from drnet_jax.models.drnet import DRNet
+
+Tree = Any
+
+
+def init_variables(model: DRNet, key: jax.Array) -> Tree:
+    """Initialises parameters and statistics by one pass that visits every resolution."""
+    size = model.resolutions[0]
+    # It runs once: XLA takes ten times longer to optimise it than it runs.
+    init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
+    return init(key, jnp.zeros((1, size, size, 3), jnp.float32))
+
+
+def classifier_variables(variables: Tree) -> Tree:
+    """The classifier's part of `variables`: all that stage 1 trains."""
+    return {
+        collection: {"classifier": tree["classifier"]}
+        for collection, tree in variables.items()
+        if "classifier" in tree
+    }
+
+
+def split_classifier(variables: Tree) -> tuple[Tree, Tree]:
+    """The classifier's part of `variables`, and the rest."""
+    rest = {
+        collection: {part: leaves for part, leaves in tree.items() if part != "classifier"}
+        for collection, tree in variables.items()
+    }
+    return classifier_variables(variables), rest
+
+
+def merge_variables(variables: Tree, replacement: Tree) -> Tree:
+    """`variables`, with the parts (classifier, predictor) that `replacement` has in their place."""
+    merged = {collection: dict(tree) for collection, tree in variables.items()}
+    for collection, tree in replacement.items():
+        merged.setdefault(collection, {}).update(tree)
+    return merged

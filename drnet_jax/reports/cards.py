@@ -1,0 +1,130 @@
+"""Images of a report: what every resolution said of them."""
+
+import os.path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import softmax
+
+from drnet_jax.evaluation.logits import Logits
+from drnet_jax.evaluation.metrics import EvalRecords
+from drnet_jax.reports.pages import Section, data_uri, spread
+
+# From an index in the source and a side in pixels to the picture at that size; None: unreadable.
+Pixels = Callable[[int, int], np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Saying:
+    """What one resolution says of an image.
+
+    Attributes:
+      resolution: in pixels.
+      label: the class's name.
+      confidence: its softmax.
+      right: whether it is the image's own class.
+    """
+
+    resolution: int
+    label: str
+    confidence: float
+    right: bool
+
+
+@dataclass(frozen=True)
+class ReportCard:
+    """An image of the report.
+
+    Attributes:
+      name: of the image: its path, say, in the folder that all are in.
+      image: a data URI, at the resolution it was classified at.
+      label: its own class.
+      chosen: what the chosen resolution says.
+      others: what the other ones say.
+    """
+
+    name: str
+    image: str
+    label: str
+    chosen: Saying
+    others: list[Saying]
+
+
+class CardMaker:
+    """Makes the cards of images by their row in the logits.
+
+    Args:
+      logits: of the evaluated split.
+      records: of the same images, with the choices.
+      resolutions: in pixels.
+      classes: their names, in the order of the logits.
+      pixels: the picture at a resolution.
+    """
+
+    def __init__(
+        self,
+        logits: Logits,
+        records: EvalRecords,
+        resolutions: Sequence[int],
+        classes: Sequence[str],
+        pixels: Pixels,
+    ) -> None:
+        self._logits = logits
+        self._records = records
+        self._resolutions = resolutions
+        self._classes = classes
+        self._pixels = pixels
+        # What the paths of all images have in common says nothing of one of them.
+        folders = {os.path.dirname(name) for name in logits.name.tolist()}
+        self._common = os.path.commonpath(folders) if all(folders) else ""
+
+    def sections(self, most: int) -> list[Section]:
+        """At most so many images of every resolution, spread evenly."""
+        choice = self._records.choice
+        sections = []
+        for index, resolution in enumerate(self._resolutions):
+            rows = np.flatnonzero(choice == index)
+            cards = self.cards(rows[spread(len(rows), most)])
+            sections.append(Section(resolution, len(rows), len(rows) / len(choice), cards))
+        return sections
+
+    def cards(self, rows: Iterable[int]) -> list[ReportCard]:
+        """The cards of these rows, but of pictures that cannot be read any more."""
+        cards = (self._card(int(row)) for row in rows)
+        return [card for card in cards if card is not None]
+
+    def _card(self, row: int) -> ReportCard | None:
+        chosen = int(self._records.choice[row])
+        sayings = self._sayings(row)
+        label = int(self._logits.label[row])
+        image = self._pixels(int(self._logits.index[row]), self._resolutions[chosen])
+        if image is None:
+            return None
+        return ReportCard(
+            name=str(self._logits.name[row]).removeprefix(self._common).lstrip("/"),
+            image=data_uri(image),
+            label=self._classes[label],
+            chosen=sayings[chosen],
+            others=sayings[:chosen] + sayings[chosen + 1 :],
+        )
+
+    def _sayings(self, row: int) -> list[Saying]:
+        probabilities = softmax(self._logits.logits[row].astype(float), axis=1)
+        best = probabilities.argmax(axis=1)
+        return [
+            Saying(size, self._classes[k], float(p[k]), bool(k == int(self._logits.label[row])))
+            for size, k, p in zip(self._resolutions, best, probabilities, strict=True)
+        ]
+
+
+def hardest(records: EvalRecords, most: int) -> np.ndarray:
+    """Rows of the images that were answered wrong where another resolution is right, surest first.
+
+    Sure are the wrong answer and the right one: the product of their confidences counts.
+    """
+    wrong = ~records.chosen(records.top1)
+    right = np.where(records.top1, records.confidence, 0).max(axis=1)
+    sure = np.where(wrong, records.chosen(records.confidence) * right, 0)
+    order = np.argsort(-sure, kind="stable")[:most]
+    return order[sure[order] > 0]

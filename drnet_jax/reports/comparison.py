@@ -1,0 +1,188 @@
+"""Several runs side by side: settings, each at one seed or more, from their `eval.json`."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drnet_jax.evaluation.intervals import Interval, over_seeds
+from drnet_jax.evaluation.metrics import hull_top1, matched_random_top1
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The same configuration at k seeds.
+
+    Attributes:
+      name: what to call it.
+      summaries: `[k]`, of the finished runs' `eval.json`, in the order of the seeds.
+    """
+
+    name: str
+    summaries: tuple[dict[str, Any], ...]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the runs."""
+        return [summary["config"]["seed"] for summary in self.summaries]
+
+    def values(self, name: str) -> np.ndarray:
+        """`[k]`: one of `figures`, of every run."""
+        return np.array([figures(summary)[name] for summary in self.summaries])
+
+    def interval(self, name: str) -> Interval:
+        """Its mean over the seeds; of one seed, its interval over the images if it has one."""
+        values = self.values(name)
+        if len(values) > 1:
+            return over_seeds(values)
+        known = self.summaries[0].get("controls", {}).get("intervals", {}).get(name)
+        if known is None or known["low"] is None:
+            return Interval(float(values[0]), float("nan"), float("nan"))
+        return Interval(**known)
+
+
+def figures(summary: Mapping[str, Any]) -> dict[str, float]:
+    """What runs are compared by: fractions, and the cost over the largest resolution's.
+
+    Args:
+      summary: an `eval.json`, of a model with a trained predictor.
+    """
+    largest = summary["fixed"][0]
+    hull = hull_top1(dict(summary), summary["gmacs"])
+    random = matched_random_top1(dict(summary))
+    found = {
+        "drnet": summary["top1"],
+        "gmacs": summary["gmacs"],
+        "relative_cost": summary["gmacs"] / largest["gmacs"],
+        "largest": largest["top1"],
+        "smallest": summary["fixed"][-1]["top1"],
+        "hull": hull,
+        "matched_random": random,
+        "drnet - hull": summary["top1"] - hull,
+        "drnet - matched_random": summary["top1"] - random,
+    }
+    controls = summary.get("controls", {})
+    for name, interval in controls.get("intervals", {}).items():
+        found[name] = float("nan") if interval["value"] is None else interval["value"]
+    return found
+
+
+def read_summary(workdir: Path) -> dict[str, Any] | None:
+    """The `eval.json` of a run, None without one."""
+    path = workdir / "eval.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def settings(runs: Mapping[str, Iterable[Path]]) -> list[Setting]:
+    """By the name of a setting, its finished runs among these workdirs; there may be none."""
+    found = []
+    for name, workdirs in runs.items():
+        summaries = [summary for w in workdirs if (summary := read_summary(w)) is not None]
+        summaries.sort(key=lambda summary: summary["config"]["seed"])
+        found.append(Setting(name, tuple(summaries)))
+    return found
+
+
+def difference(setting: Setting, other: Setting, name: str) -> Interval:
+    """Mean difference of a figure over the seeds that both have; NaN ends with fewer than two.
+
+    Raises:
+      ValueError: they have no seed in common.
+    """
+    mine = dict(zip(setting.seeds, setting.values(name), strict=True))
+    theirs = dict(zip(other.seeds, other.values(name), strict=True))
+    common = sorted(mine.keys() & theirs.keys())
+    if not common:
+        raise ValueError(f"{setting.name} and {other.name} have no seed in common")
+    values = np.array([mine[seed] - theirs[seed] for seed in common])
+    if len(values) > 1:
+        return over_seeds(values)
+    return Interval(float(values[0]), float("nan"), float("nan"))
+
+
+def shares(setting: Setting) -> np.ndarray:
+    """`[m]`: how often each resolution was chosen, mean over the seeds."""
+    return np.mean([summary["shares"] for summary in setting.summaries], axis=0)
+
+
+def points(interval: Interval, *, sign: bool = False) -> str:
+    """A fraction in % with half the width of its interval."""
+    text = f"{100 * interval.value:{'+' if sign else ''}.1f}"
+    if np.isnan(interval.low):
+        return text
+    return f"{text} ± {50 * (interval.high - interval.low):.1f}"
+
+
+COLUMNS = (
+    *("", "seeds", "px", "largest", "DRNet", "minus the first", "cost", "minus hull"),
+    *("minus random", "minus cascade", "sent there, %"),
+)
+NOTE = (
+    "Top-1 in %, differences in points. Cost: multiply-adds with the predictor, over the largest "
+    "resolution's. Hull: of the fixed resolutions, at the same cost; random: a choice with the "
+    "same shares; cascade: smallest first, stop when sure, at the same cost. ±: half of the 95 % "
+    "interval, by Student's t over the seeds, or by bootstrap over the images where there is one "
+    "seed."
+)
+
+
+def rows(found: Sequence[Setting]) -> list[list[str]]:
+    """The cells of `COLUMNS` for every setting; differences are paired with the first one."""
+    return [_row(setting, found[0]) for setting in found]
+
+
+def _row(setting: Setting, first: Setting) -> list[str]:
+    if not setting.summaries:
+        return [setting.name, "not finished", *[""] * (len(COLUMNS) - 2)]
+    change = ""
+    if setting is not first and set(setting.seeds) & set(first.seeds):
+        change = points(difference(setting, first, "drnet"), sign=True)
+    cascade = ""
+    if all("drnet - cascade" in figures(summary) for summary in setting.summaries):
+        cascade = points(setting.interval("drnet - cascade"), sign=True)
+    return [
+        setting.name,
+        str(len(setting.seeds)),
+        "/".join(map(str, setting.summaries[0]["resolutions"])),
+        points(Interval(float(setting.values("largest").mean()), np.nan, np.nan)),
+        points(setting.interval("drnet")),
+        change,
+        f"{setting.values('relative_cost').mean():.3f}",
+        points(setting.interval("drnet - hull"), sign=True),
+        points(setting.interval("drnet - matched_random"), sign=True),
+        cascade,
+        "/".join(f"{100 * share:.0f}" for share in shares(setting)),
+    ]
+
+
+def markdown(questions: Mapping[str, Sequence[Setting]]) -> str:
+    """A table a question."""
+    parts = [NOTE + "\n"]
+    for question, found in questions.items():
+        lines = [list(COLUMNS), ["---"] * len(COLUMNS), *rows(found)]
+        table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        parts.append(f"**{question}**\n\n{table}")
+    return "\n".join(parts)
+
+
+def to_json(questions: Mapping[str, Sequence[Setting]]) -> dict[str, Any]:
+    """By question and setting, the figures of every seed."""
+    return {
+        question: {
+            setting.name: [
+                {
+                    "seed": summary["config"]["seed"],
+                    "shares": summary["shares"],
+                    "fixed": summary["fixed"],
+                    "by_apparent_size": summary.get("by_apparent_size"),
+                    **{n: None if np.isnan(v) else v for n, v in figures(summary).items()},
+                }
+                for summary in setting.summaries
+            ]
+            for setting in found
+        }
+        for question, found in questions.items()
+    }

@@ -1,0 +1,167 @@
+"""`report.html`: an evaluation as one page that needs nothing else."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from drnet_jax.checkpoints.restore import TrainedModel
+from drnet_jax.config import default_config, flatten
+from drnet_jax.data.decode import CorruptImageError, resize_square
+from drnet_jax.data.sources import EncodedSource, Source
+from drnet_jax.evaluation.logits import Logits
+from drnet_jax.evaluation.metrics import EvalRecords, hull_top1
+from drnet_jax.inference.encoded import decode_square
+from drnet_jax.reports.cards import CardMaker, Pixels, hardest
+from drnet_jax.reports.pages import render
+from drnet_jax.reports.plots import classes_plot, cost_plot, needed_plot, sizes_plot, training_plot
+from drnet_jax.runtime.files import write_text
+from drnet_jax.runtime.metric_writer import read_metrics
+
+# The table by class is folded up beyond this.
+_FEW_CLASSES = 40
+_CONTROLS = {
+    "hull": "hull of the fixed sizes, same cost",
+    "uniform_random": "random, uniform",
+    "matched_random": "random, DRNet's shares",
+    "cascade": "confidence cascade",
+    "oracle": "oracle: smallest that is right",
+}
+
+
+def write_report(
+    path: Path,
+    config: ConfigDict,
+    summary: Mapping[str, Any],
+    trained: TrainedModel,
+    logits: Logits,
+    records: EvalRecords,
+    pixels: Pixels,
+) -> None:
+    """Writes the page.
+
+    Args:
+      path: of the file.
+      config: of the evaluation.
+      summary: what `eval.json` holds.
+      trained: the model.
+      logits: of the evaluated split.
+      records: of the same images, with the choices.
+      pixels: an image of the split at a resolution.
+    """
+    resolutions = trained.model.resolutions
+    maker = CardMaker(logits, records, resolutions, trained.classes, pixels)
+    chosen = summary["top1"] is not None and len(resolutions) > 1
+    shown = config.eval.gallery if chosen else 0
+    content = {
+        "several": len(resolutions) > 1,
+        "title": trained.origin.resolve().name,
+        "summary": summary,
+        "verdict": summary.get("controls", {}).get("verdict"),
+        "facts": facts(summary, trained),
+        "table": table(summary),
+        "plots": plots(summary, trained.origin),
+        "classes": sorted(summary.get("by_class", []), key=lambda row: row["top1"]),
+        "few_classes": len(summary.get("by_class", [])) <= _FEW_CLASSES,
+        "sections": maker.sections(shown) if shown else [],
+        "hardest": maker.cards(hardest(records, shown)) if shown else [],
+        "changed": changed(summary["config"]),
+        "config": json.dumps(summary["config"], indent=1, sort_keys=True),
+    }
+    write_text(path, render("report.html", content))
+
+
+def pictures(source: Source) -> Pixels:
+    """The images of a source at any resolution, `[r, r, 3]` uint8, resized on the host."""
+
+    def picture(index: int, resolution: int) -> np.ndarray | None:
+        """By index in the source and side in pixels; None if it cannot be read any more."""
+        try:
+            sample = source[index]
+            if not isinstance(source, EncodedSource):
+                return resize_square(sample["image"], resolution)
+            square = decode_square(sample["encoded"], source.eval_crop, source.size)
+        except (CorruptImageError, OSError):
+            return None
+        return resize_square(square, resolution)
+
+    return picture
+
+
+def facts(summary: Mapping[str, Any], trained: TrainedModel) -> dict[str, str]:
+    """The figures at the head of the page."""
+    largest = summary["fixed"][0]
+    found = {
+        "Model": f"{summary['config']['model.name']}, {trained.stage} step {trained.step}",
+        "Data": f"{summary['config']['data.name']}, {summary['split']} split",
+        "Images": f"{summary['num_images']:,}",
+        f"Fixed {largest['resolution']} px": f"{100 * largest['top1']:.2f} %",
+    }
+    if summary["top1"] is not None and len(summary["fixed"]) > 1:
+        cost = summary["gmacs"] / largest["gmacs"]
+        found["DRNet"] = f"{100 * summary['top1']:.2f} %"
+        found["Cost"] = f"{summary['gmacs']:.4g} GMACs, {cost:.2f} of {largest['resolution']} px"
+        found["Lambda"] = f"{summary['lambda']:.4g}"
+    if summary.get("num_corrupt"):
+        found["Left out, corrupt"] = f"{summary['num_corrupt']:,}"
+    return found
+
+
+def table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """DRNet and what it is compared with: name, top-1, GMACs, and DRNet minus it, in %."""
+    rows = [
+        {
+            "name": f"fixed {entry['resolution']} px",
+            "top1": 100 * entry["top1"],
+            "ends": [100 * end for end in entry["interval"]],
+            "gmacs": entry["gmacs"],
+        }
+        for entry in summary["fixed"]
+    ]
+    controls = summary.get("controls")
+    if controls is None:
+        if summary["top1"] is not None and len(summary["fixed"]) > 1:
+            name, cost = "hull of the fixed sizes, same cost", summary["gmacs"]
+            rows.append({"name": "DRNet", "top1": 100 * summary["top1"], "gmacs": cost})
+            rows.append({"name": name, "top1": 100 * hull_top1(dict(summary), cost), "gmacs": cost})
+        return rows
+    known = controls["intervals"]
+    for name, label in {"drnet": "DRNet", **_CONTROLS}.items():
+        interval = known[name]
+        difference = known.get(f"drnet - {name}")
+        rows.append(
+            {
+                "name": label,
+                "top1": 100 * interval["value"],
+                "ends": [100 * interval["low"], 100 * interval["high"]],
+                "gmacs": controls["gmacs"].get(name, summary["gmacs"]),
+                "minus": difference and {end: 100 * value for end, value in difference.items()},
+            }
+        )
+    return rows
+
+
+def plots(summary: Mapping[str, Any], origin: Path) -> dict[str, Any]:
+    """The pictures of the page by name; those that there is nothing to draw for are None."""
+    lines = read_metrics(origin / "metrics.jsonl")
+    several, classes = len(summary["fixed"]) > 1, summary.get("by_class", [])
+    return {
+        "cost": cost_plot(summary),
+        "needed": needed_plot(summary) if "controls" in summary else None,
+        "classes": classes_plot(summary) if several and len(classes) > 1 else None,
+        "sizes": sizes_plot(summary) if summary.get("by_apparent_size") else None,
+        "training": training_plot(lines, summary),
+    }
+
+
+def changed(config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Fields that are not at their default: name, value, default."""
+    default = flatten(default_config())
+    return [
+        (name, value, default.get(name))
+        for name, value in sorted(config.items())
+        if value != default.get(name)
+    ]

@@ -1,0 +1,165 @@
+"""The latency table as Markdown and as a picture, and what it says in words."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from drnet_jax.evaluation.latency import Latency
+from drnet_jax.evaluation.metrics import hull_weights
+
+# Okabe and Ito's colours, which the colour-blind tell apart.
+_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#999999")
+_ADAPTIVE_COLOURS = ("#D55E00", "#000000", "#8B4513", "#5D3A9B")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way at one batch size.
+
+    Attributes:
+      input: `'pixels'`, images in memory, or `'jpeg'`, with decoding and cropping.
+      name: of the way.
+      kind: `'fixed'`, `'adaptive'` or `'dense'`.
+      right: `[n]` bool, what it gets right of the calibration split.
+      gmacs: mean cost of an image.
+      latency: what was measured.
+    """
+
+    input: str
+    name: str
+    kind: str
+    right: np.ndarray
+    gmacs: float
+    latency: Latency
+
+    @property
+    def top1(self) -> float:
+        """Fraction, on the calibration split."""
+        return float(self.right.mean())
+
+    def figures(self) -> dict[str, Any]:
+        """What `table.json` holds of it; times in ms a batch."""
+        throughput, low, high = self.latency.throughput
+        return {
+            "input": self.input,
+            "batch_size": self.latency.batch_size,
+            "way": self.name,
+            "top1": self.top1,
+            "gmacs": self.gmacs,
+            "images_per_second": throughput,
+            "images_per_second_interval": [low, high],
+            "p50_ms": self.latency.percentile(50),
+            "p95_ms": self.latency.percentile(95),
+            "p99_ms": self.latency.percentile(99),
+            "repeats": len(self.latency.seconds),
+        }
+
+
+def markdown(rows: Sequence[Row], setting: str) -> str:
+    """A table an input, and the verdicts."""
+    lines = [setting]
+    titles = {"pixels": "Images in memory", "jpeg": "With JPEG decoding and cropping"}
+    for name, title in titles.items():
+        lines += ["", f"{title}:", ""]
+        lines.append("| batch | | top-1, % | GMACs | images/s (95 %) | p50, ms | p95 | p99 |")
+        lines.append("|---|---|---|---|---|---|---|---|")
+        lines += [_line(row) for row in rows if row.input == name]
+    return "\n".join([*lines, "", *verdicts(rows), ""])
+
+
+def _line(row: Row) -> str:
+    throughput, low, high = row.latency.throughput
+    times = " | ".join(f"{row.latency.percentile(percent):.2f}" for percent in (50, 95, 99))
+    return (
+        f"| {row.latency.batch_size} | {row.name} | {100 * row.top1:.2f} | {row.gmacs:.4g} | "
+        f"{throughput:.0f} ({low:.0f} to {high:.0f}) | {times} |"
+    )
+
+
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """For every batch size and input: what the fixed resolutions reach in the same median time.
+
+    The margin is that of the accuracies; the times count as exact.
+    """
+    return [line for group in _groups(rows) for line in _verdicts(group)]
+
+
+def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    keys = dict.fromkeys((row.input, row.latency.batch_size) for row in rows)
+    for key in keys:
+        yield [row for row in rows if (row.input, row.latency.batch_size) == key]
+
+
+def _verdicts(group: Sequence[Row]) -> Iterator[str]:
+    fixed = [row for row in group if row.kind == "fixed"]
+    times = np.array([row.latency.percentile(50) for row in fixed])
+    right = np.stack([row.right for row in fixed], axis=1).astype(float)
+    where = f"{group[0].input}, batch {group[0].latency.batch_size}"
+    for row in group:
+        if row.kind != "adaptive":
+            continue
+        time = row.latency.percentile(50)
+        weights = hull_weights(times, right.mean(0), time)
+        # Paired over the images of the calibration split.
+        gains = 100 * (row.right - right @ weights)
+        gain, margin = gains.mean(), 1.96 * gains.std(ddof=1) / np.sqrt(len(gains))
+        words = "level with"
+        if abs(gain) > margin:
+            words = "better than" if gain > 0 else "worse than"
+        if time > times.max():
+            words = f"slower than every fixed resolution, and {words} the best of them"
+        elif time < times.min():
+            words = f"faster than every fixed resolution, and {words} the fastest"
+        else:
+            words += " a mixture of fixed resolutions in the same time"
+        advice = "" if gain > margin else ": prefer a fixed one"
+        yield f"- {where}: {row.name} is {words} ({gain:+.2f} ± {margin:.2f} points){advice}."
+
+
+def plot(rows: Sequence[Row], setting: str, path: Path) -> None:
+    """Images a second by batch size, a line a way, with its interval; one panel an input."""
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    titles = {"pixels": "images in memory", "jpeg": "with JPEG decoding and cropping"}
+    for panel, (kind, title) in zip(axes, titles.items(), strict=True):
+        shown = [row for row in rows if row.input == kind]
+        for name, style in _styles(shown).items():
+            _draw(panel, [row for row in shown if row.name == name], name, style)
+        panel.set(xscale="log", yscale="log", xlabel="batch size", title=title)
+        sizes = sorted({row.latency.batch_size for row in shown})
+        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:,.0f}")
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    axes[0].set_ylabel("images a second")
+    axes[0].legend(frameon=False)
+    figure.suptitle(setting, fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def _styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Colour and line of every way: adaptive ones are solid and strong."""
+    adaptive = dict.fromkeys(row.name for row in rows if row.kind == "adaptive")
+    others = dict.fromkeys(row.name for row in rows if row.kind != "adaptive")
+    styles: dict[str, dict[str, Any]] = {}
+    for number, name in enumerate(adaptive):
+        colour = _ADAPTIVE_COLOURS[number % len(_ADAPTIVE_COLOURS)]
+        styles[name] = {"color": colour, "linewidth": 2.5, "marker": "o"}
+    for number, name in enumerate(others):
+        colour = _COLOURS[number % len(_COLOURS)]
+        styles[name] = {"color": colour, "linestyle": "--", "marker": "s", "markersize": 4}
+    return styles
+
+
+def _draw(panel: Any, rows: Sequence[Row], name: str, style: dict[str, Any]) -> None:
+    figures = [row.latency.throughput for row in rows]
+    middle = [throughput for throughput, _, _ in figures]
+    error = [[m - low for m, low, _ in figures], [high - m for m, _, high in figures]]
+    sizes = [row.latency.batch_size for row in rows]
+    panel.errorbar(sizes, middle, yerr=error, label=name, capsize=3, **style)

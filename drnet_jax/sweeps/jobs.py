@@ -1,0 +1,95 @@
+"""The jobs of a sweep as runs of the program."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from queue import SimpleQueue
+
+from drnet_jax.reports.comparison import read_summary
+from drnet_jax.sweeps.plan import Job
+
+PROGRAM = (sys.executable, "-m", "drnet_jax")
+_PACKAGE = Path(__file__).parents[1]
+
+
+def is_finished(job: Job) -> bool:
+    """Whether it was evaluated, on the split that is wanted and without a budget."""
+    summary = read_summary(job.workdir)
+    if summary is None or summary.get("lambda"):
+        return False
+    return all(
+        summary["config"].get(name) == job.config[name]
+        for name in ("eval.split", "data.eval_images")
+        if name in job.config
+    )
+
+
+class JobRunner:
+    """Runs jobs, each on a device that is free.
+
+    Args:
+      config: the file of the configuration.
+      overrides: of every job, as arguments of the program.
+      devices: GPUs by number; an empty name: whatever the program finds.
+    """
+
+    def __init__(self, config: Path, overrides: Sequence[str], devices: Sequence[str]) -> None:
+        self._start = [*PROGRAM, f"--config={config}"]
+        self._start += overrides
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._free: SimpleQueue[str] = SimpleQueue()
+        self.num_devices = len(devices)
+        for device in devices:
+            self._free.put(device)
+
+    def run(self, job: Job) -> tuple[float, str]:
+        """Seconds, and what went wrong, if anything."""
+        if job.stage_one is not None and not is_finished(job.stage_one):
+            return 0.0, f"{job.stage_one.name} is not finished"
+        job.workdir.mkdir(parents=True, exist_ok=True)
+        path = job.workdir / "log.txt"
+        device = self._free.get()
+        start = time.perf_counter()
+        try:
+            code = self._wait(self.command(job), path, device)
+        finally:
+            self._free.put(device)
+        seconds = time.perf_counter() - start
+        last = path.read_text(errors="replace").splitlines()[-1]
+        return seconds, f"{last} ({path})" if code else ""
+
+    def _wait(self, command: Sequence[str], path: Path, device: str) -> int:
+        environment = dict(os.environ)
+        # The package as it is imported here, wherever this process was started.
+        paths = [str(_PACKAGE.parent), *filter(None, [environment.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        if device:
+            environment["CUDA_VISIBLE_DEVICES"] = device
+        with path.open("a") as log:
+            log.write(shlex.join(command) + "\n")
+            log.flush()
+            process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+            self._running.add(process)
+            code = process.wait()
+            self._running.discard(process)
+        return code
+
+    def terminate(self) -> None:
+        """Sends SIGTERM to the running jobs."""
+        for process in list(self._running):
+            process.terminate()
+
+    def command(self, job: Job) -> list[str]:
+        """How to run a job."""
+        stages = "('pretrain',)" if job.stage_one is None else "('joint',)"
+        command = [*self._start, *(f"--config.{n}={value}" for n, value in job.overrides.items())]
+        command += [f"--config.stages={stages}", f"--workdir={job.workdir}"]
+        if job.stage_one is not None:
+            command.append(f"--config.joint.init_from={job.stage_one.workdir}")
+        return command

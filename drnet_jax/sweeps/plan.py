@@ -1,0 +1,176 @@
+"""Which runs a sweep takes: variants of one configuration, each once, with stage 1 shared."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from drnet_jax.config import FREE_FIELDS, ConfigError, changed_fields, flatten, get_field
+from drnet_jax.config_checks import check_config
+
+Overrides = Mapping[str, Any]
+# What stage 1 does not depend on.
+_STAGE_TWO = ("joint.", "predictor.", "model.statistics", "model.min_samples", *FREE_FIELDS)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Variants of a configuration, by the question they answer.
+
+    Attributes:
+      config: the file of the configuration; of shipped ones `configs/<name>.py`.
+      questions: by question, and in it by variant, the overrides. The first variant is what the
+        others are compared with; one that comes up again is run once.
+      seeds: every variant is run at each.
+    """
+
+    config: str
+    questions: Mapping[str, Mapping[str, Overrides]]
+    seeds: Sequence[int] = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of stage 1, or of stage 2.
+
+    Attributes:
+      overrides: of the configuration, by name.
+      workdir: of the run, in the sweep's directory.
+      config: the flattened configuration, of stage 1 what it depends on.
+      stage_one: of a run of stage 2, the one it starts from.
+    """
+
+    overrides: Overrides
+    workdir: Path
+    config: dict[str, Any]
+    stage_one: "Job | None" = None
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        stage = "stage 1" if self.stage_one is None else "stage 2"
+        return f"{stage}: {', '.join(f'{name}={value}' for name, value in self.overrides.items())}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a sweep.
+
+    Attributes:
+      stage_one: in running order.
+      stage_two: likewise.
+      variants: by question and variant, the runs of stage 2, one a seed.
+    """
+
+    stage_one: list[Job] = field(default_factory=list)
+    stage_two: list[Job] = field(default_factory=list)
+    variants: dict[str, dict[str, list[Job]]] = field(default_factory=dict)
+
+
+def make_plan(sweep: Sweep, base: ConfigDict, directory: Path) -> Plan:
+    """The jobs of `sweep`, every one checked as far as it can be without the data.
+
+    Args:
+      sweep: the questions.
+      base: the configuration of `sweep.config`, with what the user has overridden.
+      directory: of the sweep.
+
+    Raises:
+      ConfigError: an override names no field, or its value is bad.
+    """
+    if not sweep.seeds or len(set(sweep.seeds)) != len(sweep.seeds):
+        raise ConfigError(f"seeds={tuple(sweep.seeds)} must name one or more seeds, none twice")
+    stage_one: dict[Path, Job] = {}
+    stage_two: dict[Path, Job] = {}
+    plan = Plan()
+    for question, variants in sweep.questions.items():
+        plan.variants[question] = {}
+        for variant, overrides in variants.items():
+            jobs = []
+            for seed in sweep.seeds:
+                changes = _changes(base, {**overrides, "seed": seed})
+                early = {n: v for n, v in changes.items() if not n.startswith(_STAGE_TWO)}
+                first = _job(base, early, directory / "stage1", None)
+                first = stage_one.setdefault(first.workdir, first)
+                job = _job(base, changes, directory, first)
+                jobs.append(stage_two.setdefault(job.workdir, job))
+            plan.variants[question][variant] = jobs
+    # One seed after the other: the whole table is there early, and gets its intervals later.
+    order = list(sweep.seeds)
+    for jobs, found in ((plan.stage_one, stage_one), (plan.stage_two, stage_two)):
+        jobs.extend(sorted(found.values(), key=lambda job: order.index(job.config["seed"])))
+    return plan
+
+
+def _changes(base: ConfigDict, overrides: Overrides) -> dict[str, Any]:
+    """The overrides that change something, and the seed, by name."""
+    old = flatten(base)
+    unknown = sorted(set(overrides) - set(old))
+    if unknown:
+        raise ConfigError(
+            f"the sweep overrides unknown fields: {', '.join(unknown)}; drnet_jax/config.py "
+            "lists them all"
+        )
+    config = _overridden(base, overrides)
+    check_config(config, 1)
+    new = flatten(config)
+    # The values as the configuration holds them: 1 and 1.0 are the same run.
+    return {
+        name: get_field(config, name)
+        for name in sorted(overrides)
+        if name == "seed" or new[name] != old[name]
+    }
+
+
+def _overridden(base: ConfigDict, overrides: Overrides) -> ConfigDict:
+    config = base.copy_and_resolve_references()
+    try:
+        config.update_from_flattened_dict(dict(overrides))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the sweep overrides {dict(overrides)}: {error}") from error
+    return config
+
+
+def _job(base: ConfigDict, changes: Overrides, directory: Path, stage_one: Job | None) -> Job:
+    if stage_one is None:
+        stages: dict[str, Any] = {"stages": ("pretrain",)}
+    else:
+        stages = {"stages": ("joint",), "joint.init_from": str(stage_one.workdir)}
+    config = flatten(_overridden(base, {**changes, **stages}))
+    if stage_one is None:
+        config = {n: value for n, value in config.items() if not n.startswith(_STAGE_TWO)}
+    return Job(changes, directory / _slug(changes), config, stage_one)
+
+
+def _slug(overrides: Mapping[str, Any]) -> str:
+    """A name for a directory."""
+    parts = []
+    for name, value in overrides.items():
+        text = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        parts.append(f"{name}={text}")
+    return re.sub(r"[^\w.,=+-]", "-", "_".join(parts))
+
+
+def check_directory(plan: Plan) -> None:
+    """Checks that what is in the sweep's directory already is of the same configuration.
+
+    Raises:
+      ConfigError: a workdir holds a run with other values.
+    """
+    for job in (*plan.stage_one, *plan.stage_two):
+        path = job.workdir / "config.json"
+        if not path.exists():
+            continue
+        theirs = {n: v for n, v in json.loads(path.read_text()).items() if n in job.config}
+        # The directory may have been moved.
+        wanted = job.config | {"joint.init_from": theirs.get("joint.init_from")}
+        changed = changed_fields(theirs, {n: v for n, v in wanted.items() if n in job.config})
+        if changed:
+            raise ConfigError(
+                f"{job.workdir} holds a run with another configuration ({'; '.join(changed)}): "
+                "give another --dir, or the same values to resume it"
+            )
