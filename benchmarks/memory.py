@@ -32,7 +32,7 @@ from drnet_jax.training.train_step import make_train_step
 
 GOAL = 0.3
 CONFIGS = ("digits_on_photos", "resnet_imagenette", "mobilenetv2_in1k", "resnet_in1k")
-WAYS: dict[str, dict[str, object]] = {
+VARIANTS: dict[str, dict[str, object]] = {
     "as it is": {},
     "bfloat16": {"model.dtype": "bfloat16"},
     "remat": {"model.remat": True},
@@ -44,17 +44,17 @@ WAYS: dict[str, dict[str, object]] = {
 def main() -> int:
     names = sys.argv[1:] or list(CONFIGS)
     print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, one device, GiB, joint step")
-    print(f"{'config':<22}{'batch':>6}" + "".join(f"{way:>15}" for way in WAYS))
+    print(f"{'config':<22}{'batch':>6}" + "".join(f"{variant:>15}" for variant in VARIANTS))
     ratio = None
     for name in names:
         config = importlib.import_module(f"configs.{name}").get_config()
-        row = [step_gib(config, overrides) for overrides in WAYS.values()]
+        row = [step_gib(config, overrides) for overrides in VARIANTS.values()]
         print(
             f"{name:<22}{config.joint.batch_size:>6}" + "".join(f"{gib:>15.2f}" for gib in row),
             flush=True,
         )
         if name == "resnet_in1k":
-            ratio = row[list(WAYS).index("accumulate=4")] / row[0]
+            ratio = row[list(VARIANTS).index("accumulate=4")] / row[0]
     if ratio is None:
         return 0
     print(

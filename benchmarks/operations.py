@@ -63,16 +63,16 @@ def verdict(name: str, ratio: float) -> str:
 def measure(name: str, repeats: int) -> float:
     """Prints a line of the table; ours over stock."""
     config_name, count, _ = NETWORKS[name]
-    ways = {}
+    variants = {}
     for stock in (True, False):
         config = importlib.import_module(f"configs.{config_name}").get_config()
         config.model.stock_operations = stock
         count = count or config.joint.batch_size
-        ways[stock] = step(config, count)
-    for run in ways.values():
+        variants[stock] = step(config, count)
+    for run in variants.values():
         run()  # Compiles.
         run()
-    rounds = [{stock: run() for stock, run in ways.items()} for _ in range(repeats)]
+    rounds = [{stock: run() for stock, run in variants.items()} for _ in range(repeats)]
     stock_ms, ours_ms = (
         1000 * statistics.median(times[stock] for times in rounds) / count
         for stock in (True, False)

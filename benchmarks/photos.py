@@ -6,7 +6,7 @@ python benchmarks/photos.py PACKAGES [--unlabelled FOLDER]
 The first package (Apache-2.0) brings the weights, a pickle of PyTorch that is read by a restricted
 reader; the second (MIT) 20 photographs with the label in the file's name. Each is scaled to a
 shorter side of size / 0.875 (bicubic) and cropped to its centre; pixels become (x - 127) / 128.
-Goal: at least 17 of 20 right at 224 px.
+Goal: at least 17 of 20 correct at 224 px.
 
 At 168 and 112 px BatchNorm's statistics of 224 px are wrong: top-1 is given before and after they
 are re-estimated on the photographs of FOLDER (any folder of JPEGs, without labels), or else on the
@@ -51,17 +51,17 @@ def main() -> int:
         )
         rng = np.random.default_rng(0)
         others = [found[i] for i in rng.permutation(len(found))[:UNLABELLED]]
-    right = {}
+    correct = {}
     for size in SIZES:
         images = load(photos, size)
-        right[size] = count_right(network, variables, images, labels, size)
+        correct[size] = count_right(network, variables, images, labels, size)
         batches = (load(others[i : i + BATCH], size) for i in range(0, len(others), BATCH))
         again = reestimate_statistics(network, variables, batches, size)
         after = count_right(network, again, images, labels, size)
-        print(f"{size} px: {right[size]} of {len(photos)} right, re-estimated {after}")
+        print(f"{size} px: {correct[size]} of {len(photos)} correct, re-estimated {after}")
     print(f"re-estimated on {len(others)} photographs, {jax.devices()[0].device_kind}")
-    print(f"right at 224 px: {right[224]} of {len(photos)} (goal >= {GOAL})")
-    return int(right[224] < GOAL)
+    print(f"correct at 224 px: {correct[224]} of {len(photos)} (goal >= {GOAL})")
+    return int(correct[224] < GOAL)
 
 
 def load(paths: list[Path], size: int) -> np.ndarray:

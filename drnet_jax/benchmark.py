@@ -1,4 +1,4 @@
-"""`--mode=benchmark`: what every way of classifying takes on this device, by batch size."""
+"""`--mode=benchmark`: what every method of classifying takes on this device, by batch size."""
 
 import os
 import platform
@@ -28,7 +28,7 @@ from drnet_jax.inference.decision import choose
 from drnet_jax.models.macs import ModelCost, model_cost
 from drnet_jax.reports.latency_report import Row, markdown, plot, verdicts
 from drnet_jax.runtime.files import write_json, write_text
-from drnet_jax.runtime.progress import say
+from drnet_jax.runtime.progress import log
 
 # Pictures that batches are drawn from.
 _POOL = 512
@@ -36,20 +36,20 @@ _JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way of classifying images `[n, h, w, 3]`.
+class Method:
+    """A method of classifying images `[n, h, w, 3]`.
 
     Attributes:
       name: what to call it.
       kind: `'fixed'`, `'adaptive'` or `'dense'`.
-      right: `[n]` bool, what it gets right of the calibration split.
+      correct: `[n]` bool, what it gets right of the calibration split.
       gmacs: mean cost of an image.
       run: classifies and waits.
     """
 
     name: str
     kind: str
-    right: np.ndarray
+    correct: np.ndarray
     gmacs: float
     run: Callable[[np.ndarray], object]
 
@@ -89,11 +89,11 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
     records = ModelOutputs(config, workdir, restored).of("calibration", source).records()
     lambdas = _lambdas(records, model_cost(restored.model), tuple(config.benchmark.gmacs))
     engine = adaptive_classifier(config, restored, source.image_size)
-    ways = _ways(engine, records, lambdas)
+    methods = _methods(engine, records, lambdas)
     pool = _pool(source)
     rows: list[Row] = []
     for batch_size in config.benchmark.batch_sizes:
-        rows += _measure(ways, pool, batch_size, config)
+        rows += _measure(methods, pool, batch_size, config)
     rows.sort(key=lambda row: row.input, reverse=True)
     setting = _setting(config)
     folder = workdir / "benchmark" / datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
@@ -109,12 +109,12 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
     text = markdown(rows, setting)
     write_text(folder / "table.md", text)
     plot(rows, setting, folder / "throughput.png")
-    say(f"\n{text}\nwrote table.json, table.md and throughput.png in {folder}")
+    log(f"\n{text}\nwrote table.json, table.md and throughput.png in {folder}")
     return rows
 
 
 def _lambdas(records: EvalRecords, cost: ModelCost, budgets: Sequence[float]) -> dict[str, float]:
-    """Lambda of every adaptive way, by its name."""
+    """Lambda of every adaptive method, by its name."""
     costs = np.array(cost.classifier_gmacs)
     if len(costs) == 1:
         return {}
@@ -123,27 +123,27 @@ def _lambdas(records: EvalRecords, cost: ModelCost, budgets: Sequence[float]) ->
     return {"adaptive": 0.0, **solved}
 
 
-def _ways(
+def _methods(
     engine: AdaptiveClassifier, records: EvalRecords, lambdas: Mapping[str, float]
-) -> list[Way]:
+) -> list[Method]:
     costs = np.array(engine.cost.classifier_gmacs)
     predictor = engine.cost.predictor_gmacs
-    ways = [
-        Way(f"fixed {resolution}", "fixed", right, float(cost), engine.fixed(choice).classify)
-        for choice, (resolution, right, cost) in enumerate(
+    methods = [
+        Method(f"fixed {resolution}", "fixed", correct, float(cost), engine.fixed(choice).classify)
+        for choice, (resolution, correct, cost) in enumerate(
             zip(engine.resolutions, records.top1.T, costs, strict=True)
         )
     ]
     for name, lam in lambdas.items():
         choice = choose(records.scores, costs, lam)
-        right = np.take_along_axis(records.top1, choice[:, None], 1)[:, 0]
+        correct = np.take_along_axis(records.top1, choice[:, None], 1)[:, 0]
         cost = float(costs[choice].mean()) + predictor
-        ways.append(Way(name, "adaptive", right, cost, partial(engine.classify, lam=lam)))
+        methods.append(Method(name, "adaptive", correct, cost, partial(engine.classify, lam=lam)))
     if not lambdas:
-        return ways
-    # It computes everything and answers as the first adaptive way does.
-    right, cost = ways[len(costs)].right, float(costs.sum()) + predictor
-    return [*ways, Way("dense", "dense", right, cost, engine.classify_everywhere)]
+        return methods
+    # It computes everything and answers as the first adaptive method does.
+    correct, cost = methods[len(costs)].correct, float(costs.sum()) + predictor
+    return [*methods, Method("dense", "dense", correct, cost, engine.classify_everywhere)]
 
 
 def _pool(source: Source) -> Pool:
@@ -176,8 +176,8 @@ def _decoded(decode: Callable[[bytes], np.ndarray], picture: bytes) -> np.ndarra
         return None
 
 
-def _measure(ways: list[Way], pool: Pool, batch_size: int, config: ConfigDict) -> list[Row]:
-    """All ways at one batch size, from pixels and from JPEGs."""
+def _measure(methods: list[Method], pool: Pool, batch_size: int, config: ConfigDict) -> list[Row]:
+    """All methods at one batch size, from pixels and from JPEGs."""
     rng = np.random.default_rng(batch_size)
     settings = {
         "batch_size": batch_size,
@@ -192,24 +192,24 @@ def _measure(ways: list[Way], pool: Pool, batch_size: int, config: ConfigDict) -
     rows = []
     with ThreadPoolExecutor(_threads()) as threads:
 
-        def from_pixels(way: Way, batch: np.ndarray) -> object:
+        def from_pixels(method: Method, batch: np.ndarray) -> object:
             """Classifies images in memory."""
-            return way.run(batch)
+            return method.run(batch)
 
-        def from_encoded(way: Way, batch: list[bytes]) -> object:
+        def from_encoded(method: Method, batch: list[bytes]) -> object:
             """Decodes and classifies."""
-            return way.run(np.stack(list(threads.map(pool.decode, batch))))
+            return method.run(np.stack(list(threads.map(pool.decode, batch))))
 
         for kind, run, next_batch in (
             ("pixels", from_pixels, lambda: pool.pixels[draw()]),
             ("jpeg", from_encoded, lambda: [pool.encoded[row] for row in draw()]),
         ):
-            say(f"timing batch {batch_size}, {kind} ...")
-            calls: list[Any] = [partial(run, way) for way in ways]
+            log(f"timing batch {batch_size}, {kind} ...")
+            calls: list[Any] = [partial(run, method) for method in methods]
             found = time_in_turns(calls, next_batch, **settings)
             rows += [
-                Row(kind, way.name, way.kind, way.right, way.gmacs, latency)
-                for way, latency in zip(ways, found, strict=True)
+                Row(kind, method.name, method.kind, method.correct, method.gmacs, latency)
+                for method, latency in zip(methods, found, strict=True)
             ]
     return rows
 

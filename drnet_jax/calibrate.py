@@ -14,7 +14,7 @@ from drnet_jax.config import budget_name
 from drnet_jax.evaluation.inputs import ModelOutputs, find_and_load
 from drnet_jax.inference.create import adaptive_classifier
 from drnet_jax.models.macs import model_cost
-from drnet_jax.runtime.progress import say
+from drnet_jax.runtime.progress import log
 
 _SHOWN = 11
 
@@ -51,16 +51,16 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
         times,
     )
     calibration.save(found, path)
-    say(f"{found.num_images} images of the calibration split, lambda in nats a GMAC")
+    log(f"{found.num_images} images of the calibration split, lambda in nats a GMAC")
     picked = np.linspace(0, len(found.points) - 1, _SHOWN).round().astype(int)
     shown = {found.points[index] for index in picked}
     shown |= {point for point in found.points if point.lam == 0}
     batch_size = config.budget.batch_size
     _print(found, sorted(shown, key=lambda point: point.lam), batch_size)
     if budget_name(config):
-        say("for the budget:")
+        log("for the budget:")
         _print(found, [solve(config, found, source.image_size)], batch_size)
-    say(f"wrote {path}")
+    log(f"wrote {path}")
     return found
 
 
@@ -84,7 +84,7 @@ def _print(found: Calibration, points: list[Point], batch_size: int) -> None:
         shares = np.array([point.shares for point in points])
         times = [f"{ms:>9.3f}" for ms in found.times.milliseconds(shares, batch_size)]
     title = f"{'ms':>9}" if found.times else ""
-    say(f"{'lambda':>12}{'GMACs':>10}{title}{'top-1 %':>9}   shares %")
+    log(f"{'lambda':>12}{'GMACs':>10}{title}{'top-1 %':>9}   shares %")
     for point, time in zip(points, times, strict=True):
         chosen = " / ".join(f"{100 * share:.1f}" for share in point.shares)
-        say(f"{point.lam:>12.4g}{point.gmacs:>10.5f}{time}{100 * point.top1:>9.2f}   {chosen}")
+        log(f"{point.lam:>12.4g}{point.gmacs:>10.5f}{time}{100 * point.top1:>9.2f}   {chosen}")

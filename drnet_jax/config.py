@@ -120,9 +120,9 @@ def _budget() -> ConfigDict:
 def _benchmark() -> ConfigDict:
     benchmark = ConfigDict()
     benchmark.batch_sizes = (1, 8, 32, 128)
-    # Mean cost of an image in GMACs, predictor included: adaptive ways beside lambda = 0.
+    # Mean cost of an image in GMACs, predictor included: adaptive methods beside lambda = 0.
     benchmark.gmacs = ()
-    # Of every way, in turns; fewer where these seconds, for each batch size and input, are over.
+    # Of every method, in turns; fewer where these seconds, for each batch size and input, are over.
     benchmark.repeats = 50
     benchmark.seconds = 30.0
     return benchmark

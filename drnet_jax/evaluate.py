@@ -31,7 +31,7 @@ from drnet_jax.reports.evaluation_report import pictures, write_report
 from drnet_jax.reports.tables import print_tables
 from drnet_jax.runtime.environment import environment
 from drnet_jax.runtime.files import write_json
-from drnet_jax.runtime.progress import say
+from drnet_jax.runtime.progress import log
 
 # Edges of the table by apparent size, in pixels.
 _SIZE_EDGES = (10, 14, 20, 28, 40, 57)
@@ -75,7 +75,7 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     print_tables(summary)
     report = workdir / "report.html"
     write_report(report, config, summary, trained, logits, records, pictures(source))
-    say(f"wrote {workdir / 'eval.json'} and {report}")
+    log(f"wrote {workdir / 'eval.json'} and {report}")
     return summary
 
 
@@ -89,7 +89,7 @@ def _calibration(
     """Records of the calibration split, without images that cannot be decoded; or `records`."""
     if config.eval.split == "calibration":
         return records
-    say("controls: the calibration split too (--config.eval.controls=False: no) ...")
+    log("controls: the calibration split too (--config.eval.controls=False: no) ...")
     source = load_split(config, workdir, trained, "calibration")
     return outputs.of("calibration", source, skip_corrupt=True).records()
 
@@ -179,7 +179,7 @@ def restore_and_evaluate_bucketed(config: ConfigDict, workdir: Path) -> dict[str
     path = workdir / "eval_bucketed.json"
     write_json(path, summary)
     _print_bucketed(summary)
-    say(f"wrote {path}")
+    log(f"wrote {path}")
     return summary
 
 
@@ -214,14 +214,14 @@ def _joined(results: list[Classified], labels: list[np.ndarray]) -> tuple[np.nda
 
 
 def _print_bucketed(summary: dict[str, Any]) -> None:
-    say(f"\n{summary['num_images']} images of the {summary['split']} split, by dispatch")
-    say(
+    log(f"\n{summary['num_images']} images of the {summary['split']} split, by dispatch")
+    log(
         f"DRNet: top-1 {100 * summary['top1']:.2f} %, {summary['gmacs']:.5f} GMACs, "
         f"{summary['images_per_second']:.0f} images/s, input included"
     )
     chosen = zip(summary["resolutions"], summary["shares"], strict=True)
-    say("shares: " + ", ".join(f"{size} px {100 * share:.1f} %" for size, share in chosen))
-    say(
+    log("shares: " + ", ".join(f"{size} px {100 * share:.1f} %" for size, share in chosen))
+    log(
         "the fixed resolutions, the hull and the random control are not computed: "
         "--config.eval.dispatch=dense has them"
     )

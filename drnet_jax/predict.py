@@ -30,7 +30,7 @@ from drnet_jax.reports.predictions import (
     write_unreadable,
 )
 from drnet_jax.runtime.files import write_text
-from drnet_jax.runtime.progress import Progress, say
+from drnet_jax.runtime.progress import Progress, log
 
 # Batches that may wait for full buckets.
 _MAX_WAITING = 4
@@ -244,14 +244,14 @@ def _gallery(
 
 
 def _print(summary: dict[str, Any], resolutions: Sequence[int]) -> None:
-    say(
+    log(
         f"\n{summary['num_images']} pictures, {summary['gmacs']:.5f} GMACs each, "
         f"{summary['images_per_second']:.0f} images/s, input included"
     )
     chosen = zip(resolutions, summary["shares"], strict=True)
-    say("shares: " + ", ".join(f"{size} px {100 * share:.1f} %" for size, share in chosen))
+    log("shares: " + ", ".join(f"{size} px {100 * share:.1f} %" for size, share in chosen))
     if summary["num_unreadable"]:
         listed = summary["output"] / "unreadable.csv"
-        say(f"{summary['num_unreadable']} more cannot be read: {listed}")
+        log(f"{summary['num_unreadable']} more cannot be read: {listed}")
     names = sorted(path.name for path in summary["output"].iterdir())
-    say(f"wrote {summary['output']}: {', '.join(names)}")
+    log(f"wrote {summary['output']}: {', '.join(names)}")

@@ -22,7 +22,7 @@ from drnet_jax.reports.pages import render
 from drnet_jax.reports.svg import page_style, to_svg
 from drnet_jax.runtime.environment import environment
 from drnet_jax.runtime.files import write_json, write_text
-from drnet_jax.runtime.progress import say
+from drnet_jax.runtime.progress import log
 
 # What differs between the seeds of a setting, or does not change what is trained.
 _NOT_A_SETTING = ("seed", "joint.init_from", "stages", *FREE_FIELDS)
@@ -75,7 +75,7 @@ def compare_runs(config: ConfigDict, workdir: Path) -> list[Setting]:
     write_text(page, render("comparison.html", content))
     figures = {name: content[name] for name in ("runs", "warnings", "environment")}
     write_json(workdir / "comparison.json", {**figures, **to_json({"settings": found})})
-    say(f"{markdown({'settings': found})}\nwrote {page} and comparison.json")
+    log(f"{markdown({'settings': found})}\nwrote {page} and comparison.json")
     return found
 
 

@@ -29,7 +29,7 @@ from drnet_jax.models.create import create_model
 from drnet_jax.models.macs import ModelCost, model_cost
 from drnet_jax.models.variables import init_variables, split_classifier
 from drnet_jax.runtime.files import write_json
-from drnet_jax.runtime.progress import say
+from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
 from drnet_jax.training.optim import create_learning_rate_fn, create_optimizer
 from drnet_jax.training.train_loop import Run, StageLoop
@@ -145,7 +145,7 @@ def train_stage(run: Run, stage: str) -> None:
     with StageCheckpoints(run.workdir / stage, keep_latest=keep_latest) as checkpoints:
         start = checkpoints.latest_step or 0
         if start == num_steps:
-            say(f"{stage}: finished already ({num_steps} steps)")
+            log(f"{stage}: finished already ({num_steps} steps)")
             write_json(_finished(run.workdir, stage), {"num_steps": num_steps})
             return
         replicated = replicated_sharding(run.mesh)
@@ -159,7 +159,7 @@ def train_stage(run: Run, stage: str) -> None:
         state = create_train_state(initial, tx, ema=section.ema_decay > 0)
         state = jax.device_put(state, replicated)
         if start:
-            say(f"{stage}: resuming after step {start} of {num_steps}")
+            log(f"{stage}: resuming after step {start} of {num_steps}")
             state = checkpoints.load(start, state)
         step_fn = make_train_step(stage, run.model, tx, settings)
         loop = StageLoop(run, stage, untrained, steps_per_epoch, num_steps, checkpoints, start)
@@ -201,13 +201,13 @@ def stage_two_variables(run: Run, fresh: Any) -> Any:
     elif "pretrain" in config.stages:
         origin = run.workdir
     else:
-        say("joint: no stage 1 and no joint.init_from, starting from random weights")
+        log("joint: no stage 1 and no joint.init_from, starting from random weights")
         return fresh
     trained = check_stage_one(config, origin)
     with StageCheckpoints(origin / "pretrain", read_only=True) as checkpoints:
         step = checkpoints.latest_step
         assert step is not None
-        say(f"joint: starting from step {step} of {checkpoints.directory}")
+        log(f"joint: starting from step {step} of {checkpoints.directory}")
         ema = trained["pretrain.ema_decay"] > 0
         return load_variables(checkpoints, step, fresh, stage="pretrain", ema=ema)
 

@@ -39,7 +39,7 @@ def main() -> None:
         batch_size=config.eval.batch_size,
         mesh=restored.mesh,
     )
-    right = records.chosen(records.top1)
+    correct = records.chosen(records.top1)
     resolutions = restored.model.resolutions
     block = HEADING + ROWS * (TILE + GAP)
     canvas = Image.new("RGB", (COLUMNS * (TILE + GAP) + GAP, block * len(resolutions)), "white")
@@ -48,8 +48,8 @@ def main() -> None:
     rng = np.random.default_rng(0)
     for index, resolution in enumerate(resolutions):
         sent = np.flatnonzero(records.choice == index)
-        share, correct = len(sent) / len(source), right[sent].mean() if len(sent) else 0.0
-        heading = f"{resolution} px: {share:.0%} of the images, {correct:.1%} of them right"
+        share, top1 = len(sent) / len(source), correct[sent].mean() if len(sent) else 0.0
+        heading = f"{resolution} px: {share:.0%} of the images, {top1:.1%} of them correct"
         draw.text((GAP, index * block + 4), heading, fill="black", font=font)
         shown = rng.choice(sent, min(len(sent), COLUMNS * ROWS), replace=False)
         for place, image in enumerate(shown):
@@ -58,7 +58,7 @@ def main() -> None:
             tile = Image.fromarray(source.images[image])
             tile = tile.resize((resolution, resolution), Image.Resampling.BILINEAR)
             canvas.paste(tile.resize((TILE, TILE), Image.Resampling.NEAREST), (x, y))
-            if not right[image]:
+            if not correct[image]:
                 draw.rectangle((x - 2, y - 2, x + TILE + 1, y + TILE + 1), outline="red", width=2)
     path = ROOT / "docs" / "demo.png"
     path.parent.mkdir(exist_ok=True)

@@ -26,11 +26,11 @@ def clock(monkeypatch: Any) -> Callable[[float], None]:
 
 
 def test_turns(clock: Callable[[float], None]) -> None:
-    """Every way sees the same batches, in turns; the first turn does not count."""
+    """Every method sees the same batches, in turns; the first turn does not count."""
     seen: list[tuple[str, int]] = []
     batches = iter(range(100))
 
-    def way(name: str) -> Callable[[int], None]:
+    def method(name: str) -> Callable[[int], None]:
         def run(batch: int) -> None:
             seen.append((name, batch))
             clock(10.0 if batch == 0 else batch * (1 if name == "a" else 2))
@@ -38,7 +38,7 @@ def test_turns(clock: Callable[[float], None]) -> None:
         return run
 
     got = time_in_turns(
-        [way("a"), way("b")], lambda: next(batches), batch_size=4, repeats=3, seconds=1e9
+        [method("a"), method("b")], lambda: next(batches), batch_size=4, repeats=3, seconds=1e9
     )
     assert seen == [(name, batch) for batch in range(4) for name in "ab"]
     assert [entry.seconds for entry in got] == [(1, 2, 3), (2, 4, 6)]
@@ -73,8 +73,10 @@ def test_hull_weights(cost: float, expected: tuple[float, ...]) -> None:
     np.testing.assert_allclose(got, expected)
 
 
-def row(kind: str, name: str, ms: float, right: list[int]) -> Row:
-    return Row("pixels", name, kind, np.array(right * 50, bool), 1.0, Latency(8, (ms / 1000,) * 5))
+def row(kind: str, name: str, ms: float, correct: list[int]) -> Row:
+    return Row(
+        "pixels", name, kind, np.array(correct * 50, bool), 1.0, Latency(8, (ms / 1000,) * 5)
+    )
 
 
 LARGE = row("fixed", "fixed 64", 10.0, [1, 1, 1, 0])
@@ -82,7 +84,7 @@ SMALL = row("fixed", "fixed 32", 4.0, [1, 1, 0, 0])
 
 
 @pytest.mark.parametrize(
-    ("ms", "right", "words"),
+    ("ms", "correct", "words"),
     [
         # At 7 ms the mixture has 62.5 %. Of 4 images it is sure of 2, half sure of 1: the gains
         # 0, 0, 0.5, 0 have a deviation of 0.217, over the root of 200 images.
@@ -92,8 +94,8 @@ SMALL = row("fixed", "fixed 32", 4.0, [1, 1, 0, 0])
         (3.0, [1, 1, 1, 0], "faster than every .* better than the fastest (+25.00 ± 6.02 points)."),
     ],
 )
-def test_verdicts(ms: float, right: list[int], words: str) -> None:
-    (line,) = verdicts([LARGE, row("adaptive", "adaptive", ms, right), SMALL])
+def test_verdicts(ms: float, correct: list[int], words: str) -> None:
+    (line,) = verdicts([LARGE, row("adaptive", "adaptive", ms, correct), SMALL])
     start, end = words.split(".*")
     assert (
         line.startswith("- pixels, batch 8: adaptive is " + start.strip()) and end.strip() in line

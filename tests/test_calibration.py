@@ -30,8 +30,8 @@ TIMES = Times("cpu", TABLE)
 def small() -> Calibration:
     """Two images that are surely sent to the largest and to the smallest, one in between."""
     scores = np.log([[0.98, 0.01, 0.01], [0.01, 0.01, 0.98], [0.2, 0.6, 0.2]])
-    right = np.array([[True, False, False], [True, True, False], [False, True, True]])
-    return calibrate(scores, right, GMACS, 0.1, "joint/3", TIMES)
+    correct = np.array([[True, False, False], [True, True, False], [False, True, True]])
+    return calibrate(scores, correct, GMACS, 0.1, "joint/3", TIMES)
 
 
 def point(calibration: Calibration, lam: float) -> Point:
@@ -44,7 +44,7 @@ def test_points() -> None:
     assert paper.shares == pytest.approx((1 / 3, 1 / 3, 1 / 3))
     assert paper.gmacs == pytest.approx((4 + 2 + 1) / 3 + 0.1)
     assert paper.top1 == pytest.approx(2 / 3)
-    # Image 1 is right at the largest and not at the chosen one; image 2 the other way round.
+    # Image 1 is correct at the largest and not at the chosen one; image 2 the other way round.
     assert (paper.lost, paper.won) == (1, 1)
     assert [entry.shares for entry in (found.points[0], found.points[-1])] == [
         (1.0, 0.0, 0.0),
@@ -80,7 +80,7 @@ def test_budgets() -> None:
     times = {p: 0.5 + np.dot(p.shares, (40, 20, 16)) for p in found.points}
     assert times[got] <= 30
     assert got.top1 == max(p.top1 for p in found.points if times[p] <= 30)
-    # Two right at the largest. At the smallest only one is: a drop of a third.
+    # Two correct at the largest. At the smallest only one is: a drop of a third.
     assert found.for_drop(34).shares == (0.0, 0.0, 1.0)
     cheapest = min(p.gmacs for p in found.points if p.top1 >= 2 / 3)
     assert found.for_drop(0).gmacs == cheapest

@@ -37,13 +37,13 @@ def figures() -> dict[str, Any]:
 def test_figures(figures: dict[str, Any]) -> None:
     test = records(0)
     value = {name: entry["value"] for name, entry in figures["intervals"].items()}
-    right = test.top1[np.arange(400), test.choice]
-    assert value["drnet"] == pytest.approx(right.mean())
+    correct = test.top1[np.arange(400), test.choice]
+    assert value["drnet"] == pytest.approx(correct.mean())
     shares = np.bincount(test.choice, minlength=3) / 400
     assert value["matched_random"] == pytest.approx(shares @ test.top1.mean(0))
     assert value["uniform_random"] == pytest.approx(test.top1.mean())
     assert value["oracle"] == pytest.approx(test.top1.any(1).mean())
-    assert value["regret"] == pytest.approx((test.top1.any(1) & ~right).mean())
+    assert value["regret"] == pytest.approx((test.top1.any(1) & ~correct).mean())
     assert figures["gmacs"]["drnet"] == pytest.approx(shares @ COSTS + 0.1)
     assert figures["gmacs"]["matched_random"] == pytest.approx(shares @ COSTS)
     large, middle, small = test.top1.mean(0)
@@ -61,8 +61,8 @@ def test_figures(figures: dict[str, Any]) -> None:
 def test_confusion(figures: dict[str, Any]) -> None:
     test = records(0)
     expected = np.zeros((3, 4), int)
-    for choice, right in zip(test.choice, test.top1, strict=True):
-        cheapest = [column for column in (2, 1, 0) if right[column]]
+    for choice, correct in zip(test.choice, test.top1, strict=True):
+        cheapest = [column for column in (2, 1, 0) if correct[column]]
         expected[choice, cheapest[0] if cheapest else 3] += 1
     assert figures["chosen_by_needed"] == expected.tolist()
 
@@ -107,9 +107,9 @@ def test_a_budget_moves_the_cascade() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_no_gap_is_null() -> None:
-    """The cheapest resolution is right wherever any is: the hull is the oracle."""
-    right = np.repeat(np.arange(50)[:, None] > 4, 3, axis=1)
-    test = replace(records(0, 50), top1=right)
+    """The cheapest resolution is correct wherever any is: the hull is the oracle."""
+    correct = np.repeat(np.arange(50)[:, None] > 4, 3, axis=1)
+    test = replace(records(0, 50), top1=correct)
     gap = control_figures(test, test, COST, 0.0)["intervals"]["oracle_gap_closed"]
     assert gap == {"value": None, "low": None, "high": None}
 

@@ -26,7 +26,7 @@ def cases(draw: st.DrawFn) -> dict[str, np.ndarray]:
         )
     )
     return {
-        "right": logits.argmax(-1) == labels[:, None],
+        "correct": logits.argmax(-1) == labels[:, None],
         "confidence": softmax(logits, axis=-1).max(-1),
         "costs": costs,
     }
@@ -34,20 +34,20 @@ def cases(draw: st.DrawFn) -> dict[str, np.ndarray]:
 
 @given(cases())
 def test_oracle(case: dict[str, np.ndarray]) -> None:
-    right, costs = case["right"], case["costs"]
-    outcome = oracle(right, costs)
-    for image, row in enumerate(right):
-        correct = [cost for cost, ok in zip(costs, row, strict=True) if ok]
-        assert outcome.right[image] == bool(correct)
-        assert outcome.cost[image] == min(correct, default=costs.min())
-    assert np.array_equal(costs[needed(right, costs)], outcome.cost)
+    correct, costs = case["correct"], case["costs"]
+    outcome = oracle(correct, costs)
+    for image, row in enumerate(correct):
+        sufficient = [cost for cost, ok in zip(costs, row, strict=True) if ok]
+        assert outcome.correct[image] == bool(sufficient)
+        assert outcome.cost[image] == min(sufficient, default=costs.min())
+    assert np.array_equal(costs[needed(correct, costs)], outcome.cost)
 
 
 @given(cases(), st.floats(0, 1.1))
 def test_cascade(case: dict[str, np.ndarray], threshold: float) -> None:
-    right, confidence, costs = case["right"], case["confidence"], case["costs"]
-    outcome = cascade(right, confidence, costs, threshold)
-    for image in range(len(right)):
+    correct, confidence, costs = case["correct"], case["confidence"], case["costs"]
+    outcome = cascade(correct, confidence, costs, threshold)
+    for image in range(len(correct)):
         spent = 0.0
         # Costs fall along the columns: from the last one on.
         for column in reversed(range(len(costs))):
@@ -55,22 +55,22 @@ def test_cascade(case: dict[str, np.ndarray], threshold: float) -> None:
             if confidence[image, column] >= threshold or column == 0:
                 break
         assert outcome.cost[image] == pytest.approx(spent)
-        assert outcome.right[image] == right[image, column]
+        assert outcome.correct[image] == correct[image, column]
 
 
 @given(cases(), st.data())
 def test_mixtures_are_means_over_all_choices(
     case: dict[str, np.ndarray], data: st.DataObject
 ) -> None:
-    right, costs = case["right"][:4], case["costs"]
+    correct, costs = case["correct"][:4], case["costs"]
     m = len(costs)
     weights = np.array(data.draw(st.lists(st.integers(0, 5), min_size=m, max_size=m))) + 0.01
     shares = weights / weights.sum()
-    outcome = mixture(right, shares, costs)
+    outcome = mixture(correct, shares, costs)
     top1, gmacs, square = 0.0, 0.0, 0.0
-    for choices in itertools.product(range(m), repeat=len(right)):
+    for choices in itertools.product(range(m), repeat=len(correct)):
         chance = shares[list(choices)].prod()
-        chosen = by_choice(right, np.array(choices), costs)
+        chosen = by_choice(correct, np.array(choices), costs)
         top1 += chance * chosen.top1
         gmacs += chance * chosen.gmacs
         square += chance * chosen.top1**2
@@ -81,9 +81,9 @@ def test_mixtures_are_means_over_all_choices(
 
 @given(cases(), st.floats(0, 1))
 def test_no_mixture_is_above_the_hull(case: dict[str, np.ndarray], place: float) -> None:
-    right, costs = case["right"], case["costs"]
+    correct, costs = case["correct"], case["costs"]
     budget = costs.min() + place * (costs.max() - costs.min())
-    best = mixture(right, hull_weights(costs, right.mean(axis=0), budget), costs)
+    best = mixture(correct, hull_weights(costs, correct.mean(axis=0), budget), costs)
     assert best.gmacs <= budget + 1e-9
     m = len(costs)
     for first, second in itertools.product(range(m), repeat=2):
@@ -91,7 +91,7 @@ def test_no_mixture_is_above_the_hull(case: dict[str, np.ndarray], place: float)
             shares = np.zeros(m)
             shares[first] += part
             shares[second] += 1 - part
-            other = mixture(right, shares, costs)
+            other = mixture(correct, shares, costs)
             if other.gmacs <= budget:
                 assert other.top1 <= best.top1 + 1e-9
 

@@ -86,12 +86,12 @@ def test_benchmark(trained: Path) -> None:
     (folder,) = (trained / "benchmark").iterdir()
     content = json.loads((folder / "table.json").read_text())
     names = ["fixed 32", "fixed 16", "adaptive", "adaptive 0.0015 GMACs", "dense"]
-    assert [entry["way"] for entry in content["rows"]] == names * 4
+    assert [entry["method"] for entry in content["rows"]] == names * 4
     assert [(entry["input"], entry["batch_size"]) for entry in content["rows"][::5]] == [
         *(("pixels", 1), ("pixels", 5)),
         *(("jpeg", 1), ("jpeg", 5)),
     ]
-    by_name = {entry["way"]: entry for entry in content["rows"]}
+    by_name = {entry["method"]: entry for entry in content["rows"]}
     evaluated = restore_and_evaluate(config, trained)
     for entry in evaluated["fixed"]:
         assert by_name[f"fixed {entry['resolution']}"]["top1"] == entry["top1"]

@@ -34,9 +34,9 @@ def test_records_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> N
         assert records.ce[:, side].mean() == pytest.approx(
             log_loss(outputs.label, p, labels=labels), rel=1e-5
         )
-        for k, right in ((1, records.top1), (5, records.top5)):
+        for k, correct in ((1, records.top1), (5, records.top5)):
             expected = top_k_accuracy_score(outputs.label, p, k=k, labels=labels)
-            assert right[:, side].mean() == pytest.approx(expected)
+            assert correct[:, side].mean() == pytest.approx(expected)
         np.testing.assert_allclose(records.confidence[:, side], p.max(axis=1), rtol=1e-5)
     np.testing.assert_array_equal(records.choice, outputs.scores.argmax(axis=1))
 

@@ -104,10 +104,10 @@ def test_figures_of_the_page(tmp_path: Path) -> None:
     page = write(tmp_path, outputs, classes_of(10))
     check(page)
     records = outputs.records()
-    right = outputs.logits.argmax(2) == outputs.label[:, None]
-    chosen = right[np.arange(300), outputs.scores.argmax(1)]
+    correct = outputs.logits.argmax(2) == outputs.label[:, None]
+    chosen = correct[np.arange(300), outputs.scores.argmax(1)]
     assert f"<dd>{100 * chosen.mean():.2f} %</dd>" in page
-    assert f"<td>{100 * right[:, 1].mean():.2f} " in page
+    assert f"<td>{100 * correct[:, 1].mean():.2f} " in page
     rows = page[page.index('class="classes"') :]
     listed = [int(k) for k in re.findall(r"<tr><th>class (\d+)</th>", rows)]
     accuracies = [chosen[outputs.label == k].mean() for k in listed]
@@ -151,7 +151,7 @@ def test_cards_leave_out_the_folder_that_all_are_in(
 
 
 def test_hardest_disagreements() -> None:
-    """Image 0 is right; 1 and 2 are right elsewhere only, 2 surer; 3 is right nowhere."""
+    """Image 0 is correct; 1 and 2 are correct elsewhere only, 2 surer; 3 is correct nowhere."""
     top1 = np.array([[1, 0], [0, 1], [0, 1], [0, 0]], bool)
     confidence = np.array([[0.9, 0.9], [0.5, 0.5], [0.9, 0.8], [1.0, 1.0]])
     zeros = np.zeros((4, 2))

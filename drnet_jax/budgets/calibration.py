@@ -29,7 +29,7 @@ class Point:
       gmacs: mean cost of an image, predictor included.
       top1: fraction.
       shares: of the resolutions.
-      lost: images that are right at the largest resolution and wrong at the chosen one.
+      lost: images that are correct at the largest resolution and wrong at the chosen one.
       won: the other way round.
     """
 
@@ -177,7 +177,7 @@ class Calibration:
 
 def calibrate(
     scores: np.ndarray,
-    right: np.ndarray,
+    correct: np.ndarray,
     gmacs: np.ndarray,
     predictor_gmacs: float,
     model: str,
@@ -187,7 +187,7 @@ def calibrate(
 
     Args:
       scores: `[n, m]`, the predictor's.
-      right: `[n, m]` bool, at each resolution, largest first.
+      correct: `[n, m]` bool, at each resolution, largest first.
       gmacs: `[m]`, the classifier's.
       predictor_gmacs: the predictor's.
       model: see `Calibration`.
@@ -196,7 +196,7 @@ def calibrate(
     points = []
     for lam in _lambdas(scores, gmacs):
         choice = choose(scores, gmacs, lam)
-        chosen = np.take_along_axis(right, choice[:, None], axis=1)[:, 0]
+        chosen = np.take_along_axis(correct, choice[:, None], axis=1)[:, 0]
         shares = np.bincount(choice, minlength=len(gmacs)) / len(choice)
         points.append(
             Point(
@@ -204,8 +204,8 @@ def calibrate(
                 gmacs=float(gmacs[choice].mean()) + predictor_gmacs,
                 top1=float(chosen.mean()),
                 shares=tuple(shares.tolist()),
-                lost=int((right[:, 0] & ~chosen).sum()),
-                won=int((~right[:, 0] & chosen).sum()),
+                lost=int((correct[:, 0] & ~chosen).sum()),
+                won=int((~correct[:, 0] & chosen).sum()),
             )
         )
     return Calibration(model, len(scores), tuple(points), times)

@@ -21,7 +21,7 @@ class Compared:
     """DRNet and its controls on the same n images, at m resolutions.
 
     Attributes:
-      right: `[n, m]` bool, at each fixed resolution.
+      correct: `[n, m]` bool, at each fixed resolution.
       choice: `[n]`, DRNet's.
       drnet: with its predictor.
       cascade: at DRNet's cost on the calibration split.
@@ -29,7 +29,7 @@ class Compared:
       costs: `[m]` GMACs.
     """
 
-    right: np.ndarray
+    correct: np.ndarray
     choice: np.ndarray
     drnet: Outcome
     cascade: Outcome
@@ -111,14 +111,14 @@ def _named_intervals(compared: Compared) -> dict[str, Interval]:
     m = len(compared.costs)
     columns = np.concatenate(
         [
-            compared.right,
+            compared.correct,
             np.eye(m)[compared.choice],
             np.stack(
                 [
-                    compared.drnet.right,
+                    compared.drnet.correct,
                     compared.drnet.cost,
-                    compared.cascade.right,
-                    compared.oracle.right,
+                    compared.cascade.correct,
+                    compared.oracle.correct,
                 ],
                 axis=1,
             ),
@@ -198,20 +198,20 @@ def _lambda_curve(
 
 def _point(setting: float, outcome: Outcome) -> list[float]:
     """Setting, GMACs, top-1 and the ends of its interval."""
-    top1 = proportion(round(outcome.right.sum()), len(outcome.right))
+    top1 = proportion(round(outcome.correct.sum()), len(outcome.correct))
     return [setting, outcome.gmacs, top1.value, top1.low, top1.high]
 
 
 def _ranking(records: EvalRecords, costs: np.ndarray) -> Interval:
     """AUROC of the expected cost under the predictor, for images that the cheapest gets wrong and
-    a larger one right; NaN where there are none, or no others."""
+    a larger one correct; NaN where there are none, or no others."""
     larger = ~records.top1[:, costs.argmin()] & records.top1.any(axis=1)
     p = np.exp(log_softmax(records.scores.astype(float), axis=1))
     return auroc_interval(larger, p @ costs)
 
 
 def _confusion(records: EvalRecords, costs: np.ndarray) -> np.ndarray:
-    """Images by chosen resolution (rows) and needed one; the last column: none is right."""
+    """Images by chosen resolution (rows) and needed one; the last column: none is correct."""
     m = len(costs)
     column = np.where(records.top1.any(axis=1), needed(records.top1, costs), m)
     counts = np.zeros((m, m + 1), int)

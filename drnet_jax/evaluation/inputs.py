@@ -23,7 +23,7 @@ from drnet_jax.data.sources import Source
 from drnet_jax.evaluation import logits
 from drnet_jax.evaluation.logits import Logits, LogitsError
 from drnet_jax.evaluation.outputs import check_corrupt, evaluate_logits, make_eval_step
-from drnet_jax.runtime.progress import say
+from drnet_jax.runtime.progress import log
 
 
 def find_and_load(config: ConfigDict, workdir: Path, split: str) -> tuple[TrainedModel, Source]:
@@ -89,7 +89,7 @@ class ModelOutputs:
         if known is not None:
             missing = np.setdiff1d(np.arange(len(source)), known.index)
             check_corrupt(source, missing, skip=skip_corrupt)
-            say(f"{split} split: outputs from {self._path}")
+            log(f"{split} split: outputs from {self._path}")
             return known
         if self._restored is None:
             self._restored = restore_variables(self._trained)
@@ -109,7 +109,7 @@ class ModelOutputs:
         try:
             logits.save(self._path, self._key, split, found)
         except OSError as error:
-            say(f"{self._path} is not written, the next evaluation runs the model anew: {error}")
+            log(f"{self._path} is not written, the next evaluation runs the model anew: {error}")
 
     def _load(self, split: str, source: Source) -> Logits | None:
         # Several processes may not see the same file, and have to do the same.
@@ -118,11 +118,11 @@ class ModelOutputs:
         try:
             known = logits.load(self._path, self._key, split)
         except LogitsError as error:
-            say(f"{error}: computed anew")
+            log(f"{error}: computed anew")
             return None
         if known is None or same_images(known, source):
             return known
-        say(f"{self._path} is of other images of the {split} split: computed anew")
+        log(f"{self._path} is of other images of the {split} split: computed anew")
         return None
 
 

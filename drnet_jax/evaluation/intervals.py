@@ -70,10 +70,10 @@ def intervals(columns: np.ndarray, figures: Callable[[np.ndarray], np.ndarray]) 
     ]
 
 
-def proportion(right: int, count: int) -> Interval:
-    """`right` of `count` images with Wilson's interval; the bootstrap's has no width at 0 and 1."""
-    found = binomtest(right, count).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(right / count, float(found.low), float(found.high))
+def proportion(correct: int, count: int) -> Interval:
+    """`correct` of `count` images with Wilson's interval: at 0 and 1 the bootstrap's has no width."""
+    found = binomtest(correct, count).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(correct / count, float(found.low), float(found.high))
 
 
 def over_seeds(values: np.ndarray) -> Interval:

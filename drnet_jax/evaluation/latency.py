@@ -1,4 +1,4 @@
-"""How long ways of classifying a batch take, timed in turns, with intervals."""
+"""How long methods of classifying a batch take, timed in turns, with intervals."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one way at one batch size.
+    """Of one method at one batch size.
 
     Attributes:
       batch_size: images in a batch.
@@ -47,31 +47,31 @@ class Latency:
 
 
 def time_in_turns(
-    ways: Sequence[Callable[[T], object]],
+    methods: Sequence[Callable[[T], object]],
     next_batch: Callable[[], T],
     *,
     batch_size: int,
     repeats: int,
     seconds: float,
 ) -> list[Latency]:
-    """Times every way on the same batches, one after another, so that a slow moment hits all.
+    """Times every method on the same batches, one after another, so that a slow moment hits all.
 
     Args:
-      ways: what to time; each waits for its result.
+      methods: what to time; each waits for its result.
       next_batch: gives the batch of the next turn.
       batch_size: of those batches.
       repeats: turns, after one that warms up.
       seconds: once they are over no further turn begins, but five there are at least.
     """
-    times: list[list[float]] = [[] for _ in ways]
+    times: list[list[float]] = [[] for _ in methods]
     begin = time.perf_counter()
     for repeat in range(repeats + 1):
         if repeat > LEAST_REPEATS and time.perf_counter() - begin > seconds:
             break
         batch = next_batch()
-        for way, record in zip(ways, times, strict=True):
+        for method, record in zip(methods, times, strict=True):
             start = time.perf_counter()
-            way(batch)
+            method(batch)
             if repeat:
                 record.append(time.perf_counter() - start)
     return [Latency(batch_size, tuple(record)) for record in times]

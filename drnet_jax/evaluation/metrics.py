@@ -19,8 +19,8 @@ class EvalRecords:
 
     Attributes:
       ce: `[n, m]` cross-entropy in nats.
-      top1: `[n, m]` bool, right.
-      top5: `[n, m]` bool, right among the best five.
+      top1: `[n, m]` bool, correct.
+      top5: `[n, m]` bool, correct among the best five.
       choice: `[n]` index of the resolution that the predictor picked.
       scores: `[n, m]`, the predictor's unnormalised log-probabilities.
       confidence: `[n, m]`, the classifier's largest softmax.
@@ -138,9 +138,9 @@ def _of_group(records: EvalRecords, here: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _top1(right: np.ndarray) -> dict[str, Any]:
+def _top1(correct: np.ndarray) -> dict[str, Any]:
     """Of images `[n]`, with its interval."""
-    found = proportion(int(right.sum()), len(right))
+    found = proportion(int(correct.sum()), len(correct))
     return {"top1": found.value, "interval": [found.low, found.high]}
 
 
@@ -198,7 +198,7 @@ def hull_weights(costs: np.ndarray, top1: np.ndarray, cost: float) -> np.ndarray
         while len(corners) >= 2 and _below(costs, top1, corners[-2], corners[-1], index):
             corners.pop()
         corners.append(index)
-    # What costs more than the best one and gets less right is of no use.
+    # What costs more than the best one and is less accurate is of no use.
     corners = corners[: int(np.argmax(top1[corners])) + 1]
     shares = np.eye(len(corners))
     weights = np.zeros(len(costs))

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from drnet_jax.checkpoints.restore import RestoredModel, check_predictor
 from drnet_jax.config import ConfigError
 from drnet_jax.inference.adaptive import AdaptiveClassifier
-from drnet_jax.runtime.progress import say
+from drnet_jax.runtime.progress import log
 
 
 def adaptive_classifier(
@@ -26,7 +26,7 @@ def adaptive_classifier(
     check_predictor(restored)
     if jax.process_count() > 1:
         raise ConfigError("dispatch runs on one host; eval.dispatch='dense' on several")
-    say("compiling every resolution and bucket ...")
+    log("compiling every resolution and bucket ...")
     classifier = AdaptiveClassifier(
         restored.model,
         restored.variables,
@@ -39,5 +39,5 @@ def adaptive_classifier(
     )
     if not config.inference.measure:
         return classifier
-    say("measuring them ...")
+    log("measuring them ...")
     return classifier.with_times(classifier.measure())

@@ -23,13 +23,13 @@ class Saying:
       resolution: in pixels.
       label: the class's name.
       confidence: its softmax.
-      right: whether it is the image's own class.
+      correct: whether it is the image's own class.
     """
 
     resolution: int
     label: str
     confidence: float
-    right: bool
+    correct: bool
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,12 @@ class CardMaker:
 
 
 def hardest(records: EvalRecords, most: int) -> np.ndarray:
-    """Rows of the images that were answered wrong where another resolution is right, surest first.
+    """Rows of the images that are wrong where another resolution is correct, surest first.
 
-    Sure are the wrong answer and the right one: the product of their confidences counts.
+    Sure are the wrong answer and the correct one: the product of their confidences counts.
     """
     wrong = ~records.chosen(records.top1)
-    right = np.where(records.top1, records.confidence, 0).max(axis=1)
-    sure = np.where(wrong, records.chosen(records.confidence) * right, 0)
+    correct = np.where(records.top1, records.confidence, 0).max(axis=1)
+    sure = np.where(wrong, records.chosen(records.confidence) * correct, 0)
     order = np.argsort(-sure, kind="stable")[:most]
     return order[sure[order] > 0]

@@ -28,7 +28,7 @@ _CONTROLS = {
     "uniform_random": "random, uniform",
     "matched_random": "random, DRNet's shares",
     "cascade": "confidence cascade",
-    "oracle": "oracle: smallest that is right",
+    "oracle": "oracle: smallest that is correct",
 }
 
 

@@ -19,13 +19,13 @@ _ADAPTIVE_COLOURS = ("#D55E00", "#000000", "#8B4513", "#5D3A9B")
 
 @dataclass(frozen=True)
 class Row:
-    """One way at one batch size.
+    """One method at one batch size.
 
     Attributes:
       input: `'pixels'`, images in memory, or `'jpeg'`, with decoding and cropping.
-      name: of the way.
+      name: of the method.
       kind: `'fixed'`, `'adaptive'` or `'dense'`.
-      right: `[n]` bool, what it gets right of the calibration split.
+      correct: `[n]` bool, what it gets right of the calibration split.
       gmacs: mean cost of an image.
       latency: what was measured.
     """
@@ -33,14 +33,14 @@ class Row:
     input: str
     name: str
     kind: str
-    right: np.ndarray
+    correct: np.ndarray
     gmacs: float
     latency: Latency
 
     @property
     def top1(self) -> float:
         """Fraction, on the calibration split."""
-        return float(self.right.mean())
+        return float(self.correct.mean())
 
     def figures(self) -> dict[str, Any]:
         """What `table.json` holds of it; times in ms a batch."""
@@ -48,7 +48,7 @@ class Row:
         return {
             "input": self.input,
             "batch_size": self.latency.batch_size,
-            "way": self.name,
+            "method": self.name,
             "top1": self.top1,
             "gmacs": self.gmacs,
             "images_per_second": throughput,
@@ -98,15 +98,15 @@ def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
 def _verdicts(group: Sequence[Row]) -> Iterator[str]:
     fixed = [row for row in group if row.kind == "fixed"]
     times = np.array([row.latency.percentile(50) for row in fixed])
-    right = np.stack([row.right for row in fixed], axis=1).astype(float)
+    correct = np.stack([row.correct for row in fixed], axis=1).astype(float)
     where = f"{group[0].input}, batch {group[0].latency.batch_size}"
     for row in group:
         if row.kind != "adaptive":
             continue
         time = row.latency.percentile(50)
-        weights = hull_weights(times, right.mean(0), time)
+        weights = hull_weights(times, correct.mean(0), time)
         # Paired over the images of the calibration split.
-        gains = 100 * (row.right - right @ weights)
+        gains = 100 * (row.correct - correct @ weights)
         gain, margin = gains.mean(), 1.96 * gains.std(ddof=1) / np.sqrt(len(gains))
         words = "level with"
         if abs(gain) > margin:
@@ -122,7 +122,7 @@ def _verdicts(group: Sequence[Row]) -> Iterator[str]:
 
 
 def plot(rows: Sequence[Row], setting: str, path: Path) -> None:
-    """Images a second by batch size, a line a way, with its interval; one panel an input."""
+    """Images a second by batch size, a line per method, with its interval; one panel an input."""
     figure = Figure(figsize=(11, 5), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     titles = {"pixels": "images in memory", "jpeg": "with JPEG decoding and cropping"}
@@ -144,7 +144,7 @@ def plot(rows: Sequence[Row], setting: str, path: Path) -> None:
 
 
 def _styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """Colour and line of every way: adaptive ones are solid and strong."""
+    """Colour and line of every method: adaptive ones are solid and strong."""
     adaptive = dict.fromkeys(row.name for row in rows if row.kind == "adaptive")
     others = dict.fromkeys(row.name for row in rows if row.kind != "adaptive")
     styles: dict[str, dict[str, Any]] = {}

@@ -98,7 +98,7 @@ def _points(
 
 
 def needed_plot(summary: Summary) -> Markup:
-    """Shares of the resolutions: chosen, and needed (the smallest that is right)."""
+    """Shares of the resolutions: chosen, and needed (the smallest that is correct)."""
     counts = np.array(summary["controls"]["chosen_by_needed"])
     sizes = [f"{size} px" for size in summary["resolutions"]]
     chosen = [*(100 * counts.sum(axis=1) / counts.sum()), 0]
@@ -111,7 +111,7 @@ def needed_plot(summary: Summary) -> Markup:
             colour = COLOURS[0] if name == "chosen" else COLOURS[2]
             bars = panel.bar(place + offset, values, 0.38, color=colour, label=name)
             panel.bar_label(bars, [f"{value:.0f}" if value else "" for value in values], padding=2)
-        panel.set_xticks(place, [*sizes, "none is right"])
+        panel.set_xticks(place, [*sizes, "none is correct"])
         panel.set_ylabel("of the images, %")
         panel.grid(axis="x", visible=False)
         panel.margins(y=0.12)

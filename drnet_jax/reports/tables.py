@@ -3,7 +3,7 @@
 from typing import Any
 
 from drnet_jax.evaluation.metrics import hull_top1, matched_random_top1
-from drnet_jax.runtime.progress import say
+from drnet_jax.runtime.progress import log
 
 
 def print_tables(summary: dict[str, Any]) -> None:
@@ -15,27 +15,27 @@ def print_tables(summary: dict[str, Any]) -> None:
         relative = gmacs / largest["gmacs"]
         return f"{name:<28}{100 * top1:8.2f}{gmacs:12.5f}{relative:10.2f}"
 
-    say(f"\n{summary['num_images']} images of the {summary['split']} split")
-    say(f"{'':<28}{'top-1 %':>8}{'GMACs':>12}{'of largest':>12}".rstrip())
+    log(f"\n{summary['num_images']} images of the {summary['split']} split")
+    log(f"{'':<28}{'top-1 %':>8}{'GMACs':>12}{'of largest':>12}".rstrip())
     for entry in summary["fixed"]:
-        say(row(f"fixed {entry['resolution']}", entry["top1"], entry["gmacs"]))
+        log(row(f"fixed {entry['resolution']}", entry["top1"], entry["gmacs"]))
     if len(summary["fixed"]) == 1:
         return
     if summary["top1"] is None:
-        say("no predictor is trained yet: stage 1 gives the fixed resolutions only")
+        log("no predictor is trained yet: stage 1 gives the fixed resolutions only")
         return
-    say(row("DRNet (with predictor)", summary["top1"], summary["gmacs"]))
-    say(row("hull of fixed, same cost", hull_top1(summary, summary["gmacs"]), summary["gmacs"]))
-    say(row("random, same shares", matched_random_top1(summary), summary["gmacs_classifier"]))
+    log(row("DRNet (with predictor)", summary["top1"], summary["gmacs"]))
+    log(row("hull of fixed, same cost", hull_top1(summary, summary["gmacs"]), summary["gmacs"]))
+    log(row("random, same shares", matched_random_top1(summary), summary["gmacs_classifier"]))
     controls: dict[str, Any] = summary.get("controls", {})
     if controls:
         figures = {name: entry["value"] for name, entry in controls["intervals"].items()}
-        say(row("confidence cascade", figures["cascade"], controls["gmacs"]["cascade"]))
-        say(row("oracle", figures["oracle"], controls["gmacs"]["oracle"]))
+        log(row("confidence cascade", figures["cascade"], controls["gmacs"]["cascade"]))
+        log(row("oracle", figures["oracle"], controls["gmacs"]["oracle"]))
     chosen = zip(summary["resolutions"], summary["shares"], strict=True)
-    say("shares: " + ", ".join(f"{size} px {100 * share:.1f} %" for size, share in chosen))
+    log("shares: " + ", ".join(f"{size} px {100 * share:.1f} %" for size, share in chosen))
     if controls:
-        say(f"DRNet is {controls['verdict']}")
+        log(f"DRNet is {controls['verdict']}")
     if "by_apparent_size" in summary:
         _print_by_apparent_size(summary)
 
@@ -43,10 +43,10 @@ def print_tables(summary: dict[str, Any]) -> None:
 def _print_by_apparent_size(summary: dict[str, Any]) -> None:
     shares = "".join(f"{f'to {size} px':>10}" for size in summary["resolutions"])
     fixed = "".join(f"{f'at {size}':>8}" for size in summary["resolutions"])
-    say(f"\n{'digit side':<12}{'images':>8}{shares}{'DRNet %':>10}{fixed}")
+    log(f"\n{'digit side':<12}{'images':>8}{shares}{'DRNet %':>10}{fixed}")
     for row in summary["by_apparent_size"]:
         low, high = row["pixels"]
-        say(
+        log(
             f"{f'{low}-{high} px':<12}{row['num_images']:>8}"
             + "".join(f"{100 * share:>9.1f}%" for share in row["shares"])
             + f"{100 * row['top1']:>10.1f}"

@@ -10,7 +10,7 @@ from tqdm import tqdm
 Figures = dict[str, Any]
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Prints a line, on the first process only."""
     if jax.process_index() == 0:
         print(text, flush=True)
