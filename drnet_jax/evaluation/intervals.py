@@ -71,7 +71,7 @@ def intervals(columns: np.ndarray, figures: Callable[[np.ndarray], np.ndarray]) 
 
 
 def proportion(correct: int, count: int) -> Interval:
-    """`correct` of `count` images with Wilson's interval: at 0 and 1 the bootstrap's has no width."""
+    """`correct` of `count` images, with Wilson's interval (at 0 and 1 a bootstrap has none)."""
     found = binomtest(correct, count).proportion_ci(CONFIDENCE, method="wilson")
     return Interval(correct / count, float(found.low), float(found.high))
 
