@@ -28,21 +28,23 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import cv2
 import flax
 import jax
 import numpy as np
+import PIL
 from absl import flags
 from ml_collections import ConfigDict
+from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from drnet_jax.config import default_config
 from drnet_jax.data.decode import resize_square
+from drnet_jax.data.eval_view import EvalView
 from drnet_jax.data.folder import FileReader
 from drnet_jax.data.sources import EncodedSource
 from drnet_jax.evaluate import classify_source
 from drnet_jax.inference.adaptive import AdaptiveClassifier
-from drnet_jax.inference.encoded import Picture, decode_square
+from drnet_jax.inference.encoded import Picture
 from drnet_jax.models.create import create_model
 from drnet_jax.models.layers import resize
 from drnet_jax.models.variables import init_variables
@@ -56,7 +58,7 @@ CORES = os.cpu_count() or 1
 
 def main() -> int:
     print(f"{jax.devices()[0].device_kind}, {CORES} cores, {platform.machine()}")
-    print(f"Python {platform.python_version()}, jax {jax.__version__}, opencv {cv2.__version__}")
+    print(f"Python {platform.python_version()}, jax {jax.__version__}, Pillow {PIL.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(Path(folder))
         encoded = [file.read_bytes() for file in files]
@@ -79,14 +81,14 @@ def write_files(folder: Path) -> list[Path]:
         photo = photos[number % 2]
         top = rng.integers(photo.shape[0] - HEIGHT + 1)
         left = rng.integers(photo.shape[1] - WIDTH + 1)
-        crop = cv2.cvtColor(photo[top : top + HEIGHT, left : left + WIDTH], cv2.COLOR_RGB2BGR)
         files.append(folder / f"{number:03}.jpg")
-        cv2.imwrite(str(files[-1]), crop, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        crop = Image.fromarray(photo[top : top + HEIGHT, left : left + WIDTH])
+        crop.save(files[-1], quality=QUALITY)
     return files
 
 
 def square(encoded: bytes, size: int) -> np.ndarray:
-    return decode_square(encoded, CROP, size)
+    return EvalView(size, CROP).decode(encoded)
 
 
 def decode_work(encoded: list[bytes], chosen: np.ndarray) -> None:
@@ -157,7 +159,7 @@ def end_to_end(files: list[Path], encoded: list[bytes]) -> float:
     variables = with_bias(variables, bias(scores_of(own, encoded)))
     own = AdaptiveClassifier(model, variables, own_sizes=True, **settings)
     resizing = AdaptiveClassifier(model, variables, **settings)
-    reader = FileReader(files[0].parent, tuple(files))
+    reader = FileReader(tuple(files))
     labels = np.zeros(COUNT, np.int32)
     source = EncodedSource(reader, np.arange(COUNT), labels, "", RESOLUTIONS[0], (1, 1), CROP)
     times: dict[str, list[float]] = {"predict": [], "device": []}

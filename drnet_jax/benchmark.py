@@ -10,14 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from drnet_jax.budgets.calibration import calibrate
 from drnet_jax.checkpoints.restore import check_predictor
-from drnet_jax.data.decode import CorruptImageError, centre_crop_box, decode_crop
+from drnet_jax.data.decode import CorruptImageError
+from drnet_jax.data.encode import encode
+from drnet_jax.data.eval_view import view_of
 from drnet_jax.data.sources import DataError, EncodedSource, Source
 from drnet_jax.evaluation.inputs import ModelOutputs, evaluation_fields, restore_and_load
 from drnet_jax.evaluation.latency import time_in_turns
@@ -32,7 +33,6 @@ from drnet_jax.runtime.progress import log
 
 # Pictures that batches are drawn from.
 _POOL = 512
-_JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True)
@@ -150,23 +150,15 @@ def _pool(source: Source) -> Pool:
     """Random pictures of a split that can be decoded."""
     rows = np.random.default_rng(0).permutation(len(source))[:_POOL]
     if isinstance(source, EncodedSource):
-        crop, size = partial(centre_crop_box, fraction=source.eval_crop), source.size
         encoded = [source[int(row)]["encoded"] for row in rows]
     else:
-        crop, size = partial(centre_crop_box, fraction=1.0), source.image_size[0]
-        encoded = [_jpeg(source[int(row)]["image"]) for row in rows]
-    decode = partial(decode_crop, choose_box=crop, size=size)
+        encoded = [encode(source[int(row)]["image"], "JPEG") for row in rows]
+    decode = view_of(source).decode
     decoded = [(picture, _decoded(decode, picture)) for picture in encoded]
     good = [(picture, pixels) for picture, pixels in decoded if pixels is not None]
     if not good:
         raise DataError("no picture of the calibration split can be decoded")
     return Pool(np.stack([p for _, p in good]), [picture for picture, _ in good], decode)
-
-
-def _jpeg(pixels: np.ndarray) -> bytes:
-    """Of an image in memory."""
-    quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-    return cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality)[1].tobytes()
 
 
 def _decoded(decode: Callable[[bytes], np.ndarray], picture: bytes) -> np.ndarray | None:

@@ -14,13 +14,15 @@ from scipy.special import softmax
 from drnet_jax.budgets.solve import budget_lambda
 from drnet_jax.checkpoints.restore import RestoredModel, restore_model
 from drnet_jax.config import ConfigError, budget_name
+from drnet_jax.data.datasets import eval_view
 from drnet_jax.data.decode import CorruptImageError, resize_square
+from drnet_jax.data.eval_view import EvalView
 from drnet_jax.data.folder import SUFFIXES
-from drnet_jax.data.settings import data_settings, shown_fraction
+from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import DataError
 from drnet_jax.inference.adaptive import AdaptiveClassifier, Classified
 from drnet_jax.inference.create import adaptive_classifier
-from drnet_jax.inference.encoded import Picture, decode_square
+from drnet_jax.inference.encoded import Picture
 from drnet_jax.models.macs import GIGA, model_cost
 from drnet_jax.reports.gallery import gallery
 from drnet_jax.reports.predictions import (
@@ -65,12 +67,12 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     lam = budget_lambda(config, restored, (largest, largest))
     # Now, not after hours of work.
     output.mkdir(parents=True, exist_ok=True)
-    crop = shown_fraction(data_settings(config, workdir))
+    view = eval_view(data_settings(config, workdir))
     engine = adaptive_classifier(config, restored, None)
     size = config.eval.batch_size
     start = time.perf_counter()
     predictions, unreadable = classify_files(
-        engine, root, files, restored.classes, crop=crop, lam=lam, batch_size=size
+        engine, root, files, restored.classes, crop=view.fraction, lam=lam, batch_size=size
     )
     rate = len(files) / (time.perf_counter() - start)
     write_unreadable(output / "unreadable.csv", unreadable)
@@ -81,7 +83,7 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         )
     write_predictions(output / f"predictions.{config.predict.format}", predictions)
     if config.predict.gallery:
-        page = _gallery(config, restored, predictions, unreadable, crop, lam)
+        page = _gallery(config, restored, predictions, unreadable, view, lam)
         write_text(output / "gallery.html", page)
     summary = {
         "num_images": len(predictions),
@@ -206,7 +208,7 @@ def _gallery(
     restored: RestoredModel,
     predictions: Sequence[Prediction],
     unreadable: Sequence[Unreadable],
-    crop: float,
+    view: EvalView,
     lam: float,
 ) -> str:
     """The page of these predictions."""
@@ -217,7 +219,7 @@ def _gallery(
         """What the classifier saw."""
         try:
             encoded = (root / prediction.file).read_bytes()
-            square = decode_square(encoded, crop, resolutions[0])
+            square = view.decode(encoded)
         except (CorruptImageError, OSError):
             return None
         return resize_square(square, prediction.resolution)

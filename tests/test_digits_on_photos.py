@@ -9,10 +9,13 @@ from scipy import stats
 from sklearn import datasets
 
 from drnet_jax.data import digits_on_photos
+from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.digits_on_photos import DIGITS, IMAGES, compose
+from drnet_jax.data.settings import DataSettings
+from drnet_jax.data.sources import ArraySource, DataError
 
 NUM_DIGITS = 1797
-FIELDS = ("image", "label", "apparent_size")
+FIELDS = ("image", "label", "apparent_size", "origin")
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ def test_splits_have_other_images() -> None:
 def test_image_fields() -> None:
     data = compose("calibration", 30)
     assert data["image"].shape == (30, 64, 64, 3)
-    assert [data[field].dtype for field in FIELDS] == [np.uint8, np.int32, np.int32]
+    assert [data[field].dtype for field in FIELDS] == [np.uint8, *[np.int32] * 3]
 
 
 def test_unknown_split() -> None:
@@ -65,8 +68,9 @@ def test_unknown_split_with_a_number_of_images() -> None:
 def test_every_digit_belongs_to_exactly_one_split_and_keeps_its_label() -> None:
     everything = []
     for split, size in DIGITS.items():
-        glyphs, labels = digits_on_photos._digits(split)
+        glyphs, labels, numbers = digits_on_photos._digits(split)
         indices = decode(glyphs)
+        np.testing.assert_array_equal(numbers, indices)
         assert len(set(indices)) == size
         np.testing.assert_array_equal(labels, indices % 10)
         everything.extend(indices)
@@ -75,9 +79,7 @@ def test_every_digit_belongs_to_exactly_one_split_and_keeps_its_label() -> None:
 
 @pytest.mark.usefixtures("coded_digits")
 @pytest.mark.parametrize("split", list(DIGITS))
-def test_labels_and_sizes_are_those_of_the_drawn_digits(
-    split: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_facts_are_those_of_the_drawn_digits(split: str, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[int, int]] = []
 
     def record(glyph: np.ndarray, side: int, photos: Any, rng: Any) -> np.ndarray:
@@ -90,11 +92,37 @@ def test_labels_and_sizes_are_those_of_the_drawn_digits(
     assert len(data["label"]) == len(indices) == IMAGES[split]
     np.testing.assert_array_equal(data["label"], indices % 10)
     np.testing.assert_array_equal(data["apparent_size"], sides)
+    np.testing.assert_array_equal(data["origin"], indices)
     # Uniform over the split's own digits.
     own = decode(digits_on_photos._digits(split)[0])
     counts = np.array([(indices == index).sum() for index in own])
     assert counts.sum() == IMAGES[split]
     assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_data_set() -> None:
+    """Splits hold the first images composed, what is known of each, and the split's name."""
+    splits = DataSplits(DataSettings("digits_on_photos", train_images=30, eval_images=20))
+    assert splits.classes == tuple("0123456789")
+    for split, count in (("train", 30), ("calibration", 20), ("test", 20)):
+        source, composed = splits.load(split), compose(split, 40)
+        assert isinstance(source, ArraySource)
+        np.testing.assert_array_equal(source.images, composed["image"][:count])
+        np.testing.assert_array_equal(source.labels, composed["label"][:count])
+        assert set(source.metadata) == {"apparent_size", "origin"}
+        for name, values in source.metadata.items():
+            np.testing.assert_array_equal(values, composed[name][:count])
+        assert splits.identity(split) == source.identity == split
+
+
+def test_unusable_settings() -> None:
+    few = DataSplits(DataSettings("digits_on_photos", eval_images=2001))
+    assert len(few.load("test")) == 2001
+    for ask in (few.load, few.identity):
+        with pytest.raises(DataError, match="calibration split .* has 2000 images, not 2001"):
+            ask("calibration")
+    with pytest.raises(DataError, match="set data.train_images instead"):
+        DataSplits(DataSettings("digits_on_photos", images_per_class=5))
 
 
 def test_label_counts_follow_the_digits_of_the_split() -> None:

@@ -51,11 +51,12 @@ def test_a_missing_validation_image_shifts_no_label(tmp_path: Path) -> None:
     wnids = sorted(set(VALIDATION_WNIDS[:8]))
     files = write_tars(tmp_path, wnids, 8, leave_out=2)
     settings = DataSettings("imagenet2012", dir=str(tmp_path), size=16)
-    reader, labels = ImagenetTars(tmp_path, tmp_path).read_split("test")
-    assert len(labels) == 7
-    for position, label in enumerate(labels):
-        name = reader.name(position).split(":")[-1]
-        assert files[name] == (DataSplits(settings).classes[label], reader.read(position))
+    images = ImagenetTars(tmp_path, tmp_path).read_split("test")
+    assert len(images.labels) == 7
+    for position, label in zip(images.positions, images.labels, strict=True):
+        name = images.reader.name(position).split(":")[-1]
+        content = images.reader.read(position)
+        assert files[name] == (DataSplits(settings).classes[label], content)
 
 
 def test_a_cut_off_tar_is_one_error(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def encoded(folder: Path, count: int = 4) -> EncodedSource:
     folder.mkdir()
     for index in range(count):
         Image.fromarray(np.full((20, 20, 3), 40 * index, np.uint8)).save(folder / f"{index}.png")
-    reader = FileReader(folder, tuple(folder / f"{index}.png" for index in range(count)))
+    reader = FileReader(tuple(folder / f"{index}.png" for index in range(count)))
     labels = np.arange(count, dtype=np.int32) % 2
     return EncodedSource(reader, np.arange(count), labels, "all", 16, (0.1, 1.0), 1.0)
 

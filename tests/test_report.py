@@ -194,7 +194,7 @@ def test_pictures_are_what_the_network_sees(tmp_path: Path) -> None:
     """But for a resize on the host; one that cannot be read any more is left out."""
     image = np.random.default_rng(0).integers(256, size=(32, 48, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
-    reader, labels = FileReader(tmp_path, (tmp_path / "a.png",)), np.zeros(1, np.int32)
+    reader, labels = FileReader((tmp_path / "a.png",)), np.zeros(1, np.int32)
     source = EncodedSource(reader, np.zeros(1, int), labels, "all", 32, (0.1, 1.0), 1.0)
     np.testing.assert_array_equal(pictures(source)(0, 32), image[:, 8:40])
     small = pictures(source)(0, 16)

@@ -90,9 +90,9 @@ def main(action: str, tars: Path, *data: str) -> None:
     for split, count in (("train", 20 * len(raw.classes)), ("test", 8)):
         sets = []
         for dataset in (prepared, raw):
-            reader, labels = dataset.read_split(split)
-            names = [dataset.classes[label] for label in labels]
-            contents = [reader.read(position) for position in range(len(labels))]
+            images = dataset.read_split(split)
+            names = [dataset.classes[label] for label in images.labels]
+            contents = [images.reader.read(position) for position in images.positions]
             sets.append(sorted(zip(names, contents, strict=True)))
         assert sets[0] == sets[1] and len(sets[0]) == count, split
         print(f"{split}: {count} images and their classes are those of the tar files")

@@ -1,18 +1,14 @@
 """The transformations that workers apply to encoded samples (Grain)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grain
 import numpy as np
 
-from drnet_jax.data.decode import (
-    ChooseBox,
-    CorruptImageError,
-    centre_crop_box,
-    decode_crop,
-    random_crop_box,
-)
-from drnet_jax.data.sources import EncodedSource, Sample, Source
+from drnet_jax.data.decode import CorruptImageError, decode_crop, random_crop_box
+from drnet_jax.data.eval_view import EvalView, eval_image
+from drnet_jax.data.sources import Sample, Source
 
 
 @dataclass(frozen=True)
@@ -24,33 +20,41 @@ class TrainCrop(grain.transforms.RandomMap):
 
     def random_map(self, element: Sample, rng: np.random.Generator) -> Sample:
         """The sample with `image` `[size, size, 3]` uint8 for `encoded`."""
-        return _decoded(element, self.size, lambda w, h: random_crop_box(rng, w, h, self.scale))
+
+        def decode(encoded: bytes) -> np.ndarray:
+            """The crop."""
+            return decode_crop(
+                encoded, lambda w, h: random_crop_box(rng, w, h, self.scale), self.size
+            )
+
+        return _decoded(element, self.size, decode)
 
 
 @dataclass(frozen=True)
 class EvalCrop(grain.transforms.Map):
-    """The centred square of `fraction` of the picture's shorter side, to `size` px."""
+    """What evaluation sees of a picture."""
 
-    size: int
-    fraction: float
+    view: EvalView
 
     def map(self, element: Sample) -> Sample:
         """The sample with `image` `[size, size, 3]` uint8 for `encoded`."""
-        return _decoded(element, self.size, lambda w, h: centre_crop_box(w, h, self.fraction))
+        return _decoded(element, self.view.size, self.view.decode)
 
 
 def is_corrupt(source: Source, index: int) -> bool:
     """Whether an image of a source cannot be decoded."""
-    if not isinstance(source, EncodedSource):
-        return False
-    return bool(EvalCrop(source.size, source.eval_crop).map(source[index])["corrupt"])
+    try:
+        eval_image(source, index, source.image_size[0])
+    except CorruptImageError:
+        return True
+    return False
 
 
-def _decoded(sample: Sample, size: int, choose_box: ChooseBox) -> Sample:
+def _decoded(sample: Sample, size: int, decode: Callable[[bytes], np.ndarray]) -> Sample:
     """The sample with `image` for `encoded`; a corrupt one is black, with `mask` False."""
     rest = {name: value for name, value in sample.items() if name != "encoded"}
     try:
-        image = decode_crop(sample["encoded"], choose_box, size)
+        image = decode(sample["encoded"])
     except CorruptImageError:
         black = np.zeros((size, size, 3), np.uint8)
         return rest | {"image": black, "mask": np.bool_(False), "corrupt": np.bool_(True)}

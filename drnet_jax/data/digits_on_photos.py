@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 from sklearn import datasets
 
+from drnet_jax.data.sources import ArraySource
+
 IMAGE_SIZE = 64
 APPARENT_SIZES = (10, 56)
 # Digits and images of each split; a digit belongs to one split only.
@@ -21,6 +23,26 @@ _CONTRAST = 0.4
 _MIN_DIFFERENCE = 70.0
 
 
+class DigitsOnPhotos:
+    """The embedded data as a `Dataset`: of fewer images than a split has, these are the first."""
+
+    classes = tuple("0123456789")
+
+    def count(self, split: str) -> int:
+        """Images of a split."""
+        return IMAGES[split]
+
+    def identity(self, split: str) -> str:
+        """The split's name: its images are always the same."""
+        return split
+
+    def load(self, split: str, count: int) -> ArraySource:
+        """The first images of a split, composed."""
+        metadata = compose(split, count)
+        images, labels = metadata.pop("image"), metadata.pop("label")
+        return ArraySource(images, labels, self.identity(split), metadata)
+
+
 def compose(split: str, num_images: int | None = None) -> dict[str, np.ndarray]:
     """Composes one split, always the same for the same arguments.
 
@@ -29,13 +51,14 @@ def compose(split: str, num_images: int | None = None) -> dict[str, np.ndarray]:
       num_images: how many images, the first of the full split; default: all.
 
     Returns:
-      `image` `[n, 64, 64, 3]` uint8, `label` `[n]` int32 (the digit), and `apparent_size` `[n]`
-      int32 (side of the drawn digit, in pixels).
+      `image` `[n, 64, 64, 3]` uint8, `label` `[n]` int32 (the digit), `apparent_size` `[n]` int32
+      (side of the drawn digit, in pixels), and `origin` `[n]` int32 (number of the handwritten
+      digit among scikit-learn's 1,797, which several images are drawn from).
 
     Raises:
       KeyError: an unknown split.
     """
-    glyphs, labels = _digits(split)
+    glyphs, labels, numbers = _digits(split)
     size = IMAGES[split] if num_images is None else num_images
     photos = [photo.astype(np.float32) for photo in datasets.load_sample_images().images]
     rng = np.random.default_rng(SEEDS[split])
@@ -46,18 +69,23 @@ def compose(split: str, num_images: int | None = None) -> dict[str, np.ndarray]:
         chosen[index] = rng.integers(len(glyphs))
         sides[index] = round(float(np.exp(rng.uniform(*np.log(APPARENT_SIZES)))))
         images[index] = _draw(glyphs[chosen[index]], sides[index], photos, rng)
-    return {"image": images, "label": labels[chosen], "apparent_size": sides}
+    return {
+        "image": images,
+        "label": labels[chosen],
+        "apparent_size": sides,
+        "origin": numbers[chosen],
+    }
 
 
-def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The split's digits as `[n, 8, 8]` opacities in 0..255 (uint8), and their labels `[n]`."""
+def _digits(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The split's digits as `[n, 8, 8]` opacities in 0..255 (uint8), labels and numbers `[n]`."""
     digits = datasets.load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))
     count = DIGITS[split]
     stop = np.cumsum(list(DIGITS.values()))[list(DIGITS).index(split)]
     mine = order[stop - count : stop]
     opacity = np.round(digits.images[mine] * (255 / 16)).astype(np.uint8)
-    return opacity, digits.target[mine].astype(np.int32)
+    return opacity, digits.target[mine].astype(np.int32), mine.astype(np.int32)
 
 
 def _draw(

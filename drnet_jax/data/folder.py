@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from drnet_jax.data.index_cache import digest
-from drnet_jax.data.sources import DataError
+from drnet_jax.data.sources import DataError, LabelledImages
 from drnet_jax.data.splits import official_splits
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -17,20 +17,14 @@ class FileReader:
     """Pictures in files of their own.
 
     Attributes:
-      root: the folder that all of them are in.
       paths: of the files.
     """
 
-    root: Path
     paths: tuple[Path, ...]
 
     def read(self, position: int) -> bytes:
         """The file's content."""
         return self.paths[position].read_bytes()
-
-    def identity(self) -> str:
-        """Which images these are: their paths from the root."""
-        return digest([path.relative_to(self.root).as_posix() for path in self.paths])
 
     def name(self, position: int) -> str:
         """The file's path."""
@@ -41,8 +35,8 @@ class Folder:
     """Pictures in folders named by their class; classes are numbered in sorted order.
 
     Args:
-      root: holds `train` and `test` (or `val`, `validation`), and optionally `calibration`, with a
-        folder a class in each; or, without `train`, the folders of the classes.
+      root: holds `train` and `test` (or `val`, `validation`), and optionally `calibration`, with
+        one folder per class in each; or, without `train`, the folders of the classes.
 
     Raises:
       DataError: no such folder, a class without pictures, or splits with different classes.
@@ -73,8 +67,9 @@ class Folder:
         """Its own splits: of train, test and calibration; or `'all'`."""
         return tuple(self._folders)
 
-    def read_split(self, split: str) -> tuple[FileReader, np.ndarray]:
-        """Pictures and labels `[n]` of one of its own splits, by class and name.
+    def read_split(self, split: str) -> LabelledImages:
+        """Pictures of one of its own splits, by class and name; their paths from the root tell
+        them from others.
 
         Raises:
           DataError: a class has no pictures.
@@ -91,7 +86,12 @@ class Folder:
                 )
             paths += pictures
             labels += [label] * len(pictures)
-        return FileReader(self._root, tuple(paths)), np.array(labels, np.int32)
+        return LabelledImages(
+            FileReader(tuple(paths)),
+            np.arange(len(paths)),
+            np.array(labels, np.int32),
+            digest([path.relative_to(self._root).as_posix() for path in paths]),
+        )
 
 
 def _is_picture(path: Path) -> bool:
@@ -106,7 +106,7 @@ def _subfolders(folder: Path) -> list[str]:
 def _class_names(folder: Path) -> tuple[str, ...]:
     names = _subfolders(folder)
     if len(names) < 2:
-        raise DataError(f"{folder} needs two folders or more, one a class, with pictures in them")
+        raise DataError(f"{folder} needs two folders or more, one per class, with pictures in them")
     return tuple(names)
 
 

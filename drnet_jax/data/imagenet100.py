@@ -1,43 +1,17 @@
 """ImageNet-100: a hundred classes of ImageNet-2012, numbered anew."""
 
-from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
 
 from drnet_jax.data.index_cache import digest
-from drnet_jax.data.sources import DataError, Dataset, Reader
+from drnet_jax.data.sources import DataError, EncodedDataset, LabelledImages
 
 
 def imagenet100_classes() -> tuple[str, ...]:
     """The WordNet ids of ImageNet-100 in their original order (Tian et al. 2020, CMC)."""
     text = resources.files("drnet_jax.data").joinpath("imagenet100_cmc.txt").read_text()
     return tuple(text.split())
-
-
-@dataclass(frozen=True)
-class ChosenReader:
-    """Some of the images of another reader.
-
-    Attributes:
-      reader: the other one.
-      positions: `[n]` in it.
-    """
-
-    reader: Reader
-    positions: np.ndarray
-
-    def read(self, position: int) -> bytes:
-        """The encoded image."""
-        return self.reader.read(int(self.positions[position]))
-
-    def identity(self) -> str:
-        """Which images these are."""
-        return digest(self.reader.identity(), self.positions.tobytes())
-
-    def name(self, position: int) -> str:
-        """As the other reader names it."""
-        return self.reader.name(int(self.positions[position]))
 
 
 class ClassSubset:
@@ -51,7 +25,7 @@ class ClassSubset:
       DataError: the data set lacks one.
     """
 
-    def __init__(self, dataset: Dataset, classes: tuple[str, ...]) -> None:
+    def __init__(self, dataset: EncodedDataset, classes: tuple[str, ...]) -> None:
         missing = sorted(set(classes) - set(dataset.classes))
         if missing:
             raise DataError(f"the data set lacks {len(missing)} classes: {missing[:5]}")
@@ -59,11 +33,16 @@ class ClassSubset:
         self.classes = classes
         self.official = dataset.official
 
-    def read_split(self, split: str) -> tuple[ChosenReader, np.ndarray]:
-        """Images and new labels `[n]` of one of the data set's own splits."""
-        reader, labels = self._dataset.read_split(split)
+    def read_split(self, split: str) -> LabelledImages:
+        """Images of one of the data set's own splits, with their new labels."""
+        whole = self._dataset.read_split(split)
         renumbered = np.full(len(self._dataset.classes), -1, np.int32)
         old = [self._dataset.classes.index(name) for name in self.classes]
         renumbered[old] = np.arange(len(self.classes))
-        positions = np.flatnonzero(renumbered[labels] >= 0)
-        return ChosenReader(reader, positions), renumbered[labels[positions]]
+        chosen = np.flatnonzero(renumbered[whole.labels] >= 0)
+        return LabelledImages(
+            whole.reader,
+            whole.positions[chosen],
+            renumbered[whole.labels[chosen]],
+            digest(whole.identity, chosen.tobytes()),
+        )

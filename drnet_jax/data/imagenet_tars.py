@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from drnet_jax.data.index_cache import cached, digest
-from drnet_jax.data.sources import DataError
+from drnet_jax.data.sources import DataError, LabelledImages
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
 TEST_TAR = "ILSVRC2012_img_val.tar"
@@ -34,10 +34,6 @@ class TarReader:
         with self.path.open("rb") as file:
             file.seek(int(self.index[position]["offset"]))
             return file.read(int(self.index[position]["size"]))
-
-    def identity(self) -> str:
-        """Which images these are: their names."""
-        return digest(self.index["name"].tobytes())
 
     def name(self, position: int) -> str:
         """The tar's path and the file's name in it."""
@@ -70,13 +66,18 @@ class ImagenetTars:
         if missing:
             raise DataError(f"{root / TRAIN_TAR} lacks {len(missing)} classes: {missing[:5]}")
 
-    def read_split(self, split: str) -> tuple[TarReader, np.ndarray]:
-        """Images and labels `[n]` of `'train'` or `'test'`; where they are is found out once."""
+    def read_split(self, split: str) -> LabelledImages:
+        """Images of `'train'` or `'test'`; where they are is found out once. Their names tell them
+        from others.
+        """
         path = self._paths[split]
         index_split = _index_train if split == "train" else _index_test
         name = f"{path.stem}_{digest(path.stat().st_size, path.stat().st_mtime_ns, self.classes)}"
         index = cached(name, self._directories, lambda: index_split(path, self.classes))
-        return TarReader(path, index), index["label"]
+        identity = digest(index["name"].tobytes())
+        return LabelledImages(
+            TarReader(path, index), np.arange(len(index)), index["label"], identity
+        )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from drnet_jax.data.crops import EvalCrop, TrainCrop
+from drnet_jax.data.eval_view import view_of
 from drnet_jax.data.sources import EncodedSource, Sample, Source
 
 Batch = dict[str, jax.Array]
@@ -95,7 +96,7 @@ def eval_host_batches(source: Source, *, batch_size: int) -> Iterator[Sample]:
     num_batches = -(-len(source) // batch_size)
     images = grain.MapDataset.source(source)
     if isinstance(source, EncodedSource):
-        images = images.map(EvalCrop(source.size, source.eval_crop))
+        images = images.map(EvalCrop(view_of(source)))
     dataset = images[jax.process_index() :: processes]
     pad = partial(grain.experimental.batch_and_pad, batch_size=local_size)
     dataset = dataset.batch(local_size, batch_fn=pad)

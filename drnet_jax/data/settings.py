@@ -39,14 +39,6 @@ class DataSettings:
     eval_crop: float = 0.875
 
 
-def shown_fraction(settings: DataSettings) -> float:
-    """Side of the centred square that a network sees in evaluation, of a picture's shorter side.
-
-    `eval_crop`, but for the embedded images: they are composed at their size and shown whole.
-    """
-    return 1.0 if settings.name == "digits_on_photos" else settings.eval_crop
-
-
 def data_settings(config: ConfigDict, workdir: Path) -> DataSettings:
     """How to read the configured data set; images get the largest resolution's size."""
     data = config.data

@@ -58,15 +58,29 @@ class Reader(Protocol):
     def read(self, position: int) -> bytes:
         """The encoded image."""
 
-    def identity(self) -> str:
-        """Which images these are, by name or version: another value for other images."""
-
     def name(self, position: int) -> str:
         """What to call an image in a message: a path, say."""
 
 
-class Dataset(Protocol):
-    """A data set with the splits it comes with: of train, test and calibration; or `'all'`."""
+@dataclass(frozen=True)
+class LabelledImages:
+    """Encoded images of a split that a data set comes with, in the same order on every machine.
+
+    Attributes:
+      reader: where the bytes are.
+      positions: `[n]` of the images in the reader.
+      labels: `[n]` int32.
+      identity: which images these are, by name or version: another value for other images.
+    """
+
+    reader: Reader
+    positions: np.ndarray
+    labels: np.ndarray
+    identity: str
+
+
+class EncodedDataset(Protocol):
+    """Encoded images in the splits they come in: of train, test and calibration; or `'all'`."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -76,8 +90,8 @@ class Dataset(Protocol):
     def official(self) -> tuple[str, ...]:
         """The names of its splits."""
 
-    def read_split(self, split: str) -> tuple[Reader, np.ndarray]:
-        """Images and labels `[n]` of one of them, in an order that does not depend on the machine.
+    def read_split(self, split: str) -> LabelledImages:
+        """The images of one of them.
 
         Raises:
           DataError: unusable data.
@@ -132,3 +146,32 @@ class EncodedSource:
 
 
 Source = ArraySource | EncodedSource
+
+
+class Dataset(Protocol):
+    """A data set as `'train'`, `'calibration'` and `'test'` splits."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of the labels."""
+
+    def count(self, split: str) -> int:
+        """Images of a split.
+
+        Raises:
+          DataError: unusable data.
+        """
+
+    def identity(self, split: str) -> str:
+        """That of a split's source, however many of its images are loaded.
+
+        Raises:
+          DataError: unusable data.
+        """
+
+    def load(self, split: str, count: int) -> Source:
+        """So many of a split's images.
+
+        Raises:
+          DataError: unusable data.
+        """

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from drnet_jax.data.index_cache import cached, digest
-from drnet_jax.data.sources import DataError
+from drnet_jax.data.sources import DataError, LabelledImages
 from drnet_jax.data.splits import official_splits
 
 # Labels are withheld in their test split.
@@ -22,20 +22,14 @@ class TfdsReader:
     Attributes:
       records: TFDS's random-access source.
       split: what to call it in messages.
-      version: of the data set, and how it was prepared.
     """
 
     records: Any
     split: str
-    version: str
 
     def read(self, position: int) -> bytes:
         """The encoded image, as the data set holds it."""
         return self.records[position]["image"]
-
-    def identity(self) -> str:
-        """Which images these are: the split and the version of the data set."""
-        return digest(self.split, self.version)
 
     def name(self, position: int) -> str:
         """The record's file name if it has one, and its number."""
@@ -91,8 +85,10 @@ class TfdsDataset:
         """Its own splits: of train, test and calibration."""
         return tuple(self._splits)
 
-    def read_split(self, split: str) -> tuple[TfdsReader, np.ndarray]:
-        """Images and labels `[n]` of one of its own splits; the labels are read once and kept."""
+    def read_split(self, split: str) -> LabelledImages:
+        """Images of one of its own splits; their labels are read once and kept. The split, and the
+        version of the data set and how it was prepared, tell them from others.
+        """
         import tensorflow_datasets as tfds
 
         name = self._splits[split]
@@ -105,7 +101,8 @@ class TfdsDataset:
         labels = cached(key, self._directories, lambda: _read_labels(records, key))
         if labels.min(initial=0) < 0:
             raise DataError(f"the {name} split of {full_name} has images without a label")
-        return TfdsReader(records, name, version), labels
+        reader, identity = TfdsReader(records, name), digest(name, version)
+        return LabelledImages(reader, np.arange(len(labels)), labels, identity)
 
 
 def _read_labels(records: Any, name: str) -> np.ndarray:

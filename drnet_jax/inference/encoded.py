@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drnet_jax.data.decode import CorruptImageError, centre_crop_box, decode_crop, resize_square
+from drnet_jax.data.decode import CorruptImageError, resize_square
+from drnet_jax.data.eval_view import EvalView
 from drnet_jax.inference.images import Part, Rows
 
 
@@ -43,26 +44,26 @@ class EncodedImages:
       opened: side in pixels of what `open` gives.
       gathered: `[m]` sides in pixels of what `gather` gives, by choice.
       crop: side of the centred square that is seen, as a fraction of the picture's shorter side.
-      pool: threads that read, decode and resize, which OpenCV and Pillow let run side by side.
+      pool: threads that read, decode and resize, which Pillow lets run side by side.
     """
 
     def __init__(
         self, side: int, opened: int, gathered: Sequence[int], crop: float, pool: Executor
     ) -> None:
-        self._side = side
+        self._view = EvalView(side, crop)
         self._opened = opened
         self._gathered = gathered
-        self._crop = crop
         self._pool = pool
 
     def open(self, batch: Sequence[Picture], buckets: Sequence[int]) -> list[EncodedPart]:
         """Decodes a batch; padding is black, and so is what cannot be decoded."""
-        squares = np.zeros((len(batch), self._side, self._side, 3), np.uint8)
+        side = self._view.size
+        squares = np.zeros((len(batch), side, side, 3), np.uint8)
 
         def decode(row: int) -> None:
             """Fills one row, or says why not."""
             try:
-                squares[row] = decode_square(batch[row].read(), self._crop, self._side)
+                squares[row] = self._view.decode(batch[row].read())
             except (CorruptImageError, OSError) as error:
                 batch[row].problem = str(error)
 
@@ -95,23 +96,6 @@ class EncodedImages:
 
         list(self._pool.map(resize, range(len(squares))))
         return images
-
-
-def decode_square(encoded: bytes, crop: float, size: int) -> np.ndarray:
-    """The centred square of a picture.
-
-    Args:
-      encoded: a JPEG, PNG or WebP.
-      crop: its side, as a fraction of the picture's shorter side.
-      size: in pixels.
-
-    Returns:
-      `[size, size, 3]` uint8.
-
-    Raises:
-      CorruptImageError: it cannot be decoded.
-    """
-    return decode_crop(encoded, lambda width, height: centre_crop_box(width, height, crop), size)
 
 
 def _padded(images: np.ndarray, bucket: int) -> np.ndarray:

@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.restore import TrainedModel
 from drnet_jax.config import default_config, flatten
-from drnet_jax.data.decode import CorruptImageError, resize_square
-from drnet_jax.data.sources import EncodedSource, Source
+from drnet_jax.data.decode import CorruptImageError
+from drnet_jax.data.eval_view import eval_image
+from drnet_jax.data.sources import Source
 from drnet_jax.evaluation.logits import Logits
 from drnet_jax.evaluation.metrics import EvalRecords, hull_top1
-from drnet_jax.inference.encoded import decode_square
 from drnet_jax.reports.cards import CardMaker, Pixels, hardest
 from drnet_jax.reports.pages import render
 from drnet_jax.reports.plots import classes_plot, cost_plot, needed_plot, sizes_plot, training_plot
@@ -80,13 +80,9 @@ def pictures(source: Source) -> Pixels:
     def picture(index: int, resolution: int) -> np.ndarray | None:
         """By index in the source and side in pixels; None if it cannot be read any more."""
         try:
-            sample = source[index]
-            if not isinstance(source, EncodedSource):
-                return resize_square(sample["image"], resolution)
-            square = decode_square(sample["encoded"], source.eval_crop, source.size)
+            return eval_image(source, index, resolution)
         except (CorruptImageError, OSError):
             return None
-        return resize_square(square, resolution)
 
     return picture
 

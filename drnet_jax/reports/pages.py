@@ -3,15 +3,15 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from drnet_jax.data.encode import encode
+
 # Up to this side pictures are kept to the bit.
 _LOSSLESS_SIDE = 96
-_JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,6 @@ def spread(count: int, most: int) -> list[int]:
 
 def data_uri(image: np.ndarray) -> str:
     """`[h, w, 3]` uint8 as PNG; a large one, of which there may be many, as JPEG."""
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    if len(image) <= _LOSSLESS_SIDE:
-        form, (_, encoded) = "png", cv2.imencode(".png", bgr)
-    else:
-        options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        form, (_, encoded) = "jpeg", cv2.imencode(".jpg", bgr, options)
-    return f"data:image/{form};base64,{base64.b64encode(encoded.tobytes()).decode()}"
+    form: Literal["PNG", "JPEG"] = "PNG" if len(image) <= _LOSSLESS_SIDE else "JPEG"
+    content = base64.b64encode(encode(image, form)).decode()
+    return f"data:image/{form.lower()};base64,{content}"
