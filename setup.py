@@ -1,4 +1,4 @@
-"""What `pyproject.toml` cannot say: `configs/`, beside the package here, is installed inside of it."""
+"""What `pyproject.toml` cannot say: `configs/` is installed inside of the package."""
 
 from setuptools import find_packages, setup
 

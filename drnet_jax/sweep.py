@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import NoReturn
 
 import jax
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from drnet_jax.config import ConfigError
-from drnet_jax.config_files import call_file, find_config
+from drnet_jax.config_files import call_file, find_config, load_config
+from drnet_jax.config_overrides import override
 from drnet_jax.reports.comparison import Setting, markdown, settings, to_json
 from drnet_jax.reports.comparison_plot import comparison_figure
 from drnet_jax.reports.svg import plot_style
@@ -77,19 +77,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _base(sweep: Sweep, overrides: Sequence[str]) -> ConfigDict:
     """The configuration that the variants change."""
-    bad = [text for text in overrides if not text.startswith("--config.") or "=" not in text]
-    if bad:
+    base = load_config(sweep.config)
+    if bad := override(base, overrides):
         raise ConfigError(f"unknown arguments {bad}; overrides are --config.<field>=<value>")
-    values = flags.FlagValues()
-    base = call_file(find_config(sweep.config), "get_config")
-    try:
-        config_flags.DEFINE_config_dict(
-            "config", base, flag_values=values, sys_argv=["sweep", *overrides]
-        )
-        values(["sweep", *overrides])
-    except (AttributeError, KeyError, ValueError, TypeError, flags.Error) as error:
-        raise ConfigError(f"{' '.join(overrides)}: {error}") from error
-    return values.config
+    return base
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from drnet_jax.checkpoints.restore import RestoredModel, read_config, restore_mo
 from drnet_jax.config import FREE_FIELDS, default_config, flatten
 
 
-def load_run(workdir: Path) -> RestoredModel:
+def load_run(workdir: str | Path) -> RestoredModel:
     """The best checkpoint of the last stage that has one, with its variables.
 
     The model is that of the run's own `config.json`; see `stored_config`.
@@ -21,6 +21,7 @@ def load_run(workdir: Path) -> RestoredModel:
       CheckpointError: no checkpoint, a file beside it is missing or damaged, or the run is of
         another version of the program.
     """
+    workdir = Path(workdir)
     return restore_model(stored_config(workdir), workdir)
 
 
