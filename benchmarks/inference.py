@@ -2,8 +2,8 @@
 
 python benchmarks/inference.py PYTHON [--networks resnet50 mobilenetv2] [--repeats 12]
 
-PYTHON has what `requirements-reference.txt` names, in an environment of its own; ONNX Runtime (`pip
-install onnxruntime`) is left out, with a word, where this Python lacks it.
+PYTHON has the extra `reference`, in an environment of its own; ONNX Runtime (`pip install
+onnxruntime`) is left out, with a word, where this Python lacks it.
 Random weights, 224 px, float32, two threads each, and each keeps the memory that it frees
 (`drnet_jax/runtime/allocator.py`). All take turns of 0.3 seconds in one run (`turns.py`); ms an
 image: of each the best turn, since other programs of the machine only add time, and the median of

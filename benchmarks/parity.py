@@ -2,7 +2,7 @@
 
 python benchmarks/parity.py PYTHON
 
-PYTHON has torch and torchvision (`requirements-reference.txt`), in an environment of its own.
+PYTHON has torch and torchvision (the extra `reference`), in an environment of its own.
 Random weights, perturbed BatchNorm statistics, evaluation; differences are given over the largest
 absolute logit. Goal: 1e-4 everywhere. `tests/test_torch_parity.py` compares every stage and the
 running statistics too.

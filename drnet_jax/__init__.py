@@ -1,0 +1,68 @@
+"""Dynamic Resolution Network (Zhu et al., NeurIPS 2021) in JAX: what a program may use.
+
+Names are imported when they are first used, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from drnet_jax.budgets.calibration import BudgetError, Calibration
+    from drnet_jax.checkpoints.checkpoint import CheckpointError
+    from drnet_jax.checkpoints.restore import RestoredModel
+    from drnet_jax.checkpoints.runs import load_run
+    from drnet_jax.config import ConfigError, default_config
+    from drnet_jax.config_files import load_config
+    from drnet_jax.data.sources import DataError
+    from drnet_jax.inference.adaptive import AdaptiveClassifier, Classified
+    from drnet_jax.library import load_calibration, load_classifier
+    from drnet_jax.models.create import create_model
+    from drnet_jax.models.drnet import DRNet
+
+__all__ = [
+    "AdaptiveClassifier",
+    "BudgetError",
+    "Calibration",
+    "CheckpointError",
+    "Classified",
+    "ConfigError",
+    "DRNet",
+    "DataError",
+    "RestoredModel",
+    "create_model",
+    "default_config",
+    "load_calibration",
+    "load_classifier",
+    "load_config",
+    "load_run",
+]
+_MODULES = {
+    "AdaptiveClassifier": "inference.adaptive",
+    "BudgetError": "budgets.calibration",
+    "Calibration": "budgets.calibration",
+    "CheckpointError": "checkpoints.checkpoint",
+    "Classified": "inference.adaptive",
+    "ConfigError": "config",
+    "DRNet": "models.drnet",
+    "DataError": "data.sources",
+    "RestoredModel": "checkpoints.restore",
+    "create_model": "models.create",
+    "default_config": "config",
+    "load_calibration": "library",
+    "load_classifier": "library",
+    "load_config": "config_files",
+    "load_run": "checkpoints.runs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """One of `__all__`, at its first use (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

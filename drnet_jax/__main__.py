@@ -1,5 +1,6 @@
-"""python -m drnet_jax: what `main.py` does, from any directory."""
+"""Trains, evaluates or uses a DRNet: python -m drnet_jax --config=configs/digits_on_photos.py"""
 
 from drnet_jax.cli import run
 
-run()
+if __name__ == "__main__":
+    run()

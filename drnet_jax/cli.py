@@ -1,38 +1,33 @@
-"""The command line of `main.py` and of `python -m drnet_jax`."""
+"""The command line of `main.py`, of `python -m drnet_jax` and of `drnet-jax`."""
 
-import difflib
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from drnet_jax.config import ConfigError, default_config, flatten
+from drnet_jax.config import ConfigError
 from drnet_jax.config_checks import check_config
-from drnet_jax.config_files import find_config, shipped_configs
+from drnet_jax.config_files import load_config
+from drnet_jax.config_overrides import override
 
 MODES = ("train", "eval", "calibrate", "benchmark", "predict", "report")
+_DEFAULT_FILE = "configs/digits_on_photos.py"
 
 
 def run() -> None:
     """Runs the program on the arguments of the process; it ends with 0, or with 2 and one line."""
-    sys.argv[1:] = _find_config_files(sys.argv[1:])
-    # The overrides of the default config are applied while the flag is defined.
-    with _clear_errors():
-        config_flags.DEFINE_config_file(
-            "config",
-            str(shipped_configs() / "digits_on_photos.py"),
-            "What to run; override fields with --config.x=y.",
-        )
-    flags.DEFINE_string(
-        "workdir", None, "Where checkpoints and results go (default: runs/<name of the config>)."
-    )
-    flags.DEFINE_enum("mode", "train", MODES, "What to do.")
-    app.run(_main, flags_parser=_parse_flags)
+    try:
+        file, arguments = _take_file(sys.argv[1:])
+        config = load_config(file)
+        sys.argv[1:] = override(config, arguments)
+    except ConfigError as error:
+        _fail(str(error))
+    _define_flags()
+    app.run(partial(_main, config, file), flags_parser=_parse_flags)
 
 
 def _fail(message: str) -> NoReturn:
@@ -40,45 +35,43 @@ def _fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _find_config_files(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the path of the file that `--config` names, a shipped one's too."""
-    found = list(arguments)
-    for place, argument in enumerate(found):
-        match = re.fullmatch(r"(--?config=)(.+)", argument)
-        if match:
-            try:
-                found[place] = match[1] + str(find_config(match[2]))
-            except ConfigError as error:
-                _fail(str(error))
-    return found
+def _take_file(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """What `--config` names, and the other arguments."""
+    file, others = _DEFAULT_FILE, []
+    left = iter(arguments)
+    for argument in left:
+        flag, equals, value = argument.partition("=")
+        if flag not in ("--config", "-config"):
+            others.append(argument)
+            continue
+        file = value if equals else next(left, "")
+        if not file:
+            raise ConfigError(f"--config has no value: --config={_DEFAULT_FILE}")
+    return file, others
 
 
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Turns what absl and ml_collections raise about bad flags into one line."""
-    try:
-        yield
-    except (AttributeError, KeyError) as error:
-        _fail(_unknown_field(str(error)))
-    except (flags.Error, ValueError, TypeError, OSError) as error:
-        _fail(str(error).splitlines()[0])
-
-
-def _unknown_field(error: str) -> str:
-    match = re.search(r"\w+", error)
-    field = match.group() if match else error
-    known = [name.split(".")[-1] for name in flatten(default_config())]
-    close = difflib.get_close_matches(field, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "; drnet_jax/config.py lists them all"
-    return f"unknown config field {field!r}{hint}"
+def _define_flags() -> None:
+    # For --help only: `run` has taken it.
+    flags.DEFINE_string(
+        "config", _DEFAULT_FILE, "File that says what to run; fields with --config.x=y."
+    )
+    flags.DEFINE_string(
+        "workdir", None, "Where checkpoints and results go (default: runs/<name of the config>)."
+    )
+    flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+    for name in ("config", "workdir", "mode"):
+        # --help lists the flags of the script that was started.
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:
-    with _clear_errors():
+    try:
         return flags.FLAGS(arguments)
+    except flags.Error as error:
+        _fail(str(error).splitlines()[0])
 
 
-def _main(_: Sequence[str]) -> None:
+def _main(config: ConfigDict, file: str, _: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     # Imported late: --help and bad flags answer sooner.
     import jax
@@ -89,10 +82,8 @@ def _main(_: Sequence[str]) -> None:
     from drnet_jax.runtime.allocator import keep_freed_memory
     from drnet_jax.training.train_loop import TrainingError
 
-    config: ConfigDict = flags.FLAGS.config
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     mode: str = flags.FLAGS.mode
-    workdir = Path(flags.FLAGS.workdir or Path("runs") / name)
+    workdir = Path(flags.FLAGS.workdir or Path("runs") / Path(file.partition(":")[0]).stem)
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     print(f"workdir: {workdir} | devices: {jax.device_count()} x {jax.devices()[0].device_kind}")

@@ -1,6 +1,7 @@
 """Where configurations are: files of the user's, and those that the project ships in `configs/`."""
 
-import importlib.util
+import runpy
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -34,31 +35,49 @@ def find_config(path: str | Path) -> Path:
     )
 
 
-def load_config(name: str) -> ConfigDict:
-    """The configuration of a shipped file, for another one that builds on it.
+def load_config(name: str | Path) -> ConfigDict:
+    """The configuration of a file.
 
     Args:
-      name: of the file in `configs/`, without `.py`.
+      name: of a file with `get_config()`, as for `find_config`; without `.py`: of a shipped one in
+        `configs/`. What follows a colon is given to `get_config` (`my.py:large`).
 
     Raises:
-      ConfigError: there is no such file.
+      ConfigError: there is no such file, or it gives no configuration.
     """
-    config = call_file(shipped_configs() / f"{name}.py", "get_config")
-    assert isinstance(config, ConfigDict)
+    path, colon, argument = str(name).partition(":")
+    if not path.endswith(".py"):
+        path = str(shipped_configs() / f"{path}.py")
+    config = call_file(find_config(path), "get_config", *([argument] if colon else []))
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"get_config() of {path} gives {type(config).__name__}, no ConfigDict")
     return config
 
 
-def call_file(path: Path, function: str) -> Any:
+def call_file(path: Path, function: str, *arguments: str) -> Any:
     """What a function of a Python file returns.
 
     Raises:
-      ConfigError: there is no such file or function.
+      ConfigError: there is no such file or function, or it fails.
     """
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if not path.is_file() or spec is None or spec.loader is None:
+    if not path.is_file() or path.suffix != ".py":
         raise ConfigError(f"{path} is not a Python file; {shipped_configs()} has the shipped ones")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, function):
-        raise ConfigError(f"{path} has no function {function}(); see {shipped_configs()}")
-    return getattr(module, function)()
+    try:
+        found = runpy.run_path(str(path))
+        if function in found:
+            return found[function](*arguments)
+    except ConfigError:
+        raise
+    # The file may raise anything.
+    except Exception as error:
+        text = (str(error).splitlines() or [""])[0]
+        raise ConfigError(f"{_line(error, path)}: {type(error).__name__}: {text}") from error
+    raise ConfigError(f"{path} has no function {function}(); see {shipped_configs()}")
+
+
+def _line(error: Exception, path: Path) -> str:
+    """Where in the file an error came up."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        lines.append(error.lineno)
+    return f"{path}, line {lines[-1]}" if lines else str(path)

@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import NoReturn
 
 import jax
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from drnet_jax.config import ConfigError
-from drnet_jax.config_files import call_file, find_config
+from drnet_jax.config_files import call_file, find_config, load_config
+from drnet_jax.config_overrides import override
 from drnet_jax.reports.comparison import Setting, markdown, settings, to_json
 from drnet_jax.reports.comparison_plot import comparison_figure
 from drnet_jax.reports.svg import plot_style
 from drnet_jax.runtime.files import write_json, write_text
-from drnet_jax.sweeps.jobs import JobRunner, is_finished
+from drnet_jax.sweeps.jobs import JobRunner, is_finished, minutes
 from drnet_jax.sweeps.plan import Job, Plan, Sweep, check_directory, make_plan
+from drnet_jax.sweeps.tables import runs_table, size_table
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -77,19 +78,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _base(sweep: Sweep, overrides: Sequence[str]) -> ConfigDict:
     """The configuration that the variants change."""
-    bad = [text for text in overrides if not text.startswith("--config.") or "=" not in text]
-    if bad:
+    base = load_config(sweep.config)
+    if bad := override(base, overrides):
         raise ConfigError(f"unknown arguments {bad}; overrides are --config.<field>=<value>")
-    values = flags.FlagValues()
-    base = call_file(find_config(sweep.config), "get_config")
-    try:
-        config_flags.DEFINE_config_dict(
-            "config", base, flag_values=values, sys_argv=["sweep", *overrides]
-        )
-        values(["sweep", *overrides])
-    except (AttributeError, KeyError, ValueError, TypeError, flags.Error) as error:
-        raise ConfigError(f"{' '.join(overrides)}: {error}") from error
-    return values.config
+    return base
 
 
 @contextmanager
@@ -153,18 +145,24 @@ def _run_all(
 
 
 def _write(plan: Plan, command: str, results: Path) -> None:
-    """The table and the plot of what is finished."""
+    """The tables and the plot of what is finished."""
+    finished = [job for job in plan.stage_two if is_finished(job)]
+    done = {job.workdir for job in finished}
     questions: dict[str, list[Setting]] = {
         question: settings(
-            {name: [j.workdir for j in jobs if is_finished(j)] for name, jobs in found.items()}
+            {name: [j.workdir for j in jobs if j.workdir in done] for name, jobs in found.items()}
         )
         for question, found in plan.variants.items()
     }
     summaries = [s for found in questions.values() for setting in found for s in setting.summaries]
     # The jobs' own: this process has no GPU.
     made = {**(summaries[0].get("environment", {}) if summaries else {}), "command": command}
-    write_json(results / "sweep.json", {"environment": made, "questions": to_json(questions)})
-    write_text(results / "sweep.md", f"`{command}`\n\n{markdown(questions)}")
+    content = {"environment": made, "questions": to_json(questions)}
+    content["minutes"] = {job.workdir.name: minutes(job) for job in finished}
+    write_json(results / "sweep.json", content)
+    first = next(iter(questions.values()))[0]
+    tables = [markdown(questions), runs_table(finished), size_table(first)]
+    write_text(results / "sweep.md", "\n".join([f"`{command}`\n", *filter(None, tables)]))
     with plot_style():
         comparison_figure(questions).savefig(results / "sweep.png", dpi=120)
 

@@ -14,8 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from configs.digits_on_photos import get_config
-from drnet_jax.checkpoints.restore import restore_model
+from drnet_jax.checkpoints.runs import load_run, stored_config
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import ArraySource
@@ -27,8 +26,7 @@ COLUMNS, ROWS, TILE, GAP, HEADING = 14, 2, 64, 4, 26
 
 def main() -> None:
     workdir = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runs" / "digits_on_photos"
-    config = get_config()
-    restored = restore_model(config, workdir)
+    config, restored = stored_config(workdir), load_run(workdir)
     source = DataSplits(data_settings(config, workdir)).load("test")
     assert isinstance(source, ArraySource)
     step = make_eval_step(restored.model, tuple(config.data.mean), tuple(config.data.std))

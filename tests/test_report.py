@@ -256,7 +256,7 @@ def _browser() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-# A browser is 300 MB that nothing else here needs, and no part of requirements-dev.txt. What can be
+# A browser is 300 MB that nothing else here needs, and no part of the extra `dev`. What can be
 # checked without one (markup, escaping, nothing from elsewhere) is checked by `check`.
 @pytest.mark.skipif(
     _browser() is None,

@@ -14,9 +14,11 @@ import pytest
 from drnet_jax import sweep as sweep_module
 from drnet_jax.config import ConfigError
 from drnet_jax.config_files import call_file, find_config
+from drnet_jax.reports.comparison import Setting
 from drnet_jax.sweep import main
 from drnet_jax.sweeps import jobs as jobs_module
 from drnet_jax.sweeps.plan import Plan, Sweep, make_plan
+from drnet_jax.sweeps.tables import size_table
 from tests.small_run import small_config
 
 ROOT = Path(__file__).parents[1]
@@ -150,11 +152,45 @@ def test_a_sweep_from_end_to_end(project: Path, capsys: pytest.CaptureFixture[st
     assert "+2.0 ± 0.0" in (project / "runs" / "sweep.md").read_text()
     assert (project / "runs" / "sweep.png").stat().st_size > 10_000
     assert "minus the first" in (project / "runs" / "sweep.md").read_text()
+    # Between the fixed points (2, 40 %) and (4, 80 %) at 3 GMACs; half of the images to either.
+    row = "| seed=0 | 0.0 | 32/16 | 80.0 / 40.0 |  | 73.0 | 0.750 | 60.0 | 60.0 | 50.0 / 50.0 |"
+    assert row in (project / "runs" / "sweep.md").read_text()
     # An evaluation with a budget is none of the sweep's.
     evaluated = project / "runs" / "seed=0" / "eval.json"
     evaluated.write_text(json.dumps(json.loads(evaluated.read_text()) | {"lambda": 2.0}))
     assert main(arguments) == 0
     assert [line.split()[-1] for line in ran(project)] == ["seed=0"]
+
+
+def test_minutes_are_of_both_stages_and_not_of_a_resumed_run(project: Path) -> None:
+    arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
+    resumed = project / "runs" / "stage1" / "seed=1"
+    resumed.mkdir(parents=True)
+    config = json.loads((project / "configs.json").read_text())[str(resumed)]
+    (resumed / "config.json").write_text(json.dumps(config))
+    assert main(arguments) == 0
+    for folder, seconds in (("stage1/seed=0", 90.0), ("joint.eta=0.5_seed=0", 30.0)):
+        path = project / "runs" / folder / "time.json"
+        assert 0 < json.loads(path.read_text())["seconds"] < 60
+        path.write_text(json.dumps({"seconds": seconds}))
+    assert main(arguments) == 0
+    found = json.loads((project / "runs" / "sweep.json").read_text())["minutes"]
+    assert found["joint.eta=0.5_seed=0"] == 2.0
+    assert found["seed=1"] is None and found["joint.eta=0.5_seed=1"] is None
+    assert "| seed=1 | resumed |" in (project / "runs" / "sweep.md").read_text()
+
+
+def test_accuracy_by_apparent_size_is_the_mean_over_the_seeds() -> None:
+    def summary(top1: float, sent: float) -> dict[str, Any]:
+        entry = {"pixels": [10, 13], "num_images": 40, "top1": top1}
+        entry |= {"shares": [sent, 1 - sent], "fixed_top1": [0.9, top1 - 0.2]}
+        return {"resolutions": [32, 16], "by_apparent_size": [entry]}
+
+    table = size_table(Setting("eta 0.3", (summary(0.5, 0.2), summary(0.6, 0.4))))
+    assert "**eta 0.3, by apparent size** (32/16 px)" in table
+    assert "| 10-13 px | 40 | 30.0 / 70.0 | 55.0 | 90.0 / 35.0 |" in table
+    assert size_table(Setting("none", ())) == ""
+    assert size_table(Setting("folder", ({"resolutions": [32, 16]},))) == ""
 
 
 def test_other_values_are_refused_and_leave_the_table_alone(

@@ -1,6 +1,6 @@
 """Every family against PyTorch's own definitions: logits, stages and statistics.
 
-Needs a Python with what requirements-reference.txt names, in an environment of its own:
+Needs a Python with the extra `reference` (pyproject.toml), in an environment of its own:
 DRNET_TORCH_PYTHON=reference/bin/python python -m pytest tests/test_torch_parity.py
 """
 
@@ -26,7 +26,7 @@ SIZES = (224, 168, 112, 97)
 pytestmark = pytest.mark.skipif(
     not PYTHON,
     reason="networks are not compared with PyTorch's: set DRNET_TORCH_PYTHON to a Python that has "
-    "what requirements-reference.txt names",
+    "the extra `reference`",
 )
 
 

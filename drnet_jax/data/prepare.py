@@ -1,4 +1,4 @@
-"""Prepares a data set of TFDS once, in an environment with `requirements-prepare.txt`.
+"""Prepares a data set of TFDS once, in an environment with the extra `prepare`.
 
 python -m drnet_jax.data.prepare imagenette/320px-v2 --data_dir=DIR
 python -m drnet_jax.data.prepare imagenet2012 --data_dir=DIR --manual_dir=FOLDER_OF_THE_TARS

@@ -118,7 +118,7 @@ def _how_to_prepare(name: str, path: str) -> str:
         command += " --manual_dir=FOLDER_OF_THE_TARS"
     text = (
         f"data set {name!r} is not prepared as ArrayRecord in {path}; once, in an environment of "
-        f"its own: pip install -r requirements-prepare.txt && {command}; then --config.data.dir=DIR"
+        f"its own: pip install -e '.[prepare]' && {command}; then --config.data.dir=DIR"
     )
     if name.startswith("imagenet2012"):
         text += (

@@ -18,11 +18,20 @@ def environment(command: str | None = None) -> dict[str, str]:
     Args:
       command: None: the one that this process runs.
     """
-    arguments = [Path(sys.argv[0]).name, *sys.argv[1:]]
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     return {
-        "command": command or shlex.join(["python", *arguments]),
+        "command": command or command_line(),
         "device": f"{device}, {os.cpu_count()} cores, {platform.machine()}",
         "python": platform.python_version(),
         **{package: version(package) for package in _PACKAGES},
     }
+
+
+def command_line() -> str:
+    """The command that this process runs, as it was typed; the interpreter is called `python`."""
+    arguments = sys.orig_argv[1:]
+    script = arguments[0] if arguments else ""
+    if script == sys.argv[0] and not script.startswith("-") and not script.endswith(".py"):
+        # `drnet-jax`, say: the interpreter comes from its first line.
+        return shlex.join([Path(script).name, *arguments[1:]])
+    return shlex.join(["python", *arguments])

@@ -1,5 +1,6 @@
 """The jobs of a sweep as runs of the program."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from drnet_jax.reports.comparison import read_summary
+from drnet_jax.runtime.files import write_json
 from drnet_jax.sweeps.plan import Job
 
 PROGRAM = (sys.executable, "-m", "drnet_jax")
@@ -26,6 +28,17 @@ def is_finished(job: Job) -> bool:
         for name in ("eval.split", "data.eval_images")
         if name in job.config
     )
+
+
+def minutes(job: Job) -> float | None:
+    """What a run took, stage 1 included; None where it was resumed."""
+    total = 0.0
+    for part in filter(None, (job, job.stage_one)):
+        path = part.workdir / "time.json"
+        if not path.exists():
+            return None
+        total += json.loads(path.read_text())["seconds"] / 60
+    return total
 
 
 class JobRunner:
@@ -52,6 +65,7 @@ class JobRunner:
             return 0.0, f"{job.stage_one.name} is not finished"
         job.workdir.mkdir(parents=True, exist_ok=True)
         path = job.workdir / "log.txt"
+        resumed = (job.workdir / "config.json").exists()
         device = self._free.get()
         start = time.perf_counter()
         try:
@@ -59,6 +73,9 @@ class JobRunner:
         finally:
             self._free.put(device)
         seconds = time.perf_counter() - start
+        # The time of a resumed run says nothing.
+        if not code and not resumed:
+            write_json(job.workdir / "time.json", {"seconds": seconds})
         last = path.read_text(errors="replace").splitlines()[-1]
         return seconds, f"{last} ({path})" if code else ""
 

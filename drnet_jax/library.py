@@ -1,0 +1,61 @@
+"""What a program makes of a trained run: a classifier, and lambdas for its budgets."""
+
+from collections.abc import Sequence
+
+from drnet_jax.budgets import calibration
+from drnet_jax.budgets.calibration import Calibration
+from drnet_jax.budgets.solve import calibration_path
+from drnet_jax.checkpoints.model_key import model_key
+from drnet_jax.checkpoints.restore import RestoredModel
+from drnet_jax.checkpoints.runs import stored_config
+from drnet_jax.config_checks import check_config
+from drnet_jax.inference.adaptive import AdaptiveClassifier
+from drnet_jax.inference.create import adaptive_classifier
+
+
+def load_classifier(
+    run: RestoredModel,
+    *,
+    image_size: tuple[int, int] | None = None,
+    buckets: Sequence[int] | None = None,
+    measure: bool | None = None,
+) -> AdaptiveClassifier:
+    """Compiles a run for classifying images in memory, as its own configuration says.
+
+    Args:
+      run: of `load_run`.
+      image_size: height and width of the images in pixels; default: the largest resolution.
+      buckets: batch sizes to compile; groups of other sizes are split. Default: the run's
+        `inference.buckets`.
+      measure: time every bucket first, and split groups as is then fastest. Default: the run's
+        `inference.measure`.
+
+    Raises:
+      CheckpointError: the run has no trained predictor, or its `config.json` is damaged.
+      ConfigError: bad buckets, or several hosts.
+    """
+    config = stored_config(run.origin)
+    if buckets is not None:
+        config.inference.buckets = tuple(buckets)
+    if measure is not None:
+        config.inference.measure = measure
+    check_config(config, 1)
+    largest = run.model.resolutions[0]
+    return adaptive_classifier(config, run, image_size or (largest, largest))
+
+
+def load_calibration(run: RestoredModel) -> Calibration:
+    """What `--mode=calibrate` found out: which lambda keeps which budget.
+
+    `load_calibration(run).for_gmacs(0.005).lam` is the lambda for `AdaptiveClassifier.classify`
+    that costs 0.005 GMACs an image or less, on average over the calibration split.
+
+    Args:
+      run: of `load_run`.
+
+    Raises:
+      BudgetError: nothing is calibrated, or it was another model or another crop.
+      CheckpointError: `config.json` is damaged.
+    """
+    key = model_key(stored_config(run.origin), run)
+    return calibration.load(calibration_path(run), key)
