@@ -16,6 +16,8 @@ from drnet_jax.config_checks import check_config
 from drnet_jax.config_files import find_config, shipped_configs
 
 MODES = ("train", "eval", "calibrate", "benchmark", "predict", "report")
+# Those that the same command goes on with after an interruption.
+_RESUMED = ("train", "predict")
 
 
 def run() -> None:
@@ -102,7 +104,7 @@ def _main(_: Sequence[str]) -> None:
     except (ConfigError, DataError, CheckpointError, TrainingError, BudgetError, OSError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        resumes = "run the same command to resume" if mode == "train" else "nothing is kept"
+        resumes = "run the same command to resume" if mode in _RESUMED else "nothing is kept"
         _fail(f"interrupted; {resumes}")
 
 

@@ -21,7 +21,7 @@ def test_without_a_bucket_of_one() -> None:
 
 
 def cheapest(times: dict[int, float], count: int) -> float:
-    """Over every multiset of buckets, by their number of each size but the first, which fills up."""
+    """Over every multiset of buckets: how many of each size, the last one filling up."""
     (size, seconds), *others = times.items()
     if not others:
         return -(-max(count, 0) // size) * seconds

@@ -1,26 +1,14 @@
-"""Encoded pictures as images of a pass: decoded once, resized on the host for each network."""
+"""Picture files as images of a pass: decoded once, resized on the host for each network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from drnet_jax.data.decode import CorruptImageError, centre_crop_box, decode_crop, resize_square
-from drnet_jax.inference.images import Part, Rows
-
-
-@dataclass
-class Picture:
-    """An encoded picture on its way through a classifier.
-
-    Attributes:
-      read: gives the JPEG, PNG or WebP, or raises OSError.
-      problem: why it cannot be read; None as long as it can.
-    """
-
-    read: Callable[[], bytes]
-    problem: str | None = None
+from drnet_jax.inference.images import Part, Problems, Rows
 
 
 @dataclass(frozen=True)
@@ -55,18 +43,24 @@ class EncodedImages:
         self._crop = crop
         self._pool = pool
 
-    def open(self, batch: Sequence[Picture], buckets: Sequence[int]) -> list[EncodedPart]:
-        """Decodes a batch; padding is black, and so is what cannot be decoded."""
+    def open(
+        self, batch: Sequence[Path], buckets: Sequence[int]
+    ) -> tuple[list[EncodedPart], Problems]:
+        """Reads and decodes files; padding is black, and so is what cannot be read."""
         squares = np.zeros((len(batch), self._side, self._side, 3), np.uint8)
 
-        def decode(row: int) -> None:
+        def decode(row: int) -> str | None:
             """Fills one row, or says why not."""
             try:
-                squares[row] = decode_square(batch[row].read(), self._crop, self._side)
-            except (CorruptImageError, OSError) as error:
-                batch[row].problem = str(error)
+                squares[row] = decode_square(batch[row].read_bytes(), self._crop, self._side)
+            except CorruptImageError as error:
+                return str(error)
+            except OSError as error:
+                return error.strerror or str(error)
+            return None
 
-        list(self._pool.map(decode, range(len(batch))))
+        found = enumerate(self._pool.map(decode, range(len(batch))))
+        problems = {row: problem for row, problem in found if problem is not None}
         images = self._resized(list(squares), self._opened)
         parts = []
         done = 0
@@ -75,7 +69,7 @@ class EncodedImages:
             part = images[rows]
             parts.append(EncodedPart(_padded(part, bucket), len(part), squares[rows]))
             done += bucket
-        return parts
+        return parts, problems
 
     def gather(self, choice: int, bucket: int, rows: Sequence[Rows[EncodedPart]]) -> np.ndarray:
         """Rows of any batches at the side of a choice; black after them."""
