@@ -44,7 +44,7 @@ from drnet_jax.data.folder import FileReader
 from drnet_jax.data.sources import EncodedSource
 from drnet_jax.evaluate import classify_source
 from drnet_jax.inference.adaptive import AdaptiveClassifier
-from drnet_jax.inference.encoded import Picture
+from drnet_jax.inference.files import FileClassifier
 from drnet_jax.models.create import create_model
 from drnet_jax.models.layers import resize
 from drnet_jax.models.variables import init_variables
@@ -155,9 +155,9 @@ def end_to_end(files: list[Path], encoded: list[bytes]) -> float:
     model = create_model(config, 10)
     variables = init_variables(model, jax.random.key(0))
     settings = {"mean": config.data.mean, "std": config.data.std, "buckets": (1, 2, 4, 8, 16, 32)}
-    own = AdaptiveClassifier(model, variables, own_sizes=True, **settings)
+    own = FileClassifier(model, variables, crop=CROP, **settings)
     variables = with_bias(variables, bias(scores_of(own, encoded)))
-    own = AdaptiveClassifier(model, variables, own_sizes=True, **settings)
+    own = FileClassifier(model, variables, crop=CROP, **settings)
     resizing = AdaptiveClassifier(model, variables, **settings)
     reader = FileReader(tuple(files))
     labels = np.zeros(COUNT, np.int32)
@@ -165,8 +165,8 @@ def end_to_end(files: list[Path], encoded: list[bytes]) -> float:
     times: dict[str, list[float]] = {"predict": [], "device": []}
     for repeat in range(REPEATS + 1):
         start = time.perf_counter()
-        found = own.classify_pictures(batches(files), crop=CROP, threads=CORES, max_waiting=16)
-        chosen = np.concatenate([result.resolutions for result in found])
+        found = own.classify_batches(batches(files))
+        chosen = np.concatenate([result.resolutions for _, result in found])
         middle = time.perf_counter()
         _, got, _ = classify_source(resizing, source, BATCH, 0.0)
         if repeat:
@@ -182,9 +182,8 @@ def end_to_end(files: list[Path], encoded: list[bytes]) -> float:
     return median["device"] / median["predict"]
 
 
-def batches(files: list[Path]) -> list[list[Picture]]:
-    pictures = [Picture(file.read_bytes) for file in files]
-    return [pictures[start : start + BATCH] for start in range(0, COUNT, BATCH)]
+def batches(files: list[Path]) -> list[list[Path]]:
+    return [files[start : start + BATCH] for start in range(0, COUNT, BATCH)]
 
 
 def small_model() -> ConfigDict:
@@ -194,7 +193,7 @@ def small_model() -> ConfigDict:
     return config
 
 
-def scores_of(engine: AdaptiveClassifier, encoded: list[bytes]) -> np.ndarray:
+def scores_of(engine: FileClassifier, encoded: list[bytes]) -> np.ndarray:
     """The predictor's, `[n, m]`."""
     assert engine.predictor is not None
     views = [resize_square(square(content, RESOLUTIONS[0]), PREDICTOR) for content in encoded]

@@ -16,6 +16,8 @@ from drnet_jax.config_overrides import override
 
 MODES = ("train", "eval", "calibrate", "benchmark", "predict", "report")
 _DEFAULT_FILE = "configs/digits_on_photos.py"
+# Those that the same command goes on with after an interruption.
+_RESUMED = ("train", "predict")
 
 
 def run() -> None:
@@ -93,7 +95,7 @@ def _main(config: ConfigDict, file: str, _: Sequence[str]) -> None:
     except (ConfigError, DataError, CheckpointError, TrainingError, BudgetError, OSError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        resumes = "run the same command to resume" if mode == "train" else "nothing is kept"
+        resumes = "run the same command to resume" if mode in _RESUMED else "nothing is kept"
         _fail(f"interrupted; {resumes}")
 
 

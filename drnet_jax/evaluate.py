@@ -1,8 +1,8 @@
 """`--mode=eval`: every image at every resolution, or, by dispatch, at the chosen one only."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from drnet_jax.evaluation.inputs import (
 )
 from drnet_jax.evaluation.metrics import EvalRecords, by_class, by_resolution, by_size, summarise
 from drnet_jax.evaluation.outputs import check_corrupt
-from drnet_jax.inference.adaptive import AdaptiveClassifier, Classified
+from drnet_jax.inference.adaptive import AdaptiveClassifier
 from drnet_jax.inference.create import adaptive_classifier
 from drnet_jax.inference.decision import choose
+from drnet_jax.inference.engine import Classified
 from drnet_jax.models.macs import GIGA, ModelCost, model_cost
 from drnet_jax.reports.evaluation_report import pictures, write_report
 from drnet_jax.reports.tables import print_tables
@@ -183,6 +184,20 @@ def restore_and_evaluate_bucketed(config: ConfigDict, workdir: Path) -> dict[str
     return summary
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """The images `[n, h, w, 3]` and labels `[n]` of a batch, and the indices of corrupt ones."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    corrupt: np.ndarray
+
+
+def _without_padding(batch: Sample) -> _Batch:
+    real = batch["mask"]
+    return _Batch(batch["image"][real], batch["label"][real], batch["index"][batch["corrupt"]])
+
+
 def classify_source(
     engine: AdaptiveClassifier, source: Source, batch_size: int, lam: float
 ) -> tuple[np.ndarray, Classified, np.ndarray]:
@@ -194,23 +209,19 @@ def classify_source(
     """
     labels: list[np.ndarray] = []
     corrupt: list[np.ndarray] = []
-
-    def images(batches: Iterator[Sample]) -> Iterator[np.ndarray]:
-        """The real images of every batch; labels and corrupt ones are noted on the way."""
-        for batch in batches:
-            labels.append(batch["label"][batch["mask"]])
-            corrupt.append(batch["index"][batch["corrupt"]])
-            yield batch["image"][batch["mask"]]
-
-    batches = eval_host_batches(source, batch_size=batch_size)
-    results = engine.classify_batches(images(batches), lam=lam, max_waiting=_MAX_WAITING)
-    return *_joined(list(results), labels), np.concatenate(corrupt)
-
-
-def _joined(results: list[Classified], labels: list[np.ndarray]) -> tuple[np.ndarray, Classified]:
+    results: list[Classified] = []
+    batches = map(_without_padding, eval_host_batches(source, batch_size=batch_size))
+    for batch, result in engine.classify_batches(
+        batches, images=attrgetter("images"), lam=lam, max_waiting=_MAX_WAITING
+    ):
+        labels.append(batch.labels)
+        corrupt.append(batch.corrupt)
+        results.append(result)
     names = ("logits", "choices", "scores", "resolutions", "macs")
-    fields = [np.concatenate([getattr(result, name) for result in results]) for name in names]
-    return np.concatenate(labels), Classified(*fields)
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(result, name) for result in results]) for name in names
+    }
+    return np.concatenate(labels), Classified(**joined), np.concatenate(corrupt)
 
 
 def _print_bucketed(summary: dict[str, Any]) -> None:

@@ -1,9 +1,8 @@
 """`--mode=predict`: labels, confidences and resolutions of the pictures in a folder."""
 
-import os
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from ml_collections import ConfigDict
 from scipy.special import softmax
 
 from drnet_jax.budgets.solve import budget_lambda
-from drnet_jax.checkpoints.restore import RestoredModel, restore_model
+from drnet_jax.checkpoints.model_key import model_key
+from drnet_jax.checkpoints.restore import TrainedModel, find_model, restore_variables
 from drnet_jax.config import ConfigError, budget_name
 from drnet_jax.data.datasets import eval_view
 from drnet_jax.data.decode import CorruptImageError, resize_square
@@ -20,168 +20,240 @@ from drnet_jax.data.eval_view import EvalView
 from drnet_jax.data.folder import SUFFIXES
 from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import DataError
-from drnet_jax.inference.adaptive import AdaptiveClassifier, Classified
-from drnet_jax.inference.create import adaptive_classifier
-from drnet_jax.inference.encoded import Picture
+from drnet_jax.inference.create import file_classifier
+from drnet_jax.inference.engine import Classified
+from drnet_jax.inference.files import FileClassifier
+from drnet_jax.inference.programs import CostTable
 from drnet_jax.models.macs import GIGA, model_cost
 from drnet_jax.reports.gallery import gallery
-from drnet_jax.reports.predictions import (
-    Prediction,
-    Unreadable,
-    write_predictions,
-    write_unreadable,
+from drnet_jax.reports.prediction_folder import (
+    Begun,
+    PredictionTables,
+    check_same,
+    find_begun,
+    locked,
+    write_state,
 )
+from drnet_jax.reports.predictions import Prediction, Unreadable
 from drnet_jax.runtime.files import write_text
 from drnet_jax.runtime.progress import Progress, log
 
-# Batches that may wait for full buckets.
-_MAX_WAITING = 4
+
+@dataclass(frozen=True)
+class _Run:
+    """What is done.
+
+    Attributes:
+      config: the configuration.
+      trained: the model.
+      root: the input folder.
+      output: where the results go.
+      view: what is seen of a picture.
+      lam: lambda of `choose`.
+    """
+
+    config: ConfigDict
+    trained: TrainedModel
+    root: Path
+    output: Path
+    view: EvalView
+    lam: float
+
+    def job(self) -> dict[str, Any]:
+        """What the results depend on, but for the device and the pictures; JSON values."""
+        config = self.config
+        return {
+            "input": str(self.root.resolve()),
+            "format": config.predict.format,
+            "model": model_key(config, self.trained),
+            "saved_at": self.trained.saved_at,
+            "lambda": self.lam,
+            "crop": self.view.fraction,
+            "resolutions": list(self.trained.model.resolutions),
+            "eval.batch_size": config.eval.batch_size,
+            "inference.buckets": list(config.inference.buckets),
+            "inference.fold": config.inference.fold,
+            "inference.measure": config.inference.measure,
+            "model.stock_operations": config.model.stock_operations,
+        }
+
+    def engine(self, times: CostTable | None) -> FileClassifier:
+        """The compiled model; see `file_classifier`."""
+        return file_classifier(
+            self.config, restore_variables(self.trained), self.view.fraction, times
+        )
 
 
 def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Restores a model and writes what it says of every picture under `predict.input`.
+    """Restores a model and writes its results for every picture under `predict.input`.
 
-    `predictions.csv` (or `.jsonl`), `unreadable.csv` and `gallery.html`, in `predict.output` or in
-    `predictions/<name of the input>` of the workdir. The data set is not needed.
+    `predictions.csv` (or `.jsonl`), `unreadable.csv`, `predict.json` and `gallery.html`, in
+    `predict.output` or in `predictions/<name of the input>` of the workdir. The data set is not
+    needed. Rows are written batch by batch, and an unfinished job in the folder is resumed: on the
+    same device the tables become what they would have been without the interruption.
 
     Returns:
       `num_images` with a prediction, `num_unreadable`, `shares` `[m]`, `gmacs` (mean of an image),
-      `images_per_second` (input included), and `output`, the folder.
+      `images_per_second` of what was left to do (input included), and `output`, the folder.
 
     Raises:
-      ConfigError: no `predict.input`, several hosts, `predict.output` is not empty, or a budget of
-        time, which is that of other programs.
+      ConfigError: no `predict.input`, several hosts, `predict.output` holds a finished job, another
+        job or something else, or a budget of time, which is that of other programs.
       DataError: no such folder, no picture in it, or none that can be read.
       CheckpointError: no checkpoint, one of another model, or no trained predictor.
       BudgetError: nothing is calibrated for the budget, or it cannot be kept.
     """
-    root, files = _input(config)
-    output = _output(config, workdir, root)
+    root = _input(config)
+    output = Path(config.predict.output or workdir / "predictions" / root.resolve().name)
+    # Now, not after hours of work.
+    begun = find_begun(output)
+    pictures = begun.pictures if begun else _pictures(root)
     if config.budget.ms is not None:
         raise ConfigError(
             "budget.ms is the time of images in memory, and predictions decode and resize too: "
             "use budget.gmacs or budget.max_drop"
         )
-    restored = restore_model(config, Path(config.restore_from) if config.restore_from else workdir)
-    largest = restored.model.resolutions[0]
-    lam = budget_lambda(config, restored, (largest, largest))
-    # Now, not after hours of work.
-    output.mkdir(parents=True, exist_ok=True)
+    trained = find_model(config, Path(config.restore_from) if config.restore_from else workdir)
+    largest = trained.model.resolutions[0]
+    lam = budget_lambda(config, trained, (largest, largest))
     view = eval_view(data_settings(config, workdir))
-    engine = adaptive_classifier(config, restored, None)
-    size = config.eval.batch_size
-    start = time.perf_counter()
-    predictions, unreadable = classify_files(
-        engine, root, files, restored.classes, crop=view.fraction, lam=lam, batch_size=size
-    )
-    rate = len(files) / (time.perf_counter() - start)
-    write_unreadable(output / "unreadable.csv", unreadable)
+    run = _Run(config, trained, root, output, view, lam)
+    if begun:
+        check_same(output, begun, run.job())
+    with locked(output):
+        if find_begun(output) != begun:
+            raise ConfigError(f"another process has written to {output}: run the command again")
+        return _predict(run, begun, pictures)
+
+
+def _predict(run: _Run, begun: Begun | None, pictures: list[str]) -> dict[str, Any]:
+    """Begins a job or resumes it, and finishes it; the summary."""
+    engine = None
+    if begun is None:
+        engine = run.engine(None)
+        begun = Begun(run.job(), engine.times, pictures)
+        write_state(run.output, begun, finished=False)
+    else:
+        log(f"{run.output} holds an unfinished job, which is resumed")
+    tables = PredictionTables(run.output, begun, run.config.eval.batch_size)
+    rate = 0.0
+    if tables.done < len(pictures):
+        rate = _classify_rest(run, engine or run.engine(begun.times), pictures, tables)
+    predictions, unreadable = tables.read()
     if not predictions:
+        write_state(run.output, begun, finished=True)
         raise DataError(
-            f"none of the {len(files)} pictures in {root} can be read; {output / 'unreadable.csv'} "
-            "says why"
+            f"none of the {len(pictures)} pictures in {run.root} can be read; "
+            f"{run.output / 'unreadable.csv'} says why"
         )
-    write_predictions(output / f"predictions.{config.predict.format}", predictions)
-    if config.predict.gallery:
-        page = _gallery(config, restored, predictions, unreadable, view, lam)
-        write_text(output / "gallery.html", page)
+    if run.config.predict.gallery:
+        write_text(run.output / "gallery.html", _gallery(run, predictions, unreadable))
+    write_state(run.output, begun, finished=True)
+    resolutions = run.trained.model.resolutions
     summary = {
         "num_images": len(predictions),
         "num_unreadable": len(unreadable),
-        "shares": _shares(predictions, restored.model.resolutions),
+        "shares": _shares(predictions, resolutions),
         "gmacs": float(np.mean([prediction.gmacs for prediction in predictions])),
         "images_per_second": rate,
-        "output": output,
+        "output": run.output,
     }
-    _print(summary, restored.model.resolutions)
+    _print(summary, resolutions)
     return summary
 
 
-def _input(config: ConfigDict) -> tuple[Path, list[Path]]:
-    """The input folder, and its pictures by path; hidden files and folders do not count."""
+def _input(config: ConfigDict) -> Path:
+    """The input folder."""
     if not config.predict.input:
         raise ConfigError("predict.input is not set: --config.predict.input=FOLDER, of pictures")
     root = Path(config.predict.input)
     if not root.is_dir():
         raise DataError(f"predict.input={str(root)!r} is not a folder; set it to one of pictures")
+    return root
+
+
+def _pictures(root: Path) -> list[str]:
+    """The pictures in a folder, by path from there; hidden files and folders do not count."""
     files = [
-        path
+        path.relative_to(root)
         for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and not path.is_dir()
+        if path.suffix.lower() in SUFFIXES and not path.is_dir()
     ]
-    if not files:
+    names = [
+        file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts)
+    ]
+    if not names:
         raise DataError(
             f"predict.input={str(root)!r} has no picture ({', '.join(SUFFIXES)}) in it or in its "
             "folders"
         )
-    return root, files
+    return names
 
 
-def _output(config: ConfigDict, workdir: Path, root: Path) -> Path:
-    """Where the results go: a new folder, or an empty one."""
-    output = Path(config.predict.output or workdir / "predictions" / root.resolve().name)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise ConfigError(
-            f"{output} exists and is not overwritten: give another folder, "
-            "--config.predict.output=..., or remove it"
-        )
-    return output
+def _classify_rest(
+    run: _Run, engine: FileClassifier, pictures: Sequence[str], tables: PredictionTables
+) -> float:
+    """Appends what the tables lack, with a progress bar; how many pictures a second."""
+    batch_size, done = run.config.eval.batch_size, tables.done
+    progress = Progress("predict", len(pictures), done, unit="image")
+    start = time.perf_counter()
+    rate = 0.0
+    for predictions, unreadable in classify_files(
+        engine,
+        run.root,
+        pictures[done:],
+        run.trained.classes,
+        lam=run.lam,
+        batch_size=batch_size,
+    ):
+        tables.append(predictions, unreadable)
+        done += len(predictions) + len(unreadable)
+        rate = (done - tables.done) / (time.perf_counter() - start)
+        progress.show(done, f"{rate:.0f} images/s")
+    progress.close()
+    return rate
 
 
 def classify_files(
-    engine: AdaptiveClassifier,
+    engine: FileClassifier,
     root: Path,
-    files: Sequence[Path],
+    names: Sequence[str],
     classes: Sequence[str],
     *,
-    crop: float,
     lam: float,
     batch_size: int,
-) -> tuple[list[Prediction], list[Unreadable]]:
-    """Streams files through a classifier, with a progress bar.
+) -> Iterator[tuple[list[Prediction], list[Unreadable]]]:
+    """Classifies files in batches that do not depend on each other.
+
+    No image waits for those of a later batch: how a batch is split into buckets, on which the last
+    bits of its results depend, is the same wherever a job is resumed.
 
     Args:
-      engine: compiled with `own_sizes`.
-      root: that predictions name the files from.
-      files: in this order.
+      engine: the model.
+      root: of the names.
+      names: of the files, in this order.
       classes: their names, in the order of the logits.
-      crop: see `AdaptiveClassifier.classify_pictures`.
       lam: lambda of `choose`.
       batch_size: files that are read at once.
 
-    Returns:
-      Every file once, in order: in the one list or in the other.
+    Yields:
+      Of every batch, in order: each file in the one list or in the other.
     """
-    waiting: deque[list[Picture]] = deque()
-
-    def batches() -> Iterator[list[Picture]]:
-        """Files by batch; what is on its way is noted."""
-        for start in range(0, len(files), batch_size):
-            waiting.append([Picture(file.read_bytes) for file in files[start : start + batch_size]])
-            yield waiting[-1]
-
-    names = iter([file.relative_to(root).as_posix() for file in files])
-    predictions: list[Prediction] = []
-    unreadable: list[Unreadable] = []
-    progress = Progress("predict", len(files), unit="image")
-    start = time.perf_counter()
-    results = engine.classify_pictures(
-        batches(), crop=crop, threads=os.cpu_count() or 1, lam=lam, max_waiting=_MAX_WAITING
+    batches = (
+        [root / name for name in names[start : start + batch_size]]
+        for start in range(0, len(names), batch_size)
     )
-    for result in results:
+    for files, result in engine.classify_batches(batches, lam=lam):
         probabilities = softmax(result.logits.astype(np.float64), axis=1)
-        for row, picture in enumerate(waiting.popleft()):
-            if picture.problem is None:
-                found = _prediction(next(names), result, row, probabilities[row], classes)
-                predictions.append(found)
+        predictions: list[Prediction] = []
+        unreadable: list[Unreadable] = []
+        for row, file in enumerate(files):
+            name = file.relative_to(root).as_posix()
+            if row in result.problems:
+                unreadable.append(Unreadable(name, result.problems[row]))
             else:
-                unreadable.append(Unreadable(next(names), picture.problem))
-        done = len(predictions) + len(unreadable)
-        progress.show(done, f"{done / (time.perf_counter() - start):.0f} images/s")
-    progress.close()
-    return predictions, unreadable
+                predictions.append(_prediction(name, result, row, probabilities[row], classes))
+        yield predictions, unreadable
 
 
 def _prediction(
@@ -203,30 +275,23 @@ def _shares(predictions: Sequence[Prediction], resolutions: Sequence[int]) -> li
     return [float((chosen == resolution).mean()) for resolution in resolutions]
 
 
-def _gallery(
-    config: ConfigDict,
-    restored: RestoredModel,
-    predictions: Sequence[Prediction],
-    unreadable: Sequence[Unreadable],
-    view: EvalView,
-    lam: float,
-) -> str:
+def _gallery(run: _Run, predictions: Sequence[Prediction], unreadable: Sequence[Unreadable]) -> str:
     """The page of these predictions."""
-    root = Path(config.predict.input)
-    resolutions = restored.model.resolutions
+    config, trained, root = run.config, run.trained, run.root
+    resolutions = trained.model.resolutions
 
     def pixels(prediction: Prediction) -> np.ndarray | None:
         """What the classifier saw."""
         try:
             encoded = (root / prediction.file).read_bytes()
-            square = view.decode(encoded)
+            square = run.view.decode(encoded)
         except (CorruptImageError, OSError):
             return None
         return resize_square(square, prediction.resolution)
 
     name = budget_name(config)
     mean = np.mean([prediction.gmacs for prediction in predictions])
-    largest = model_cost(restored.model).classifier_gmacs[0]
+    largest = model_cost(trained.model).classifier_gmacs[0]
     return gallery(
         predictions,
         unreadable,
@@ -234,10 +299,10 @@ def _gallery(
         shown=config.predict.gallery,
         title=root.resolve().name,
         facts={
-            "Model": f"{config.model.name}, {restored.stage} step {restored.step}",
-            "Run": str(restored.origin),
+            "Model": f"{config.model.name}, {trained.stage} step {trained.step}",
+            "Run": str(trained.origin),
             "Input": str(root),
-            "Budget": f"{name} {config.budget[name]:g} (lambda {lam:.4g})" if name else "none",
+            "Budget": f"{name} {config.budget[name]:g} (lambda {run.lam:.4g})" if name else "none",
             "Pictures": f"{len(predictions):,}",
             "Mean cost": f"{mean:.4g} GMACs, {mean / largest:.2f} of {resolutions[0]} px alone",
         },

@@ -1,9 +1,7 @@
 """Splitting a group into buckets, against trying everything."""
 
-from functools import cache
-
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from drnet_jax.inference.buckets import BucketPlan, proportional_times
@@ -22,21 +20,39 @@ def test_without_a_bucket_of_one() -> None:
     assert BucketPlan(proportional_times((4, 16))).split(22) == [16, 4, 4]
 
 
-@given(TIMES, st.integers(0, 20))
-def test_cheapest(times: dict[int, float], count: int) -> None:
-    @cache
-    def cheapest(left: int) -> float:
-        if left <= 0:
-            return 0.0
-        return min(seconds + cheapest(left - size) for size, seconds in times.items())
+def cheapest(times: dict[int, float], count: int) -> float:
+    """Over every multiset of buckets: how many of each size, the last one filling up."""
+    (size, seconds), *others = times.items()
+    if not others:
+        return -(-max(count, 0) // size) * seconds
+    numbers = range(-(-max(count, 0) // size) + 1)
+    return min(n * seconds + cheapest(dict(others), count - n * size) for n in numbers)
 
+
+@example({4: 4.0, 3: 3.05}, 9)
+@given(TIMES, st.integers(0, 40))
+def test_cheapest(times: dict[int, float], count: int) -> None:
     plan = BucketPlan(times)
     sizes = plan.split(count)
     assert sum(sizes) >= count
     # Only the last, the smallest, may be padded.
     assert sum(sizes[:-1]) < count or not sizes
-    if count <= max(times) + plan.best:
-        assert sum(times[size] for size in sizes) == pytest.approx(cheapest(count))
+    assert plan.seconds(count) == pytest.approx(cheapest(times, count))
+
+
+NEAR = st.dictionaries(st.integers(1, 16), st.floats(1, 1.2), min_size=1, max_size=6)
+
+
+@given(NEAR, st.integers(0, 600))
+def test_cheapest_of_many(rates: dict[int, float], count: int) -> None:
+    """Where the times an image are close, so that the remainder decides; any order of asking."""
+    times = {size: size * rate for size, rate in rates.items()}
+    totals = [0.0]
+    for n in range(1, count + 1):
+        totals.append(min(t + totals[max(n - size, 0)] for size, t in times.items()))
+    plan = BucketPlan(times)
+    for n in {count, count // 2, max(count - 1, 0)}:
+        assert plan.seconds(n) == pytest.approx(totals[n])
 
 
 @pytest.mark.parametrize("buckets", [(), (0, 4)])

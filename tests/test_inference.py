@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -11,7 +12,8 @@ from scipy.special import log_softmax
 
 from drnet_jax.config import default_config
 from drnet_jax.data.preprocess import normalise
-from drnet_jax.inference.adaptive import AdaptiveClassifier, Classified
+from drnet_jax.inference.adaptive import AdaptiveClassifier
+from drnet_jax.inference.engine import Classified
 from drnet_jax.inference.folding import fold_batch_norm
 from drnet_jax.inference.images import DeviceImages, HostImages
 from drnet_jax.inference.programs import CostTable
@@ -168,9 +170,21 @@ def test_batches_in_order(case: Case, engine: AdaptiveClassifier, max_waiting: i
     starts = np.cumsum([0, *sizes])
     batches = [case.images[a:b] for a, b in zip(starts, starts[1:], strict=False)]
     results = list(engine.classify_batches(batches, max_waiting=max_waiting))
-    assert [len(got.choices) for got in results] == sizes
-    for got, start, size in zip(results, starts, sizes, strict=False):
+    assert [len(got.choices) for _, got in results] == sizes
+    for batch, (given, got), start, size in zip(batches, results, starts, sizes, strict=False):
+        assert given is batch
         case.check(got, np.arange(start, start + size), tolerance=1e-5)
+
+
+def test_whatever_a_batch_is_comes_back(case: Case, engine: AdaptiveClassifier) -> None:
+    """With labels, say, and in whatever order the buckets of later batches are done."""
+    batches = [{"name": str(start), "pixels": case.images[start:][:9]} for start in range(0, 60, 9)]
+    pairs = list(engine.classify_batches(batches, images=itemgetter("pixels"), max_waiting=3))
+    assert [batch for batch, _ in pairs] == batches
+    for batch, got in pairs:
+        start = int(batch["name"])
+        case.check(got, np.arange(start, min(start + 9, 60)), tolerance=1e-5)
+        assert got.problems == {}
 
 
 def test_waiting_batches_are_bounded(case: Case, engine: AdaptiveClassifier) -> None:
@@ -185,7 +199,7 @@ def test_waiting_batches_are_bounded(case: Case, engine: AdaptiveClassifier) -> 
             yield case.images[[rare if number == 0 else usual]]
 
     results = engine.classify_batches(stream(), max_waiting=10)
-    case.check(next(results), np.array([rare]), tolerance=1e-5)
+    case.check(next(results)[1], np.array([rare]), tolerance=1e-5)
     # As many as wait, the batch whose result came, and one whose predictor runs.
     assert read == 12
 
@@ -243,7 +257,7 @@ def test_gathering(where: type, compilations: list[str]) -> None:
     images = where((4, 6), *arguments)
     compilations.clear()
     batches = [rng.integers(1, 256, (count, 4, 6, 3), np.uint8) for count in (11, 4)]
-    opened = [images.open(batches[0], [5, 3, 5]), images.open(batches[1], [5])]
+    opened = [images.open(batches[0], [5, 3, 5])[0], images.open(batches[1], [5])[0]]
     assert [[part.count for part in parts] for parts in opened] == [[5, 3, 3], [4]]
     for part in (*opened[0], *opened[1]):
         assert not np.asarray(part.images)[part.count :].any()
@@ -264,7 +278,7 @@ def test_images_on_the_device(case: Case, engine: AdaptiveClassifier, monkeypatc
     batches = [case.images[a:b] for a, b in zip(starts, starts[1:], strict=False)]
     for waiting in (0, 3):
         results = engine.classify_batches(batches, max_waiting=waiting)
-        for got, start, size in zip(results, starts[:-1], sizes, strict=True):
+        for (_, got), start, size in zip(results, starts[:-1], sizes, strict=True):
             case.check(got, np.arange(start, start + size), tolerance=1e-5)
 
 
@@ -275,6 +289,7 @@ def test_images_on_the_device(case: Case, engine: AdaptiveClassifier, monkeypatc
         (np.zeros((48, 48, 3), np.uint8), r"got uint8 \[48, 48, 3\]"),
         (np.zeros((2, 48, 48, 1), np.uint8), r"got uint8 \[2, 48, 48, 1\]"),
         (np.zeros((2, 64, 48, 3), np.uint8), r"got uint8 \[2, 64, 48, 3\]"),
+        ([np.zeros((48, 48, 3), np.uint8)], "got list"),
     ],
 )
 def test_bad_images(case: Case, engine: AdaptiveClassifier, images: Any, words: str) -> None:

@@ -25,9 +25,8 @@ from drnet_jax.data.decode import resize_square
 from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.data.preprocess import normalise
 from drnet_jax.data.sources import DataError
-from drnet_jax.inference.adaptive import AdaptiveClassifier
-from drnet_jax.inference.create import adaptive_classifier
-from drnet_jax.inference.encoded import Picture
+from drnet_jax.inference.create import file_classifier
+from drnet_jax.inference.files import FileClassifier
 from drnet_jax.models.create import create_model
 from drnet_jax.models.layers import resize
 from drnet_jax.models.resnet import ResNet
@@ -179,30 +178,30 @@ def test_numbers_of_the_dense_networks(
 ) -> None:
     squares = halved(images) if crop == 1 else images[:, 16:48, 16:48]
     expected = Reference(restored, squares)
-    engine = adaptive_classifier(small_config(**MODEL), restored, None)
+    engine = file_classifier(small_config(**MODEL), restored, crop)
     gmacs = np.array(engine.cost.classifier_gmacs)
     lam = expected.lam(gmacs)
     choices = expected.choices(gmacs, lam)
     assert 0.4 < choices.mean() < 0.6
     files = files_of(root)
-    batches = [
-        [Picture(file.read_bytes) for file in files[start : start + batch_size]]
-        for start in range(0, len(files), batch_size)
-    ]
-    found = list(engine.classify_pictures(batches, crop=crop, threads=2, lam=lam, max_waiting=2))
+    batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
+    pairs = list(engine.classify_batches(batches, lam=lam, max_waiting=2))
+    assert [batch for batch, _ in pairs] == batches
+    found = [got for _, got in pairs]
+    assert not any(got.problems for got in found)
     np.testing.assert_array_equal(np.concatenate([got.choices for got in found]), choices)
     logits = expected.logits[np.arange(NUM_IMAGES), choices]
     got_logits = np.concatenate([got.logits for got in found])
     assert np.abs(got_logits - logits).max() <= 1e-5 * logits.std()
 
     # At one resolution alone a picture looks the same as where it was chosen.
-    (alone,) = engine.fixed(1).classify_pictures([sum(batches, [])], crop=crop, threads=2)
+    ((_, alone),) = engine.fixed(1).classify_batches([files])
     assert np.abs(alone.logits - expected.logits[:, 1]).max() <= 1e-5 * logits.std()
 
-    predictions, unreadable = classify_files(
-        engine, root, files, CLASSES, crop=crop, lam=lam, batch_size=batch_size
-    )
-    assert not unreadable
+    names = [file.relative_to(root).as_posix() for file in files]
+    rows = list(classify_files(engine, root, names, CLASSES, lam=lam, batch_size=batch_size))
+    predictions = [prediction for part, _ in rows for prediction in part]
+    assert not any(unreadable for _, unreadable in rows)
     probabilities = softmax(logits.astype(np.float64), axis=1)
     for row, prediction in enumerate(predictions):
         best = int(logits[row].argmax())
@@ -257,12 +256,13 @@ def test_nothing_is_overwritten(workdir: Path, root: Path, tmp_path: Path) -> No
     config.restore_from = str(workdir)
     output = restore_and_predict(config, own)["output"]
     assert output == own / "predictions" / root.name
-    assert sorted(path.name for path in output.iterdir()) == ["predictions.csv", "unreadable.csv"]
+    found = sorted(path.name for path in output.iterdir())
+    assert found == ["predict.json", "predictions.csv", "unreadable.csv"]
     written = (output / "predictions.csv").read_bytes()
     config.predict.format = "jsonl"
     # Before any work: not even the model is looked for.
     config.restore_from = str(tmp_path / "none")
-    with pytest.raises(ConfigError, match=r"predictions/.* exists .*--config.predict.output="):
+    with pytest.raises(ConfigError, match=r"predictions/.* is finished, .*--config.predict.outp"):
         restore_and_predict(config, own)
     assert (output / "predictions.csv").read_bytes() == written
 
@@ -277,7 +277,8 @@ def test_clear_errors(workdir: Path, tmp_path: Path) -> None:
     (tmp_path / "empty" / "0.jpg").write_bytes(b"")
     with pytest.raises(DataError, match="none of the 1 pictures in .*unreadable.csv says why"):
         restore_and_predict(config_for(tmp_path / "empty", tmp_path / "out"), workdir)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["unreadable.csv"]
+    (row,) = read_csv(tmp_path / "out" / "unreadable.csv")
+    assert row["file"] == "0.jpg" and read_csv(tmp_path / "out" / "predictions.csv") == []
     (tmp_path / "empty" / "1.png").write_bytes(b"")
     with pytest.raises(BudgetError, match="calibration.json is missing"):
         budget = {"budget.gmacs": 1.0}
@@ -312,7 +313,10 @@ class Page(HTMLParser):
         self.text.append(data.strip())
 
 
-NAMES = ["<script>alert(1)</script>.png", "\"'onerror='x'.png", "é 猫 🐈.png", "&amp;,\n;.png"]
+NAMES = [
+    *("<script>alert(1)</script>.png", "\"'onerror='x'.png", "é 猫 🐈.png", "&amp;,\n;.png"),
+    '"\r\n",\r.png',
+]
 
 
 def test_names_are_escaped() -> None:
@@ -392,21 +396,19 @@ def test_resizes_as_the_device(images: np.ndarray, sides: tuple[int, int]) -> No
     assert np.abs(resize_square(square, after) - on_device).max() <= 1.01
 
 
-def test_one_resolution(images: np.ndarray) -> None:
+def test_one_resolution(images: np.ndarray, tmp_path: Path) -> None:
     config = small_config(**{"model.resolutions": (32,)})
     model = create_model(config, 10)
     variables = init_variables(model, jax.random.key(0))
     settings = {"mean": MEAN, "std": STD, "buckets": (1, 16), "fold": False}
-    engine = AdaptiveClassifier(model, variables, own_sizes=True, **settings)
-    encoded = [png(image) for image in images[:7]]
-    batches = [[Picture(lambda content=content: content) for content in encoded]] * 2
+    engine = FileClassifier(model, variables, crop=1.0, **settings)
+    files = [tmp_path / f"{row}.png" for row in range(8)]
+    for file, image in zip(files[:7], images, strict=False):
+        file.write_bytes(png(image))
     classifier = {name: tree["classifier"] for name, tree in variables.items()}
     expected = apply(model.classifier, classifier, halved(images[:7]), 32)
-    for got in engine.classify_pictures(batches, crop=1.0, threads=2, max_waiting=1):
-        assert np.abs(got.logits - expected).max() <= 1e-5 * expected.std()
+    for batch, got in engine.classify_batches([files] * 2, max_waiting=1):
+        assert batch is files
+        assert got.problems == {7: "No such file or directory"}
+        assert np.abs(got.logits[:7] - expected).max() <= 1e-5 * expected.std()
         assert set(got.resolutions) == {32} and set(got.macs) == set(engine.cost.classifier)
-    with pytest.raises(ValueError, match="compiled with own_sizes, for classify_pictures"):
-        engine.classify(images[:1])
-    other = AdaptiveClassifier(model, variables, **settings | {"buckets": (1,)})
-    with pytest.raises(ValueError, match="compiled without own_sizes, for classify_batches"):
-        next(other.classify_pictures([], crop=1.0, threads=1))

@@ -1,12 +1,15 @@
 """How many images to run at once: groups of any size, split into batches of a few fixed sizes."""
 
 from collections.abc import Mapping, Sequence
+from threading import Lock
 
 
 class BucketPlan:
     """The cheapest way to run n images in buckets, the programs' fixed batch sizes.
 
-    By dynamic programming over n. A bucket is padded where the times say that this is cheaper.
+    Exact for every n: by dynamic programming over n, which is filled in as larger groups come, up
+    to a limit beyond which a bucket of the best rate is part of a cheapest way. A bucket is padded
+    where the times say that this is cheaper. Any number of threads may use one plan.
 
     Args:
       times: seconds that a bucket takes, by its size.
@@ -18,21 +21,18 @@ class BucketPlan:
     def __init__(self, times: Mapping[int, float]) -> None:
         if not times or min(times) < 1:
             raise ValueError(f"buckets={tuple(times)} must be one or more sizes above zero")
-        self.times = dict(times)
-        self.best = min(sorted(times, reverse=True), key=lambda size: times[size] / size)
-        # Beyond so many images the best bucket comes first.
-        self._limit = max(times) + self.best
+        self.times = dict(sorted(times.items(), reverse=True))
+        self.best = min(self.times, key=lambda size: times[size] / size)
+        # Of any `best` buckets of other sizes some add up to a multiple of `best`: two of the
+        # partial sums have the same remainder. Buckets of the best rate take no longer in their
+        # place, so that a cheapest way needs fewer than `best` others. Whatever these cannot hold
+        # takes a bucket of the best rate.
+        others = [size for size in times if size != self.best]
+        self._limit = (self.best - 1) * max(others, default=0)
         # Of the cheapest way to run n images: its time, and one of its buckets.
         self._total = [0.0]
         self._bucket = [0]
-        for count in range(1, self._limit + 1):
-            totals = {
-                size: seconds + self._total[max(count - size, 0)]
-                for size, seconds in sorted(times.items(), reverse=True)
-            }
-            bucket = min(totals, key=totals.__getitem__)
-            self._bucket.append(bucket)
-            self._total.append(totals[bucket])
+        self._lock = Lock()
 
     def seconds(self, count: int) -> float:
         """What `split(count)` takes."""
@@ -42,10 +42,23 @@ class BucketPlan:
         """The buckets for `count` images, largest first; only the last is ever padded."""
         sizes = [self.best] * max(0, -(-(count - self._limit) // self.best))
         count -= sum(sizes)
+        self._solve(count)
         while count > 0:
             sizes.append(self._bucket[count])
             count -= sizes[-1]
         return sorted(sizes, reverse=True)
+
+    def _solve(self, count: int) -> None:
+        """Fills in the cheapest ways for up to `count` images."""
+        with self._lock:
+            for n in range(len(self._total), count + 1):
+                totals = {
+                    size: seconds + self._total[max(n - size, 0)]
+                    for size, seconds in self.times.items()
+                }
+                bucket = min(totals, key=totals.__getitem__)
+                self._bucket.append(bucket)
+                self._total.append(totals[bucket])
 
 
 def proportional_times(buckets: Sequence[int]) -> dict[int, float]:

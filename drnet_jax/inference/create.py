@@ -1,42 +1,72 @@
 """From a restored model and a configuration to an adaptive classifier."""
 
+from typing import Any, TypeVar
+
 import jax
 from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.restore import RestoredModel, check_predictor
 from drnet_jax.config import ConfigError
 from drnet_jax.inference.adaptive import AdaptiveClassifier
+from drnet_jax.inference.engine import InferenceEngine
+from drnet_jax.inference.files import FileClassifier
+from drnet_jax.inference.programs import CostTable
 from drnet_jax.runtime.progress import log
+
+EngineT = TypeVar("EngineT", bound=InferenceEngine)
 
 
 def adaptive_classifier(
-    config: ConfigDict, restored: RestoredModel, image_size: tuple[int, int] | None
+    config: ConfigDict, restored: RestoredModel, image_size: tuple[int, int]
 ) -> AdaptiveClassifier:
     """Compiles the restored model for `config.inference.buckets`, on the first device.
 
     Args:
       config: with the model the checkpoint was trained with.
       restored: the model.
-      image_size: height and width of the images; None: for encoded pictures.
+      image_size: height and width of the images.
 
     Raises:
       CheckpointError: the model has no trained predictor.
       ConfigError: several hosts.
     """
+    settings = _settings(config, restored)
+    return _measured(config, AdaptiveClassifier(**settings, image_size=image_size))
+
+
+def file_classifier(
+    config: ConfigDict, restored: RestoredModel, crop: float, times: CostTable | None = None
+) -> FileClassifier:
+    """As `adaptive_classifier`, for picture files.
+
+    Args:
+      config: with the model the checkpoint was trained with.
+      restored: the model.
+      crop: side of the centred square that is classified, as a fraction of the shorter side.
+      times: measured before; default: measured now, if `config.inference.measure` is set.
+    """
+    classifier = FileClassifier(**_settings(config, restored), crop=crop)
+    return classifier.with_times(times) if times else _measured(config, classifier)
+
+
+def _settings(config: ConfigDict, restored: RestoredModel) -> dict[str, Any]:
+    """Arguments of a classifier."""
     check_predictor(restored)
     if jax.process_count() > 1:
         raise ConfigError("dispatch runs on one host; eval.dispatch='dense' on several")
     log("compiling every resolution and bucket ...")
-    classifier = AdaptiveClassifier(
-        restored.model,
-        restored.variables,
-        mean=tuple(config.data.mean),
-        std=tuple(config.data.std),
-        buckets=tuple(config.inference.buckets),
-        image_size=image_size,
-        own_sizes=image_size is None,
-        fold=config.inference.fold,
-    )
+    return {
+        "model": restored.model,
+        "variables": restored.variables,
+        "mean": tuple(config.data.mean),
+        "std": tuple(config.data.std),
+        "buckets": tuple(config.inference.buckets),
+        "fold": config.inference.fold,
+    }
+
+
+def _measured(config: ConfigDict, classifier: EngineT) -> EngineT:
+    """The classifier with its measured times, if they are wanted."""
     if not config.inference.measure:
         return classifier
     log("measuring them ...")

@@ -3,25 +3,28 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
 
 from drnet_jax.inference.decision import choose
-from drnet_jax.inference.images import BatchT, Images, PartT
+from drnet_jax.inference.images import BatchT, Images, PartT, Problems
 from drnet_jax.inference.programs import Program
 
 # Buckets that are started and not waited for, at most: what keeps a device busy, and bounds the
 # memory that their images take there.
 _IN_FLIGHT = 8
+T = TypeVar("T")
 
 
 class OpenBatch(Generic[PartT]):
-    """A batch on its way.
+    """A batch between its first program and its result.
 
     Attributes:
+      caller: what the caller gets back beside the result.
       parts: its n images, as the predictor sees them.
+      problems: by row, why an image cannot be read.
       scores: `[n, m]`, the predictor's.
       choices: `[n]`, index of the chosen resolution.
       logits: `[n, k]`, filled row by row.
@@ -29,9 +32,17 @@ class OpenBatch(Generic[PartT]):
     """
 
     def __init__(
-        self, parts: Sequence[PartT], outputs: Sequence[jax.Array], m: int, k: int
+        self,
+        caller: Any,
+        parts: Sequence[PartT],
+        problems: Problems,
+        outputs: Sequence[jax.Array],
+        m: int,
+        k: int,
     ) -> None:
+        self.caller = caller
         self.parts = parts
+        self.problems = problems
         self._outputs = outputs
         count = sum(part.count for part in parts)
         self.scores = np.zeros((count, m), np.float32)
@@ -124,13 +135,18 @@ class Dispatch(Generic[BatchT, PartT]):
         self._open: deque[OpenBatch[PartT]] = deque()
         self._in_flight: deque[tuple[jax.Array, list[Segment[PartT]]]] = deque()
 
-    def run(self, batches: Iterable[BatchT]) -> Iterator[OpenBatch[PartT]]:
+    def run(self, batches: Iterable[tuple[T, BatchT]]) -> Iterator[tuple[T, OpenBatch[PartT]]]:
+        """Classifies batches, each with what the caller gets back beside it; in order."""
+        for done in self._run(batches):
+            yield done.caller, done
+
+    def _run(self, batches: Iterable[tuple[Any, BatchT]]) -> Iterator[OpenBatch[PartT]]:
         """The batches, in order, with their logits."""
         scored: OpenBatch[PartT] | None = None
-        for batch in batches:
+        for caller, batch in batches:
             # Before this batch's choices are waited for: the device has the next predictor to run
             # ahead of this batch's classifiers.
-            following = self._score(batch)
+            following = self._score(caller, batch)
             if scored is not None:
                 yield from self._advance(scored)
             scored = following
@@ -139,12 +155,13 @@ class Dispatch(Generic[BatchT, PartT]):
         self._start_all()
         yield from self._finished(len(self._open))
 
-    def _score(self, batch: BatchT) -> OpenBatch[PartT]:
+    def _score(self, caller: Any, batch: BatchT) -> OpenBatch[PartT]:
         """Starts the predictor on a batch."""
         plan = (self._predictor or self._classifiers[0]).plan
-        parts = self._images.open(batch, plan.split(len(batch)))
+        parts, problems = self._images.open(batch, plan.split(len(batch)))
         outputs = [self._predictor.run(part.images) for part in parts] if self._predictor else []
-        return OpenBatch(parts, outputs, len(self._classifiers), self._num_classes)
+        m, k = len(self._classifiers), self._num_classes
+        return OpenBatch(caller, parts, problems, outputs, m, k)
 
     def _advance(self, scored: OpenBatch[PartT]) -> Iterator[OpenBatch[PartT]]:
         """Queues a batch by its choices, starts what is to start and gives what is done."""

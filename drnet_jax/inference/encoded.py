@@ -1,27 +1,15 @@
-"""Encoded pictures as images of a pass: decoded once, resized on the host for each network."""
+"""Picture files as images of a pass: decoded once, resized on the host for each network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from drnet_jax.data.decode import CorruptImageError, resize_square
 from drnet_jax.data.eval_view import EvalView
-from drnet_jax.inference.images import Part, Rows
-
-
-@dataclass
-class Picture:
-    """An encoded picture on its way through a classifier.
-
-    Attributes:
-      read: gives the JPEG, PNG or WebP, or raises OSError.
-      problem: why it cannot be read; None as long as it can.
-    """
-
-    read: Callable[[], bytes]
-    problem: str | None = None
+from drnet_jax.inference.images import Part, Problems, Rows
 
 
 @dataclass(frozen=True)
@@ -40,34 +28,39 @@ class EncodedImages:
     resized on the device, and no more is uploaded than a network sees.
 
     Args:
-      side: that pictures are decoded to, in pixels: the largest resolution, as in training.
+      view: how pictures are decoded: to the largest resolution, as in training.
       opened: side in pixels of what `open` gives.
       gathered: `[m]` sides in pixels of what `gather` gives, by choice.
-      crop: side of the centred square that is seen, as a fraction of the picture's shorter side.
       pool: threads that read, decode and resize, which Pillow lets run side by side.
     """
 
     def __init__(
-        self, side: int, opened: int, gathered: Sequence[int], crop: float, pool: Executor
+        self, view: EvalView, opened: int, gathered: Sequence[int], pool: Executor
     ) -> None:
-        self._view = EvalView(side, crop)
+        self._view = view
         self._opened = opened
         self._gathered = gathered
         self._pool = pool
 
-    def open(self, batch: Sequence[Picture], buckets: Sequence[int]) -> list[EncodedPart]:
-        """Decodes a batch; padding is black, and so is what cannot be decoded."""
+    def open(
+        self, batch: Sequence[Path], buckets: Sequence[int]
+    ) -> tuple[list[EncodedPart], Problems]:
+        """Reads and decodes files; padding is black, and so is what cannot be read."""
         side = self._view.size
         squares = np.zeros((len(batch), side, side, 3), np.uint8)
 
-        def decode(row: int) -> None:
+        def decode(row: int) -> str | None:
             """Fills one row, or says why not."""
             try:
-                squares[row] = self._view.decode(batch[row].read())
-            except (CorruptImageError, OSError) as error:
-                batch[row].problem = str(error)
+                squares[row] = self._view.decode(batch[row].read_bytes())
+            except CorruptImageError as error:
+                return str(error)
+            except OSError as error:
+                return error.strerror or str(error)
+            return None
 
-        list(self._pool.map(decode, range(len(batch))))
+        found = enumerate(self._pool.map(decode, range(len(batch))))
+        problems = {row: problem for row, problem in found if problem is not None}
         images = self._resized(list(squares), self._opened)
         parts = []
         done = 0
@@ -76,7 +69,7 @@ class EncodedImages:
             part = images[rows]
             parts.append(EncodedPart(_padded(part, bucket), len(part), squares[rows]))
             done += bucket
-        return parts
+        return parts, problems
 
     def gather(self, choice: int, bucket: int, rows: Sequence[Rows[EncodedPart]]) -> np.ndarray:
         """Rows of any batches at the side of a choice; black after them."""

@@ -1,6 +1,6 @@
 """Where a pass gets its images from: gathered where they are, on a device or in memory."""
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -27,6 +27,8 @@ class Part:
 
 BatchT = TypeVar("BatchT", bound=Sized, contravariant=True)
 PartT = TypeVar("PartT", bound=Part)
+# By row of a batch, why its image cannot be read.
+Problems = Mapping[int, str]
 # Images of one batch, as its `Images` opened it, and rows of it `[k]`.
 Rows = tuple[Sequence[PartT], np.ndarray]
 
@@ -34,8 +36,8 @@ Rows = tuple[Sequence[PartT], np.ndarray]
 class Images(Protocol[BatchT, PartT]):
     """How the predictor and the classifiers get the images of batches."""
 
-    def open(self, batch: BatchT, buckets: Sequence[int]) -> Sequence[PartT]:
-        """What the predictor sees of a batch, in buckets of these sizes."""
+    def open(self, batch: BatchT, buckets: Sequence[int]) -> tuple[Sequence[PartT], Problems]:
+        """What the predictor sees of a batch, in buckets of these sizes, and what is unreadable."""
 
     def gather(self, choice: int, bucket: int, rows: Sequence[Rows[PartT]]) -> Array:
         """What the classifier sees at a resolution: `[bucket, h, w, 3]`, these rows first."""
@@ -74,12 +76,13 @@ class DeviceImages:
             for bucket in buckets
         }
 
-    def open(self, batch: np.ndarray, buckets: Sequence[int]) -> list[Part]:
+    def open(self, batch: np.ndarray, buckets: Sequence[int]) -> tuple[list[Part], Problems]:
         """Uploads a batch, without waiting for it; the last chunk is padded with black."""
-        return [
+        parts = [
             Part(jax.device_put(images, self._device), count)
             for images, count in _padded_parts(batch, buckets)
         ]
+        return parts, {}
 
     def gather(self, choice: int, bucket: int, rows: Sequence[Rows[Part]]) -> Array:
         """Rows of any chunks, on the device, one small program a chunk; black after them."""
@@ -102,9 +105,9 @@ class HostImages:
     def __init__(self, image_size: tuple[int, int]) -> None:
         self._shape = (*image_size, 3)
 
-    def open(self, batch: np.ndarray, buckets: Sequence[int]) -> list[Part]:
+    def open(self, batch: np.ndarray, buckets: Sequence[int]) -> tuple[list[Part], Problems]:
         """Views of a batch; the last part is padded with black."""
-        return [Part(images, count) for images, count in _padded_parts(batch, buckets)]
+        return [Part(images, count) for images, count in _padded_parts(batch, buckets)], {}
 
     def gather(self, choice: int, bucket: int, rows: Sequence[Rows[Part]]) -> Array:
         """Copies of rows; black after them."""

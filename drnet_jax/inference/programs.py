@@ -36,6 +36,22 @@ class CostTable:
     predictor: dict[int, float] | None
     classifiers: tuple[dict[int, float], ...]
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "CostTable":
+        """The table whose `asdict` was kept as JSON, which has names only.
+
+        Raises:
+          ValueError: it is something else; or KeyError, TypeError, AttributeError.
+        """
+
+        def by_bucket(times: Mapping[str, float]) -> dict[int, float]:
+            """Of one network."""
+            return {int(bucket): float(seconds) for bucket, seconds in times.items()}
+
+        predictor = content["predictor"]
+        classifiers = tuple(by_bucket(times) for times in content["classifiers"])
+        return cls(None if predictor is None else by_bucket(predictor), classifiers)
+
 
 def compile_all(lowered: Sequence[Any]) -> list[Any]:
     """Executables of `jax.stages.Lowered` programs, compiled side by side."""

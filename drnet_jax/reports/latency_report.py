@@ -15,6 +15,24 @@ from drnet_jax.evaluation.metrics import hull_weights
 # Okabe and Ito's colours, which the colour-blind tell apart.
 _COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#999999")
 _ADAPTIVE_COLOURS = ("#D55E00", "#000000", "#8B4513", "#5D3A9B")
+# Of an adaptive method, by its time among those of the fixed resolutions: what its accuracy is
+# compared with, and what follows where it is better, level or worse.
+_COMPARED = {
+    "slower": "slower than every fixed resolution, and {} the most accurate one",
+    "between": "{} a mixture of fixed resolutions in the same time",
+    "faster": "faster than every fixed resolution, and {} the fastest one",
+}
+_ADVICE = {
+    ("slower", "better than"): "prefer it where accuracy is worth its time",
+    ("slower", "level with"): "prefer the fixed one",
+    ("slower", "worse than"): "prefer the fixed one",
+    ("between", "better than"): "prefer it",
+    ("between", "level with"): "prefer the mixture, which is simpler",
+    ("between", "worse than"): "prefer the mixture",
+    ("faster", "better than"): "prefer it",
+    ("faster", "level with"): "prefer it",
+    ("faster", "worse than"): "prefer it where time is worth its accuracy",
+}
 
 
 @dataclass(frozen=True)
@@ -108,17 +126,12 @@ def _verdicts(group: Sequence[Row]) -> Iterator[str]:
         # Paired over the images of the calibration split.
         gains = 100 * (row.correct - correct @ weights)
         gain, margin = gains.mean(), 1.96 * gains.std(ddof=1) / np.sqrt(len(gains))
-        words = "level with"
+        accuracy = "level with"
         if abs(gain) > margin:
-            words = "better than" if gain > 0 else "worse than"
-        if time > times.max():
-            words = f"slower than every fixed resolution, and {words} the best of them"
-        elif time < times.min():
-            words = f"faster than every fixed resolution, and {words} the fastest"
-        else:
-            words += " a mixture of fixed resolutions in the same time"
-        advice = "" if gain > margin else ": prefer a fixed one"
-        yield f"- {where}: {row.name} is {words} ({gain:+.2f} ± {margin:.2f} points){advice}."
+            accuracy = "better than" if gain > 0 else "worse than"
+        speed = "slower" if time > times.max() else "faster" if time < times.min() else "between"
+        words, advice = _COMPARED[speed].format(accuracy), _ADVICE[speed, accuracy]
+        yield f"- {where}: {row.name} is {words} ({gain:+.2f} ± {margin:.2f} points): {advice}."
 
 
 def plot(rows: Sequence[Row], setting: str, path: Path) -> None:

@@ -1,13 +1,13 @@
-"""What is said of every picture, and the tables that it is written to."""
+"""The result for every picture, and the tables that they are appended to."""
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-
-from drnet_jax.runtime.files import write_text
+from typing import Any, Generic, TypeVar, get_type_hints
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +44,127 @@ class Unreadable:
     reason: str
 
 
-def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Writes a line each: JSON objects if the file is named `.jsonl`, else CSV with a header."""
-    names = [field.name for field in fields(Prediction)]
-    rows = [astuple(prediction) for prediction in predictions]
-    if path.suffix == ".jsonl":
-        lines = (json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows)
-        write_text(path, "".join(lines))
-    else:
-        write_text(path, _csv(names, rows))
+RowT = TypeVar("RowT", Prediction, Unreadable)
 
 
-def write_unreadable(path: Path, unreadable: Sequence[Unreadable]) -> None:
-    """Writes CSV with a header."""
-    names = [field.name for field in fields(Unreadable)]
-    write_text(path, _csv(names, map(astuple, unreadable)))
+class Table(Generic[RowT]):
+    """Rows in a file, which are appended: JSON objects if it is named `.jsonl`, else CSV.
+
+    In UTF-8; file names that are no UTF-8 keep their bytes.
+
+    Args:
+      path: of the file.
+      row: what a row is; its fields are the columns, and the header of a CSV.
+    """
+
+    def __init__(self, path: Path, row: type[RowT]) -> None:
+        self.path = path
+        self._row: type[RowT] = row
+        self._types = {field.name: get_type_hints(row)[field.name] for field in fields(row)}
+        self._json = path.suffix == ".jsonl"
+
+    def read(self) -> list[RowT]:
+        """All rows; a last one that is only half written does not count.
+
+        Raises:
+          ValueError: the file holds something else.
+        """
+        return self._parse()[0]
+
+    def repair(self) -> list[RowT]:
+        """`read`, and the file is left with just these rows (and the header); it may be missing.
+
+        Raises:
+          ValueError: the file holds something else; it is left as it is.
+        """
+        rows, length = self._parse()
+        with self.path.open("ab") as file:
+            file.truncate(length)
+        if not length and not self._json:
+            self._write(_csv(tuple(self._types)))
+        return rows
+
+    def append(self, rows: Sequence[RowT]) -> None:
+        """Writes rows to the disk; where that is cut short, the last of them is half written."""
+        self._write("".join(map(self._line, rows)))
+
+    def _line(self, row: RowT) -> str:
+        values = astuple(row)
+        if self._json:
+            return json.dumps(dict(zip(self._types, values, strict=True))) + "\n"
+        return _csv(values)
+
+    def _write(self, text: str) -> None:
+        with self.path.open("ab") as file:
+            file.write(_encoded(text))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _parse(self) -> tuple[list[RowT], int]:
+        """The whole rows, and how many bytes they take, the header included."""
+        if not self.path.exists():
+            return [], 0
+        text: str = self.path.read_bytes().decode("utf-8", "surrogateescape")
+        names: list[str] = list(self._types)
+        records = [*(_json_records(text, names) if self._json else _csv_records(text))]
+        length = len(_encoded(text[: records[-1][1]])) if records else 0
+        if records and not self._json and records.pop(0)[0] != names:
+            raise ValueError(f"its header is not {','.join(names)}")
+        return [self._row(*self._values(record)) for record, _ in records], length
+
+    def _values(self, record: Sequence[object]) -> list[Any]:
+        pairs = zip(self._types.values(), record, strict=True)
+        return [convert(value) for convert, value in pairs]
 
 
-def _csv(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _json_records(text: str, names: Sequence[str]) -> Iterator[tuple[list[object], int]]:
+    """The values of every whole line, and the position after it.
+
+    Raises:
+      ValueError: a line is no object with these names.
+    """
+    end = 0
+    for line in text.splitlines(keepends=True):
+        end += len(line)
+        if line.endswith("\n"):
+            record = json.loads(line)
+            if not isinstance(record, dict) or list(record) != names:
+                raise ValueError(f"a line has other names than {', '.join(names)}")
+            yield list(record.values()), end
+
+
+def _csv_records(text: str) -> Iterator[tuple[list[str], int]]:
+    """The values of every whole record, which may be of several lines, and the position after it.
+
+    Raises:
+      ValueError: a record is no CSV.
+    """
+    end = 0
+
+    def lines() -> Iterator[str]:
+        """Noting how far they are read."""
+        nonlocal end
+        for line in io.StringIO(text, newline=""):
+            end += len(line)
+            yield line
+
+    try:
+        for record in csv.reader(lines(), strict=True):
+            if text.endswith("\n", 0, end):
+                yield record, end
+    except csv.Error as error:
+        # At the end of the text a quoted value is cut off.
+        if end < len(text):
+            raise ValueError(str(error)) from error
+
+
+def _csv(values: Sequence[object]) -> str:
+    """A record that ends with a line feed."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(rows)
-    return text.getvalue()
+    # Python 3.11 quotes a carriage return only where lines end with one.
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    return text.getvalue().removesuffix("\r\n") + "\n"

@@ -1,0 +1,168 @@
+"""The networks of a DRNet, compiled, and what passes of images through them give."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar
+
+import jax
+import numpy as np
+
+from drnet_jax.inference.dispatch import Dispatch
+from drnet_jax.inference.images import BatchT, Images, PartT
+from drnet_jax.inference.networks import InferenceNetwork, classifier_networks, predictor_network
+from drnet_jax.inference.programs import CostTable, Program
+from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.macs import ModelCost, model_cost
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Classified:
+    """The result of n images, m resolutions and k classes.
+
+    Attributes:
+      logits: `[n, k]` float32, at the chosen resolution.
+      choices: `[n]` index of the chosen resolution.
+      scores: `[n, m]`, the predictor's.
+      resolutions: `[n]`, the chosen ones, in pixels.
+      macs: `[n]`, multiply-adds spent on each image, the predictor's included.
+      problems: by row, why an image cannot be read: what the arrays hold there means nothing.
+    """
+
+    logits: np.ndarray
+    choices: np.ndarray
+    scores: np.ndarray
+    resolutions: np.ndarray
+    macs: np.ndarray
+    problems: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """`[n]` the best class."""
+        return self.logits.argmax(axis=1)
+
+
+class InferenceEngine:
+    """The predictor, and the classifier at every resolution, compiled for a few batch sizes.
+
+    Calls share nothing that changes: any number of threads may use one engine, and a call that
+    fails leaves it as it was. Everything is compiled here, nothing later.
+
+    Args:
+      model: the DRNet.
+      variables: its parameters and statistics.
+      mean: of the channels, in 0..1, that images are normalised with.
+      std: of the channels, in 0..1.
+      buckets: batch sizes to compile; groups of other sizes are split.
+      image_size: height and width of the images of every network, which are uploaded once for all
+        of them; None: each network takes images of its own size, uploaded for each.
+      fold: fold BatchNorm into the convolutions, which is faster and rounds otherwise.
+      device: where to run.
+    """
+
+    def __init__(
+        self,
+        model: DRNet,
+        variables: Any,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        buckets: Sequence[int],
+        image_size: tuple[int, int] | None,
+        fold: bool,
+        device: jax.Device,
+    ) -> None:
+        self.resolutions = np.array(model.resolutions)
+        self.cost = model_cost(model)
+        self.num_classes = model.classifier.num_classes
+        self.times: CostTable | None = None
+        self._upload_for_each = image_size is None
+
+        def compiled(network: InferenceNetwork) -> Program:
+            """The network's program."""
+            size = image_size or (network.size, network.size)
+            return Program(network.apply, network.variables, size, buckets, device)
+
+        small = predictor_network(model, variables, mean, std, fold=fold)
+        self.predictor = None if small is None else compiled(small)
+        networks = classifier_networks(model, variables, mean, std, fold=fold)
+        self.classifiers = tuple(compiled(network) for network in networks)
+
+    def measure(self, repeats: int = 5) -> CostTable:
+        """Seconds of every bucket of every network, on this device."""
+        predictor = None
+        if self.predictor is not None:
+            predictor = self.predictor.measure(repeats, upload=True)
+        classifiers = tuple(
+            program.measure(repeats, upload=self._upload_for_each) for program in self.classifiers
+        )
+        return CostTable(predictor, classifiers)
+
+    def with_times(self, table: CostTable) -> Self:
+        """The same engine, which splits groups as is cheapest by measured times.
+
+        Raises:
+          ValueError: the table is of other buckets or other networks.
+        """
+        if len(table.classifiers) != len(self.classifiers):
+            raise ValueError(
+                f"times of {len(table.classifiers)} resolutions, compiled are "
+                f"{len(self.classifiers)}"
+            )
+        if (table.predictor is None) != (self.predictor is None):
+            raise ValueError("the table and the classifier differ in whether there is a predictor")
+        other = copy(self)
+        other.times = table
+        programs = zip(self.classifiers, table.classifiers, strict=True)
+        other.classifiers = tuple(program.replan(times) for program, times in programs)
+        if self.predictor is not None and table.predictor is not None:
+            other.predictor = self.predictor.replan(table.predictor)
+        return other
+
+    def fixed(self, choice: int) -> Self:
+        """The same engine at one of the resolutions, given by its index, without predictor."""
+        other = copy(self)
+        other.predictor = None
+        other.classifiers = (self.classifiers[choice],)
+        other.resolutions = self.resolutions[[choice]]
+        other.cost = ModelCost(0, (self.cost.classifier[choice],))
+        other.times = None
+        return other
+
+    def _dispatch(
+        self,
+        images: Images[BatchT, PartT],
+        batches: Iterable[tuple[T, BatchT]],
+        lam: float,
+        max_waiting: int,
+    ) -> Iterator[tuple[T, Classified]]:
+        """One pass of batches, each with what to give back beside its result, in their order.
+
+        Raises:
+          ValueError: `max_waiting` below zero.
+        """
+        if max_waiting < 0:
+            raise ValueError(f"max_waiting={max_waiting} must be zero or more")
+        dispatch = Dispatch(
+            images,
+            self.predictor,
+            self.classifiers,
+            num_classes=self.num_classes,
+            gmacs=np.array(self.cost.classifier_gmacs),
+            lam=lam,
+            max_waiting=max_waiting,
+        )
+        for caller, done in dispatch.run(batches):
+            yield (
+                caller,
+                Classified(
+                    done.logits,
+                    done.choices,
+                    done.scores,
+                    self.resolutions[done.choices],
+                    self.cost.predictor + np.array(self.cost.classifier)[done.choices],
+                    done.problems,
+                ),
+            )

@@ -1,0 +1,82 @@
+"""Adaptive inference on picture files."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from drnet_jax.data.eval_view import EvalView
+from drnet_jax.inference.encoded import EncodedImages
+from drnet_jax.inference.engine import Classified, InferenceEngine
+from drnet_jax.models.drnet import DRNet
+
+
+class FileClassifier(InferenceEngine):
+    """As `AdaptiveClassifier`, of picture files (JPEG, PNG, WebP) of any size.
+
+    They are decoded and resized on the host; every network takes images of its own size.
+
+    Args:
+      model: the DRNet.
+      variables: its parameters and statistics.
+      mean: of the channels, in 0..1, that images are normalised with.
+      std: of the channels, in 0..1.
+      buckets: batch sizes to compile; groups of other sizes are split.
+      crop: side of the centred square that is classified, as a fraction of a picture's shorter
+        side.
+      threads: that decode; default: one a core.
+      fold: fold BatchNorm into the convolutions, which is faster and rounds otherwise.
+      device: where to run; default: the first.
+    """
+
+    def __init__(
+        self,
+        model: DRNet,
+        variables: Any,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        buckets: Sequence[int],
+        crop: float,
+        threads: int | None = None,
+        fold: bool = True,
+        device: jax.Device | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            variables,
+            mean=mean,
+            std=std,
+            buckets=buckets,
+            image_size=None,
+            fold=fold,
+            device=device or jax.local_devices()[0],
+        )
+        self._view = EvalView(model.resolutions[0], crop)
+        self._threads = threads or os.cpu_count() or 1
+
+    def classify_batches(
+        self, batches: Iterable[Sequence[Path]], *, lam: float = 0.0, max_waiting: int = 0
+    ) -> Iterator[tuple[Sequence[Path], Classified]]:
+        """Classifies batches of files, and gives each back with its result, in order.
+
+        The `problems` of a result name the files that cannot be read.
+
+        Args:
+          batches: see `AdaptiveClassifier.classify_batches`.
+          lam: lambda of `choose`, in nats a GMAC.
+          max_waiting: see `AdaptiveClassifier.classify_batches`.
+
+        Raises:
+          ValueError: `max_waiting` below zero.
+        """
+        first = self.predictor or self.classifiers[0]
+        sizes = [program.image_shape[0] for program in self.classifiers]
+        with ThreadPoolExecutor(self._threads) as pool:
+            images = EncodedImages(self._view, first.image_shape[0], sizes, pool)
+            yield from self._dispatch(
+                images, ((files, files) for files in batches), lam, max_waiting
+            )

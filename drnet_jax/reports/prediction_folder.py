@@ -1,0 +1,186 @@
+"""The folder of a prediction job: which job, which pictures, and how far it has come."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from drnet_jax.config import ConfigError
+from drnet_jax.inference.programs import CostTable
+from drnet_jax.reports.predictions import Prediction, Table, Unreadable
+from drnet_jax.runtime.files import write_json
+
+Job = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What `predict.json` says of a job that is not finished.
+
+    Attributes:
+      job: what it depends on, by name: JSON values.
+      times: the measured ones that its buckets are planned by; None: proportional ones.
+      pictures: their names, in the order of the tables.
+    """
+
+    job: Job
+    times: CostTable | None
+    pictures: list[str]
+
+
+def find_begun(output: Path) -> Begun | None:
+    """The job that was begun in a folder; None if it is new or empty.
+
+    Raises:
+      ConfigError: the job is finished, or the folder holds something else.
+    """
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return None
+    state = output / "predict.json"
+    remedy = "give another folder, --config.predict.output=..., or remove it"
+    if not state.is_file():
+        raise ConfigError(f"{output} exists and is not overwritten: {remedy}")
+    try:
+        content = json.loads(state.read_text())
+        if content["finished"]:
+            raise ConfigError(f"{output} exists, is finished, and is not overwritten: {remedy}")
+        times = content["bucket_seconds"]
+        table = None if times is None else CostTable.from_json(times)
+        return Begun(content["job"], table, content["pictures"])
+    except ConfigError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{state} cannot be read ({error!r}): {remedy}") from error
+
+
+def check_same(output: Path, begun: Begun, job: Job) -> None:
+    """Stops if another job was begun in the folder.
+
+    Raises:
+      ConfigError: naming what differs.
+    """
+    differ = [
+        f"{name} {begun.job.get(name)!r}, now {job.get(name)!r}"
+        for name in dict.fromkeys((*begun.job, *job))
+        if begun.job.get(name) != job.get(name)
+    ]
+    if differ:
+        raise ConfigError(
+            f"{output} holds an unfinished job with {'; '.join(differ)}: run it as it was begun, "
+            "give another folder, --config.predict.output=..., or remove this one"
+        )
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Keeps other processes from writing to a folder, which is made if need be.
+
+    Raises:
+      ConfigError: another process does.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    handle = os.open(output, os.O_RDONLY)
+    try:
+        try:
+            # It ends with the process, however that ends.
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another process is writing to {output}: wait until it ends, or give another "
+                "folder, --config.predict.output=..."
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def write_state(output: Path, begun: Begun, *, finished: bool) -> None:
+    """Writes `predict.json`.
+
+    It has the names of the pictures until the job is finished: whatever files come or go before it
+    is resumed, its batches stay the same ones.
+    """
+    content = {
+        "finished": finished,
+        "job": dict(begun.job),
+        "bucket_seconds": None if begun.times is None else asdict(begun.times),
+    }
+    if not finished:
+        content["pictures"] = begun.pictures
+    write_json(output / "predict.json", content)
+
+
+class PredictionTables:
+    """The results of a job, appended batch by batch to those that are there already.
+
+    Args:
+      output: the folder; `locked`.
+      begun: the job.
+      batch_size: pictures whose results are appended at once.
+
+    Attributes:
+      done: how many of the pictures, in whole batches from the first on, have their results.
+
+    Raises:
+      ConfigError: the tables hold something else than the first results of this job.
+    """
+
+    def __init__(self, output: Path, begun: Begun, batch_size: int) -> None:
+        self._predictions = Table(output / f"predictions.{begun.job['format']}", Prediction)
+        self._unreadable = Table(output / "unreadable.csv", Unreadable)
+        try:
+            parts = [
+                [row.file for row in self._predictions.repair()],
+                [row.file for row in self._unreadable.repair()],
+            ]
+            self.done = _whole_batches(begun.pictures, parts, batch_size)
+        except ValueError as error:
+            raise ConfigError(
+                f"the tables in {output} are not what this job wrote ({error}): remove the folder, "
+                "or give another one, --config.predict.output=..."
+            ) from error
+        # What was still written of a batch whose rest was not.
+        self._kept = {name for part in parts for name in part}
+
+    def append(self, predictions: Sequence[Prediction], unreadable: Sequence[Unreadable]) -> None:
+        """Writes the results of the next batch to the disk."""
+        self._predictions.append([row for row in predictions if row.file not in self._kept])
+        self._unreadable.append([row for row in unreadable if row.file not in self._kept])
+
+    def read(self) -> tuple[list[Prediction], list[Unreadable]]:
+        """All results."""
+        return self._predictions.read(), self._unreadable.read()
+
+
+def _whole_batches(names: Sequence[str], parts: Sequence[Sequence[str]], batch_size: int) -> int:
+    """How many names the first whole batches have that the parts hold.
+
+    Args:
+      names: all of them, in order.
+      parts: names that are done, each part in the same order.
+      batch_size: names in a batch.
+
+    Raises:
+      ValueError: the parts are not the names of the first batches and some of the next one.
+    """
+    place = {name: index for index, name in enumerate(names)}
+    places = []
+    for part in parts:
+        if not place.keys() >= set(part):
+            raise ValueError(f"{min(set(part) - place.keys())!r} is none of its pictures")
+        mine = [place[name] for name in part]
+        if any(before >= after for before, after in zip(mine, mine[1:], strict=False)):
+            raise ValueError("their rows are in another order")
+        places += mine
+    places.sort()
+    done = len(places) if len(places) == len(names) else len(places) // batch_size * batch_size
+    following = places[done:]
+    if places[:done] != list(range(done)) or len(set(following)) < len(following):
+        raise ValueError("rows are missing, or there twice")
+    if following and following[-1] >= done + batch_size:
+        raise ValueError("rows are missing")
+    return done
