@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
-from drnet_jax.config import MODEL_FIELDS, STAGES, changed_fields, flatten
+from drnet_jax.config import MODEL_FIELDS, STAGES, changed_fields, default_config, flatten
 from drnet_jax.data.sources import DataError
 from drnet_jax.models.create import create_model
 from drnet_jax.models.drnet import DRNet
@@ -124,12 +124,10 @@ def trained_config(
       fields: prefixes of the names that have to agree.
 
     Raises:
-      CheckpointError: it is missing, or `config` describes another model or another input.
+      CheckpointError: it is missing or damaged, or `config` describes another model or another
+        input.
     """
-    path = origin / "config.json"
-    if not path.exists():
-        raise CheckpointError(f"{path} is missing: it says what the checkpoints beside it hold")
-    trained = json.loads(path.read_text())
+    trained = read_config(origin)
     changed = changed_fields(trained, flatten(config), only=fields)
     if changed:
         raise CheckpointError(
@@ -137,6 +135,21 @@ def trained_config(
             "the config and overrides it was trained with"
         )
     return trained
+
+
+def read_config(origin: Path) -> dict[str, Any]:
+    """The flattened configuration of the run in `origin`; newer fields are at their default.
+
+    Raises:
+      CheckpointError: it is missing or damaged.
+    """
+    path = origin / "config.json"
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing: it says what the checkpoints beside it hold")
+    try:
+        return flatten(default_config()) | json.loads(path.read_text())
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): restore it from a copy") from error
 
 
 def write_data(workdir: Path, classes: tuple[str, ...], identities: dict[str, str]) -> None:

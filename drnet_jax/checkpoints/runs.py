@@ -1,0 +1,59 @@
+"""A trained run from its workdir alone: no config file, no overrides."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from drnet_jax.checkpoints.checkpoint import CheckpointError
+from drnet_jax.checkpoints.restore import RestoredModel, read_config, restore_model
+from drnet_jax.config import FREE_FIELDS, default_config, flatten
+
+
+def load_run(workdir: Path) -> RestoredModel:
+    """The best checkpoint of the last stage that has one, with its variables.
+
+    The model is that of the run's own `config.json`; see `stored_config`.
+
+    Args:
+      workdir: of the run.
+
+    Raises:
+      CheckpointError: no checkpoint, a file beside it is missing or damaged, or the run is of
+        another version of the program.
+    """
+    return restore_model(stored_config(workdir), workdir)
+
+
+def stored_config(workdir: Path) -> ConfigDict:
+    """The configuration that a run was trained with, from its `config.json`.
+
+    Fields that are newer than the run stay at their default. Fields that there are no more are left
+    out if they do not change what is trained.
+
+    Args:
+      workdir: of the run.
+
+    Raises:
+      CheckpointError: it is missing or damaged, or holds fields or values that this version of the
+        program does not know.
+    """
+    config = default_config()
+    defaults = flatten(config)
+    stored = read_config(workdir)
+    path = workdir / "config.json"
+    unknown = [name for name in stored.keys() - defaults.keys() if not name.startswith(FREE_FIELDS)]
+    if unknown:
+        raise CheckpointError(
+            f"{path} has fields that are unknown here ({', '.join(sorted(unknown))}): use the "
+            "version of drnet_jax that trained it"
+        )
+    known = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in stored.items()
+        if name in defaults
+    }
+    try:
+        config.update_from_flattened_dict(known)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} has a value of another type: {error}") from error
+    return config

@@ -1,0 +1,65 @@
+"""A run from its workdir alone: its configuration, its model, and what is refused."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from drnet_jax.checkpoints.checkpoint import CheckpointError
+from drnet_jax.checkpoints.restore import restore_model
+from drnet_jax.checkpoints.runs import load_run, stored_config
+from drnet_jax.config import flatten
+from tests.random_model import write_run
+from tests.small_run import small_config
+
+CLASSES = tuple("0123456789")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    write_run(small_config(**{"joint.alpha_fraction": None, "joint.alpha": 1.0}), folder, CLASSES)
+    return folder
+
+
+def edit(workdir: Path, to: Path, **changes: object) -> Path:
+    """The run's `config.json` in another folder; a field that is set to `...` is taken out."""
+    fields = json.loads((workdir / "config.json").read_text()) | changes
+    to.mkdir()
+    kept = {name: value for name, value in fields.items() if value is not ...}
+    (to / "config.json").write_text(json.dumps(kept))
+    return to
+
+
+def test_a_run_needs_no_config(workdir: Path) -> None:
+    config = small_config(**{"joint.alpha_fraction": None, "joint.alpha": 1.0})
+    assert stored_config(workdir) == config
+    run = load_run(workdir)
+    assert run.model == restore_model(config, workdir).model and run.classes == CLASSES
+    wanted = restore_model(config, workdir).variables
+    jax.tree.map(np.testing.assert_array_equal, run.variables, wanted)
+
+
+def test_fields_that_came_or_went(workdir: Path, tmp_path: Path) -> None:
+    """Newer ones are at their default; without those that change nothing the run is the same."""
+    older = edit(workdir, tmp_path / "older", **{"model.min_samples": ..., "log.colour": "red"})
+    assert flatten(stored_config(older)) == flatten(stored_config(workdir))
+    other = edit(workdir, tmp_path / "other", **{"model.depth": 7})
+    with pytest.raises(CheckpointError, match=r"unknown here \(model.depth\)"):
+        load_run(other)
+
+
+def test_what_cannot_be_loaded(workdir: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="config.json is missing"):
+        load_run(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        load_run(edit(workdir, tmp_path / "untrained"))
+    with pytest.raises(CheckpointError, match="a value of another type: .*much"):
+        load_run(edit(workdir, tmp_path / "typed", **{"joint.eta": "much"}))
+    (tmp_path / "cut").mkdir()
+    for text in ('{"seed": 0', "[1, 2]"):
+        (tmp_path / "cut" / "config.json").write_text(text)
+        with pytest.raises(CheckpointError, match="config.json is damaged"):
+            load_run(tmp_path / "cut")
