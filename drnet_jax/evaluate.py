@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.budgets.solve import budget_lambda
 from drnet_jax.checkpoints.restore import TrainedModel
+from drnet_jax.checkpoints.runs import finished_path
 from drnet_jax.data.pipeline import eval_host_batches
 from drnet_jax.data.sources import DataError, Sample, Source
 from drnet_jax.evaluation.control_figures import control_figures
@@ -63,14 +64,17 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     outputs = ModelOutputs(config, workdir, trained)
     logits = outputs.of(split, source)
     records = with_lambda(logits.records(), model_cost(trained.model), lam)
+    records = with_origin(records, source)
     calibration = None
     if has_predictor(trained) and config.eval.controls:
         calibration = _calibration(config, workdir, trained, outputs, records)
     sizes = source.metadata.get("apparent_size")
     summary = evaluation(trained, records, calibration, lam, sizes)
     summary["num_corrupt"] = len(source) - len(records.index)
-    summary |= {"stage": trained.stage, "checkpoint_step": trained.step}
-    summary |= {"split": split, "config": trained.config | evaluation_fields(config)}
+    finished = finished_path(trained.origin, trained.stage).exists()
+    summary |= {"stage": trained.stage, "checkpoint_step": trained.step, "finished": finished}
+    summary |= {"split": split, "identities": trained.identities}
+    summary["config"] = trained.config | evaluation_fields(config)
     summary["environment"] = environment() | {"outputs": str(logits.device)}
     write_json(workdir / "eval.json", summary)
     print_tables(summary)
@@ -106,6 +110,12 @@ def with_lambda(records: EvalRecords, cost: ModelCost, lam: float) -> EvalRecord
     return replace(records, choice=choose(records.scores, costs, lam)) if lam else records
 
 
+def with_origin(records: EvalRecords, source: Source) -> EvalRecords:
+    """The records with the origin of every image, where the source knows it."""
+    origin = source.metadata.get("origin")
+    return records if origin is None else replace(records, origin=origin[records.index])
+
+
 def evaluation(
     trained: TrainedModel,
     records: EvalRecords,
@@ -125,6 +135,7 @@ def evaluation(
     cost, resolutions = model_cost(trained.model), trained.model.resolutions
     summary = summarise(records, resolutions, cost)
     summary["lambda"] = lam
+    summary["resampled"] = resampled(records)
     if not has_predictor(trained) and len(resolutions) > 1:
         summary |= dict.fromkeys(("top1", "top5", "gmacs", "gmacs_classifier", "shares"))
         return summary
@@ -135,6 +146,13 @@ def evaluation(
     if sizes is not None:
         summary["by_apparent_size"] = by_size(records, sizes[records.index], _SIZE_EDGES)
     return summary
+
+
+def resampled(records: EvalRecords) -> dict[str, Any]:
+    """What was resampled for the intervals: images, or origins with all their images."""
+    if records.origin is None:
+        return {"by": "image", "count": len(records.index)}
+    return {"by": "origin", "count": len(np.unique(records.origin))}
 
 
 def restore_and_evaluate_bucketed(config: ConfigDict, workdir: Path) -> dict[str, Any]:

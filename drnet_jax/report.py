@@ -26,6 +26,8 @@ from drnet_jax.runtime.progress import log
 
 # What differs between the seeds of a setting, or does not change what is trained.
 _NOT_A_SETTING = ("seed", "joint.init_from", "stages", *FREE_FIELDS)
+# What of that changes the images or the choices that the figures are of.
+_EVALUATED = ("data.dir", "budget.")
 
 
 def compare_runs(config: ConfigDict, workdir: Path) -> list[Setting]:
@@ -92,15 +94,13 @@ def group(summaries: Mapping[Path, dict[str, Any]]) -> list[Setting]:
     """The settings, in the order in which they first come up.
 
     Runs belong to one setting if they differ in the seed, in the workdir of the stage 1 they start
-    from, in which stages they ran, or in fields that do not change what is trained.
+    from, in which stages they ran, or in fields that change neither what is trained nor on which
+    images it is evaluated: their means would be of different things.
 
     Raises:
       ConfigError: two runs have the same setting and seed.
     """
-    configs = {
-        path: {n: v for n, v in s["config"].items() if not n.startswith(_NOT_A_SETTING)}
-        for path, s in summaries.items()
-    }
+    configs = {path: _setting(summary) for path, summary in summaries.items()}
     fields = sorted({name for config in configs.values() for name in config})
     differ = [name for name in fields if len({str(c.get(name)) for c in configs.values()}) > 1]
     settings: dict[str, list[dict[str, Any]]] = {}
@@ -115,11 +115,24 @@ def group(summaries: Mapping[Path, dict[str, Any]]) -> list[Setting]:
     return [Setting(name, tuple(members)) for name, members in settings.items()]
 
 
+def _setting(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What runs of one setting have in common: fields of the configuration, and the data."""
+    found = {
+        name: value
+        for name, value in summary["config"].items()
+        if name.startswith(_EVALUATED) or not name.startswith(_NOT_A_SETTING)
+    }
+    # Without them the eval.json is of an earlier version.
+    identities = summary.get("identities", {})
+    found |= {f"{split} images": identity for split, identity in identities.items()}
+    return found | {"split": summary["split"], "images": summary["num_images"]}
+
+
 def warnings(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     """What makes the runs hard to compare, in words."""
     found = []
-    for name in ("split", "num_images", "lambda", "stage"):
-        values = sorted({str(summary[name]) for summary in summaries})
+    for name in ("split", "num_images", "lambda", "stage", "finished"):
+        values = sorted({str(summary.get(name)) for summary in summaries})
         if len(values) > 1:
             found.append(f"The runs are evaluated differently ({name}: {', '.join(values)}).")
     return found

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
 from drnet_jax.checkpoints.restore import check_data, load_variables, trained_config, write_data
+from drnet_jax.checkpoints.runs import finished_path
 from drnet_jax.config import (
     SPLITS,
     STAGE_ONE_FIELDS,
@@ -28,7 +29,7 @@ from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.models.create import create_model
 from drnet_jax.models.macs import ModelCost, model_cost
 from drnet_jax.models.variables import init_variables, split_classifier
-from drnet_jax.runtime.files import write_json
+from drnet_jax.runtime.files import remove_file, write_json
 from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
 from drnet_jax.training.optim import create_learning_rate_fn, create_optimizer
@@ -98,7 +99,9 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
                 f"{stage}.batch_size={config[stage].batch_size} exceeds the {len(train)} training "
                 "images"
             )
-    write_json(workdir / "config.json", flatten(config))
+    # A finished run was trained with what the file says already.
+    if not all(_is_finished(workdir, stage) for stage in config.stages):
+        write_json(workdir / "config.json", flatten(config))
     write_data(workdir, classes, identities)
     return Run(config, workdir, model, cost, target, create_mesh(), train, calibration)
 
@@ -116,6 +119,10 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
             f"{workdir} holds a run with another configuration ({'; '.join(changed)}); use "
             f"another --workdir, or the same values to resume it{hint}"
         )
+
+
+def _is_finished(workdir: Path, stage: str) -> bool:
+    return finished_path(workdir, stage).exists() and _has_checkpoint(workdir / stage)
 
 
 def _has_checkpoint(directory: Path) -> bool:
@@ -146,8 +153,10 @@ def train_stage(run: Run, stage: str) -> None:
         start = checkpoints.latest_step or 0
         if start == num_steps:
             log(f"{stage}: finished already ({num_steps} steps)")
-            write_json(_finished(run.workdir, stage), {"num_steps": num_steps})
+            write_json(finished_path(run.workdir, stage), {"num_steps": num_steps})
             return
+        # Its checkpoints were removed: it is trained anew.
+        remove_file(finished_path(run.workdir, stage))
         replicated = replicated_sharding(run.mesh)
         fresh = init_variables(run.model, jax.random.key(run.config.seed))
         fresh = jax.device_put(fresh, replicated)
@@ -164,7 +173,7 @@ def train_stage(run: Run, stage: str) -> None:
         step_fn = make_train_step(stage, run.model, tx, settings)
         loop = StageLoop(run, stage, untrained, steps_per_epoch, num_steps, checkpoints, start)
         loop.run(state, step_fn)
-    write_json(_finished(run.workdir, stage), {"num_steps": num_steps})
+    write_json(finished_path(run.workdir, stage), {"num_steps": num_steps})
 
 
 def step_settings(
@@ -218,11 +227,6 @@ def check_stage_one(config: ConfigDict, origin: Path) -> dict[str, Any]:
     Raises:
       CheckpointError: there is none, it is not finished, or it is of another model.
     """
-    if not _finished(origin, "pretrain").exists():
+    if not finished_path(origin, "pretrain").exists():
         raise CheckpointError(f"no finished stage 1 in {origin}: finish it, or name another run")
     return trained_config(config, origin, fields=STAGE_ONE_FIELDS)
-
-
-def _finished(workdir: Path, stage: str) -> Path:
-    """A file that is there once the stage has run to its end."""
-    return workdir / f"{stage}_finished.json"

@@ -84,11 +84,13 @@ def test_table() -> None:
 
 def test_a_proportion_has_wilsons_interval() -> None:
     """Its ends p are where a z-test of 31 of 40 turns: |31/40 - p| = 1.96 sqrt(p (1 - p) / 40)."""
-    got = proportion(31, 40)
+    got = proportion(np.arange(40) < 31)
     assert got.value == 31 / 40
     for end in (got.low, got.high):
         assert abs(31 / 40 - end) == pytest.approx(1.959964 * np.sqrt(end * (1 - end) / 40))
-    certain = proportion(50, 50)
+    theirs = stats.binomtest(31, 40).proportion_ci(0.95, method="wilson")
+    assert (got.low, got.high) == (theirs.low, theirs.high)
+    certain = proportion(np.ones(50))
     assert certain.value == certain.high == 1 and 0.9 < certain.low < 0.95
 
 

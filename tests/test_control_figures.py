@@ -1,16 +1,27 @@
 """The controls of `eval.json`: figures by hand, intervals against theory, verdicts in words."""
 
-from dataclasses import replace
+from dataclasses import astuple, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from drnet_jax.data.sources import ArraySource
+from drnet_jax.evaluate import evaluation, with_origin
 from drnet_jax.evaluation.control_figures import cascade_threshold, control_figures, verdict
 from drnet_jax.evaluation.controls import cascade
-from drnet_jax.evaluation.intervals import Interval, intervals
+from drnet_jax.evaluation.intervals import (
+    Interval,
+    auroc_interval,
+    effective_count,
+    intervals,
+    proportion,
+)
 from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.models.macs import ModelCost
+from tests.small_run import small_config
+from tests.synthetic import synthetic_model
 
 COST = ModelCost(100_000_000, (4_000_000_000, 2_000_000_000, 1_000_000_000))
 COSTS = np.array([4.0, 2.0, 1.0])
@@ -130,6 +141,100 @@ def test_intervals_are_those_of_theory() -> None:
     assert got[2] == Interval(7.0, 7.0, 7.0)
     (alone,) = intervals(np.array([[3.0]]), lambda means: means)
     assert alone == Interval(3.0, 3.0, 3.0)
+
+
+def linear(means: np.ndarray) -> np.ndarray:
+    return np.stack([means[:, 0], means[:, 1] - means[:, 0]], axis=1)
+
+
+def test_images_of_one_origin_are_drawn_together() -> None:
+    """Four copies of an image tell no more than one: the very same draws, and intervals."""
+    rng = np.random.default_rng(0)
+    columns, copies = rng.random((300, 2)), np.repeat(rng.permutation(300), 4)
+    for got, want in zip(
+        intervals(columns[copies], linear, copies), intervals(columns, linear), strict=True
+    ):
+        assert astuple(got) == pytest.approx(astuple(want))
+    positive, score = columns[:, 0] < 0.3, columns[:, 0] + columns[:, 1]
+    got = auroc_interval(positive[copies], score[copies], copies)
+    want = auroc_interval(positive, score)
+    assert astuple(got) == pytest.approx(astuple(want))
+    (alone,) = intervals(columns[:9, :1], lambda means: means, np.zeros(9))
+    assert alone.low == alone.value == alone.high
+
+
+def test_origins_of_unequal_size() -> None:
+    """The variance of a ratio of sums, by its linearisation."""
+    rng = np.random.default_rng(1)
+    sizes = rng.integers(1, 20, 400)
+    origin = np.repeat(np.arange(400), sizes)
+    values = rng.normal(5, 2, 400)[origin] + rng.normal(0, 1, len(origin))
+    (got,) = intervals(values[:, None], lambda means: means, origin)
+    residual = np.bincount(origin, values - values.mean())
+    error = np.sqrt(400 / 399 * (residual**2).sum()) / len(origin)
+    assert got.value == pytest.approx(values.mean())
+    assert got.high - got.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+    (narrow,) = intervals(values[:, None], lambda means: means)
+    assert got.high - got.low > 2 * (narrow.high - narrow.low)
+
+
+def test_proportions_of_images_that_are_alike() -> None:
+    """Images of an origin share its chance: nearly every interval has to cover the mean chance."""
+    rng = np.random.default_rng(2)
+    covered = []
+    for _ in range(400):
+        chance = rng.beta(1.6, 0.4, 60)
+        origin = np.repeat(np.arange(60), rng.integers(1, 20, 60))
+        correct = rng.random(len(origin)) < chance[origin]
+        found = proportion(correct, origin), proportion(correct)
+        covered.append([interval.low <= 0.8 <= interval.high for interval in found])
+    together, apart = np.mean(covered, axis=0)
+    assert 0.92 < together < 0.98 and apart < 0.75
+
+
+def test_the_effective_number_of_images() -> None:
+    origin = np.array([0, 0, 1, 1, 1, 2])
+    correct = np.array([1, 1, 0, 1, 0, 1])
+    # p = 4/6; sums - p * counts = 2/3, -1, 1/3.
+    variance = 3 / 2 * (4 / 9 + 1 + 1 / 9) / 36
+    assert effective_count(correct, origin) == pytest.approx(4 / 6 * 2 / 6 / variance)
+    # One of every origin is wrong: spread more evenly than by chance, which does not count.
+    assert effective_count(np.tile([1, 0], 5), np.repeat(np.arange(5), 2)) == 10
+    assert effective_count(np.ones(6), origin) == effective_count(np.zeros(6), origin) == 3
+    assert effective_count(correct, np.zeros(6)) == 1
+
+
+def test_an_evaluation_resamples_origins() -> None:
+    """Every interval is that of the images without their copies."""
+    config = small_config(**{"model.resolutions": (64, 48, 32)})
+    trained = synthetic_model(config, ("a",), Path("run"))
+    single, calibration = records(0), records(1)
+    rows = np.repeat(np.arange(400), 4)
+    # Of 3,200 images in the source those of even index; the source numbers the origins backwards.
+    copies = replace(single.take(rows), index=np.arange(0, 3200, 2))
+    origin = np.zeros(3200, np.int32)
+    origin[copies.index] = 1000 - rows
+    source = ArraySource(np.zeros((3200, 1, 1, 3), np.uint8), origin, "all", {"origin": origin})
+    got = evaluation(trained, with_origin(copies, source), calibration, 0.0, None)
+    want = evaluation(trained, single, calibration, 0.0, None)
+    assert got["resampled"] == {"by": "origin", "count": 400}
+    assert want["resampled"] == {"by": "image", "count": 400}
+    plain = ArraySource(source.images, origin, "all")
+    assert with_origin(copies, plain) is copies
+    for name, entry in want["controls"]["intervals"].items():
+        width = entry["high"] - entry["low"]
+        ours = got["controls"]["intervals"][name]
+        assert ours["high"] - ours["low"] == pytest.approx(width, rel=0.15), name
+    for part in ("fixed", "by_class", "by_resolution"):
+        for ours, theirs in zip(got[part], want[part], strict=True):
+            width, expected = (np.diff(entry["interval"])[0] for entry in (ours, theirs))
+            # One origin fewer than images: the design effect is of an estimated variance.
+            assert width == pytest.approx(expected, rel=0.1)
+    for curve in ("cascade_curve", "lambda_curve"):
+        ours, theirs = np.array(got["controls"][curve]), np.array(want["controls"][curve])
+        # Settings, costs and top-1; then the ends.
+        np.testing.assert_allclose(ours[:, 1:3], theirs[:, 1:3], rtol=1e-6)
+        np.testing.assert_allclose(ours[:, 3:], theirs[:, 3:], atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -107,3 +107,7 @@ def test_auroc(images: list[tuple[bool, int]]) -> None:
     ]
     got = auroc(positive, score)
     assert got == pytest.approx(np.mean(pairs)) if pairs else np.isnan(got)
+    # Counted twice, thrice or not at all, as a resample may.
+    times = np.arange(len(images)) % 4
+    repeated = auroc(np.repeat(positive, times), np.repeat(score, times))
+    assert auroc(positive, score, times) == pytest.approx(repeated, nan_ok=True)

@@ -1,25 +1,33 @@
 """Kept outputs: the figures of an image against scikit-learn, the file, and its key."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
 from drnet_jax.calibrate import restore_and_calibrate
+from drnet_jax.checkpoints.model_key import model_key
+from drnet_jax.checkpoints.restore import RestoredModel
+from drnet_jax.config import flatten
 from drnet_jax.data.folder import FileReader
-from drnet_jax.data.sources import EncodedSource
+from drnet_jax.data.sources import DataError, EncodedSource, Source
 from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.evaluation import inputs as eval_inputs
 from drnet_jax.evaluation import logits, metrics
-from drnet_jax.evaluation.inputs import logits_key, same_images
+from drnet_jax.evaluation.inputs import ModelOutputs, logits_key, missing, same_images
 from drnet_jax.evaluation.logits import Logits, LogitsError
 from drnet_jax.evaluation.metrics import record
-from tests.random_model import write_run
+from drnet_jax.evaluation.outputs import evaluate_logits
+from drnet_jax.models.variables import init_variables
+from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
+from tests.random_model import randomised, write_run
 from tests.small_run import small_config
 from tests.synthetic import synthetic_logits, synthetic_model
 
@@ -133,13 +141,88 @@ def test_outputs_are_used_for_the_very_same_images_only(tmp_path: Path) -> None:
     assert not same_images(kept(encoded(tmp_path / "b"), [0, 1, 2, 3]), source)
     relabelled = replace(source, labels=source.labels[::-1])
     assert not same_images(kept(source, [0, 1, 2, 3]), relabelled)
-    # An image is missing: it was corrupt then, and is used if it still is.
-    assert not same_images(kept(source, [0, 1, 3]), source)
-    Path(source.name(2)).write_bytes(b"no picture")
-    assert same_images(kept(source, [0, 1, 3]), source)
+    # An image is missing: it was corrupt then.
+    some = kept(source, [0, 1, 3])
+    assert same_images(some, source) and missing(some, source).tolist() == [2]
+
+
+@pytest.mark.parametrize("split", ["test", "calibration"])
+def test_corrupt_images_cost_no_other_image_its_outputs(
+    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(**{"model.resolutions": (16,), "eval.batch_size": 4})
+    trained = random_model(config, tmp_path / "run")
+    source = encoded(tmp_path / "pictures", 7)
+    whole = ModelOutputs(config, tmp_path / "whole", trained).of(split, source)
+    damaged = [(path := Path(source.name(index)), path.read_bytes()) for index in (2, 5)]
+    for path, _ in damaged:
+        path.write_bytes(b"no picture")
+    ran: list[int] = []
+
+    def counted(step: Any, variables: Any, source: Source, **further: Any) -> Logits:
+        ran.append(len(source))
+        return evaluate_logits(step, variables, source, **further)
+
+    monkeypatch.setattr(eval_inputs, "evaluate_logits", counted)
+    for _ in range(2):
+        with pytest.raises(DataError, match="2 images cannot be decoded: .*2.png, .*5.png; repair"):
+            ModelOutputs(config, tmp_path, trained).of(split, source)
+    assert ran == [7]
+    skipping = small_config(**flatten(config) | {"data.skip_corrupt": True})
+    skipped = ModelOutputs(skipping, tmp_path, trained).of(split, source)
+    assert skipped.index.tolist() == [0, 1, 3, 4, 6] and ran == [7]
+    np.testing.assert_array_equal(skipped.logits, whole.logits[skipped.index])
+    # One is repaired, then the other: of each of them alone the outputs are new.
+    for path, content in damaged:
+        path.write_bytes(content)
+        found = ModelOutputs(skipping, tmp_path, trained).of(split, source)
+    assert ran == [7, 1, 1]
+    assert ModelOutputs(config, tmp_path, trained).of(split, source).index.tolist() == [*range(7)]
+    assert ran == [7, 1, 1]
+    for field in fields(Logits):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(whole, field.name))
+
+
+def random_model(config: ConfigDict, origin: Path) -> RestoredModel:
+    """Of two classes, with random weights, without a checkpoint."""
+    trained = synthetic_model(config, ("a", "b"), origin)
+    mesh = create_mesh()
+    variables = randomised(init_variables(trained.model, jax.random.key(0)), 0)
+    variables = jax.device_put(variables, replicated_sharding(mesh))
+    facts = {field.name: getattr(trained, field.name) for field in fields(trained)}
+    return RestoredModel(**facts, variables=variables, mesh=mesh)
 
 
 def test_the_place_of_the_images_counts() -> None:
     trained = synthetic_model(small_config(), ("a", "b"), Path("run"))
     keys = {logits_key(small_config(**{"data.dir": place}), trained) for place in ("", "a", "b")}
     assert len(keys) == 3
+
+
+def key_of(**fields: Any) -> str:
+    """Of a model that was trained with these fields; `...`: before there was such a field."""
+    trained = synthetic_model(small_config(), ("a", "b"), Path("run"))
+    stored = {n: v for n, v in (trained.config | fields).items() if v is not ...}
+    return model_key(small_config(), replace(trained, config=stored))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"log.every_steps": 50}, {"log.tensorboard": True}, {"eval.gallery": 3}),
+        *({"eval.batch_size": 8}, {"checkpoint.keep_latest": 5}, {"inference.fold": False}),
+        *({"budget.gmacs": 1.0}, {"benchmark.repeats": 9}, {"predict.gallery": 1}),
+        *({"report.runs": ["a"]}, {"data.dir": "moved"}, {"data.num_workers": 2}),
+        *({"data.max_corrupt": 3}, {"data.skip_corrupt": True}, {"model.remat": True}),
+        *({"model.stock_operations": True}, {"joint.clip_norm": ...}),
+    ],
+    ids=str,
+)
+def test_what_does_not_change_a_model_leaves_its_key_alone(fields: dict[str, Any]) -> None:
+    assert key_of(**fields) == key_of()
+
+
+def test_what_changes_a_model_changes_its_key() -> None:
+    changes = [{"seed": 1}, {"joint.eta": 0.9}, {"data.flip": True}, {"pretrain.num_epochs": 9}]
+    changes += [{"data.crop_scale": [0.5, 1.0]}, {"model.statistics": "routed"}, {}]
+    assert len({key_of(**fields) for fields in changes}) == len(changes)

@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError
-from drnet_jax.config import ConfigError
+from drnet_jax.config import ConfigError, flatten
 from drnet_jax.data.folder import FileReader
 from drnet_jax.data.sources import ArraySource, EncodedSource
 from drnet_jax.evaluate import evaluation
 from drnet_jax.evaluation.logits import Logits
 from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.models.layers import resize
-from drnet_jax.report import compare_runs, warnings
+from drnet_jax.report import compare_runs, group, warnings
 from drnet_jax.reports.cards import CardMaker, hardest
 from drnet_jax.reports.evaluation_report import pictures, write_report
 from drnet_jax.runtime.environment import environment
@@ -243,11 +243,36 @@ def test_comparison_refuses_what_it_cannot_compare(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"split": "calibration"},
+        {"num_images": 29},
+        {"identities": {"test": "b"}},
+        {"config": {"data.dir": "elsewhere"}},
+        {"config": {"data.eval_images": 29}},
+        {"config": {"budget.gmacs": 1.0}},
+    ],
+    ids=str,
+)
+def test_runs_on_other_images_are_another_setting(other: dict[str, Any]) -> None:
+    first = {"split": "test", "num_images": 30, "identities": {"test": "a"}}
+    first |= {"config": flatten(small_config())}
+    second = first | {"config": first["config"] | {"seed": 1}}
+    third = second | other | {"config": second["config"] | other.get("config", {})}
+    assert [s.seeds for s in group({Path("a"): first, Path("b"): second})] == [[0, 1]]
+    found = group({Path("a"): first, Path("b"): third})
+    assert [s.seeds for s in found] == [[0], [1]]
+    assert len({s.name for s in found}) == 2
+
+
 def test_differing_evaluations_are_said() -> None:
-    one = {"split": "test", "num_images": 5, "lambda": 0.0, "stage": "joint"}
+    one = {"split": "test", "num_images": 5, "lambda": 0.0, "stage": "joint", "finished": True}
     assert warnings([one, one]) == []
     (found,) = warnings([one, one | {"lambda": 2.0}])
     assert "lambda: 0.0, 2.0" in found
+    (found,) = warnings([one, one | {"finished": False}])
+    assert "finished: False, True" in found
 
 
 def _browser() -> str | None:

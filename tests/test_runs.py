@@ -1,16 +1,19 @@
 """A run from its workdir alone: its configuration, its model, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from drnet_jax import train
 from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.checkpoints.restore import restore_model
-from drnet_jax.checkpoints.runs import load_run, stored_config
+from drnet_jax.checkpoints.runs import finished_path, load_run, stored_config
 from drnet_jax.config import flatten
+from drnet_jax.train import prepare
 from tests.random_model import write_run
 from tests.small_run import small_config
 
@@ -20,7 +23,7 @@ CLASSES = tuple("0123456789")
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    write_run(small_config(**{"joint.alpha_fraction": None, "joint.alpha": 1.0}), folder, CLASSES)
+    write_run(small_config(**{"joint.alpha_fraction": None, "joint.alpha": 2e-4}), folder, CLASSES)
     return folder
 
 
@@ -34,7 +37,7 @@ def edit(workdir: Path, to: Path, **changes: object) -> Path:
 
 
 def test_a_run_needs_no_config(workdir: Path) -> None:
-    config = small_config(**{"joint.alpha_fraction": None, "joint.alpha": 1.0})
+    config = small_config(**{"joint.alpha_fraction": None, "joint.alpha": 2e-4})
     assert stored_config(workdir) == config
     run = load_run(workdir)
     assert run.model == restore_model(config, workdir).model and run.classes == CLASSES
@@ -49,6 +52,40 @@ def test_fields_that_came_or_went(workdir: Path, tmp_path: Path) -> None:
     other = edit(workdir, tmp_path / "other", **{"model.depth": 7})
     with pytest.raises(CheckpointError, match=r"unknown here \(model.depth\)"):
         load_run(other)
+
+
+def test_a_finished_run_keeps_its_config(workdir: Path, tmp_path: Path) -> None:
+    """Training once more, logged otherwise, trains nothing: it stays what it was trained with."""
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    first = (copy / "config.json").read_text()
+    config = stored_config(copy)
+    config.log.every_steps = 50
+    for stage in ("pretrain", "joint"):
+        finished_path(copy, stage).write_text("{}")
+    shutil.copytree(copy / "joint", copy / "pretrain")
+    prepare(config, copy)
+    assert (copy / "config.json").read_text() == first
+    # Half a run goes on as it is told to.
+    finished_path(copy, "joint").unlink()
+    prepare(config, copy)
+    assert json.loads((copy / "config.json").read_text())["log.every_steps"] == 50
+
+
+def test_a_stage_that_is_trained_anew_is_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoints were removed, and the file that says so was not."""
+    run = prepare(small_config(**{"model.resolutions": (16,)}), tmp_path)
+    finished_path(tmp_path, "pretrain").write_text("{}")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "StageLoop", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.train_stage(run, "pretrain")
+    assert not finished_path(tmp_path, "pretrain").exists()
 
 
 def test_what_cannot_be_loaded(workdir: Path, tmp_path: Path) -> None:

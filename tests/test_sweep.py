@@ -15,8 +15,10 @@ from drnet_jax import sweep as sweep_module
 from drnet_jax.config import ConfigError
 from drnet_jax.config_files import call_file, find_config
 from drnet_jax.reports.comparison import Setting
+from drnet_jax.runtime.files import write_json
 from drnet_jax.sweep import main
 from drnet_jax.sweeps import jobs as jobs_module
+from drnet_jax.sweeps.jobs import is_finished
 from drnet_jax.sweeps.plan import Plan, Sweep, make_plan
 from drnet_jax.sweeps.tables import size_table
 from tests.small_run import small_config
@@ -42,7 +44,10 @@ for argument in sys.argv[1:]:
 fixed = [{"resolution": side, "gmacs": side / 8, "top1": side / 40} for side in (32, 16)]
 top1 = 0.7 + config.get("joint.eta", 0) / 10 + config["seed"] / 100
 summary = {"top1": top1, "gmacs": 3.0, "shares": [0.5, 0.5], "resolutions": [32, 16]}
-summary |= {"fixed": fixed, "config": config}
+stage = "pretrain" if "--config.stages=('pretrain',)" in sys.argv else "joint"
+(workdir / f"{stage}_finished.json").write_text("{}")
+config = {"restore_from": ""} | config
+summary |= {"fixed": fixed, "stage": stage, "finished": True, "lambda": 0.0, "config": config}
 (workdir / "eval.json").write_text(json.dumps(summary))
 """
 SWEEP = """
@@ -191,6 +196,41 @@ def test_accuracy_by_apparent_size_is_the_mean_over_the_seeds() -> None:
     assert "| 10-13 px | 40 | 30.0 / 70.0 | 55.0 | 90.0 / 35.0 |" in table
     assert size_table(Setting("none", ())) == ""
     assert size_table(Setting("folder", ({"resolutions": [32, 16]},))) == ""
+
+
+@pytest.mark.parametrize(
+    "evaluated",
+    [
+        {"finished": False},
+        {"finished": None},
+        {"stage": "pretrain"},
+        {"lambda": 2.0},
+        {"config": {"eval.split": "calibration"}},
+        {"config": {"eval.controls": False}},
+        {"config": {"data.eval_images": 30}},
+        {"config": {"data.dir": "elsewhere"}},
+        {"config": {"data.skip_corrupt": True}},
+        {"config": {"joint.eta": 0.9}},
+        {"config": {"restore_from": "another"}},
+    ],
+    ids=str,
+)
+def test_an_evaluation_of_something_else_is_none_of_the_sweeps(
+    evaluated: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of half a training, with a budget, of other images, of another run."""
+    base = small_config(**{"data.name": "folder", "data.dir": "here"})
+    sweep = Sweep("", {"q": {"base": {}}}, seeds=(0,))
+    (job,) = make_plan(sweep, base, tmp_path).stage_two
+    job.workdir.mkdir()
+    good = {"stage": "joint", "finished": True, "lambda": 0.0, "config": job.config}
+    write_json(job.workdir / "eval.json", good)
+    assert not is_finished(job)
+    write_json(job.workdir / "joint_finished.json", {"num_steps": 16})
+    assert is_finished(job)
+    config = job.config | evaluated.get("config", {})
+    write_json(job.workdir / "eval.json", good | evaluated | {"config": config})
+    assert not is_finished(job)
 
 
 def test_other_values_are_refused_and_leave_the_table_alone(

@@ -1,4 +1,4 @@
-"""A trained run from its workdir alone: no config file, no overrides."""
+"""What a workdir says of its run: finished stages, and the model without a config file."""
 
 from pathlib import Path
 
@@ -7,6 +7,11 @@ from ml_collections import ConfigDict
 from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.checkpoints.restore import RestoredModel, read_config, restore_model
 from drnet_jax.config import FREE_FIELDS, default_config, flatten
+
+
+def finished_path(workdir: Path, stage: str) -> Path:
+    """The file that is there once a stage of the run in `workdir` has run to its end."""
+    return workdir / f"{stage}_finished.json"
 
 
 def load_run(workdir: str | Path) -> RestoredModel:

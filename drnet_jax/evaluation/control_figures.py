@@ -27,6 +27,7 @@ class Compared:
       cascade: at DRNet's cost on the calibration split.
       oracle: see `controls.oracle`.
       costs: `[m]` GMACs.
+      origin: `[n]`, see `EvalRecords`.
     """
 
     correct: np.ndarray
@@ -35,6 +36,7 @@ class Compared:
     cascade: Outcome
     oracle: Outcome
     costs: np.ndarray
+    origin: np.ndarray | None
 
 
 def control_figures(
@@ -49,7 +51,8 @@ def control_figures(
       lam: lambda of `choose`, DRNet's.
 
     Returns:
-      JSON values: accuracies are fractions, costs GMACs an image, intervals 95 % by bootstrap.
+      JSON values: accuracies are fractions, costs GMACs an image, intervals 95 % by bootstrap,
+      over images, or over their origins where `test` has those.
     """
     costs = np.array(cost.classifier_gmacs)
     predictor = cost.predictor_gmacs
@@ -64,6 +67,7 @@ def control_figures(
         cascade(test.top1, test.confidence, costs, threshold),
         oracle(test.top1, costs),
         costs,
+        test.origin,
     )
     named = _named_intervals(compared)
     m = len(costs)
@@ -133,7 +137,7 @@ def _named_intervals(compared: Compared) -> dict[str, Interval]:
         names[:] = rows[0]
         return np.array([list(row.values()) for row in rows])
 
-    found = intervals(columns, figures)
+    found = intervals(columns, figures, compared.origin)
     return dict(zip(names, found, strict=True))
 
 
@@ -179,7 +183,7 @@ def _cascade_curve(records: EvalRecords, costs: np.ndarray) -> list[list[float]]
     curve = []
     for threshold in (*np.unique(quantiles), 2.0):
         outcome = cascade(records.top1, records.confidence, costs, threshold)
-        curve.append(_point(float(threshold), outcome))
+        curve.append(_point(float(threshold), outcome, records.origin))
     return curve
 
 
@@ -192,13 +196,13 @@ def _lambda_curve(
     curve = []
     for lam in sorted({0.0, *map(float, quantiles)}):
         outcome = by_choice(test.top1, choose(test.scores, costs, lam), costs, predictor)
-        curve.append(_point(lam, outcome))
+        curve.append(_point(lam, outcome, test.origin))
     return curve
 
 
-def _point(setting: float, outcome: Outcome) -> list[float]:
+def _point(setting: float, outcome: Outcome, origin: np.ndarray | None) -> list[float]:
     """Setting, GMACs, top-1 and the ends of its interval."""
-    top1 = proportion(round(outcome.correct.sum()), len(outcome.correct))
+    top1 = proportion(outcome.correct, origin)
     return [setting, outcome.gmacs, top1.value, top1.low, top1.high]
 
 
@@ -207,7 +211,7 @@ def _ranking(records: EvalRecords, costs: np.ndarray) -> Interval:
     a larger one correct; NaN where there are none, or no others."""
     larger = ~records.top1[:, costs.argmin()] & records.top1.any(axis=1)
     p = np.exp(log_softmax(records.scores.astype(float), axis=1))
-    return auroc_interval(larger, p @ costs)
+    return auroc_interval(larger, p @ costs, records.origin)
 
 
 def _confusion(records: EvalRecords, costs: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """What an evaluation starts from: a trained model, the splits of its data, its outputs for them."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from drnet_jax.config import flatten
 from drnet_jax.data.crops import is_corrupt
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.settings import data_settings
-from drnet_jax.data.sources import Source
+from drnet_jax.data.sources import EncodedSource, Source
 from drnet_jax.evaluation import logits
 from drnet_jax.evaluation.logits import Logits, LogitsError
 from drnet_jax.evaluation.outputs import check_corrupt, evaluate_logits, make_eval_step
@@ -58,8 +60,9 @@ def load_split(config: ConfigDict, workdir: Path, trained: TrainedModel, split: 
 class ModelOutputs:
     """A model's outputs for the splits of its data: from `logits.npz` where it has them.
 
-    Other outputs are computed and kept there too (`eval.keep_logits`). A file of another checkpoint
-    or other data is not used, and replaced.
+    Other outputs are computed and kept there too (`eval.keep_logits`), before anything is said of
+    images that cannot be decoded: once those are repaired, they alone are computed. A file of
+    another checkpoint or other data is not used, and replaced.
 
     Args:
       config: with the model the checkpoint was trained with.
@@ -86,26 +89,34 @@ class ModelOutputs:
         """
         skip_corrupt = skip_corrupt or self._config.data.skip_corrupt
         known = self._load(split, source)
-        if known is not None:
-            missing = np.setdiff1d(np.arange(len(source)), known.index)
-            check_corrupt(source, missing, skip=skip_corrupt)
+        if known is None:
+            known = self._compute(source)
+            self._save(split, known)
+        else:
             log(f"{split} split: outputs from {self._path}")
-            return known
+            repaired = [i for i in missing(known, source).tolist() if not is_corrupt(source, i)]
+            if repaired:
+                log(f"and of {len(repaired)} images that it lacks from the model")
+                known = joined(known, self._compute(part(source, repaired)), repaired)
+                self._save(split, known)
+        check_corrupt(source, missing(known, source), skip=skip_corrupt)
+        return known
+
+    def _compute(self, source: Source) -> Logits:
+        """Runs the model over every image of the source."""
         if self._restored is None:
             self._restored = restore_variables(self._trained)
-        found = evaluate_logits(
+        return evaluate_logits(
             self._eval_step,
             self._restored.variables,
             source,
             batch_size=self._config.eval.batch_size,
             mesh=self._restored.mesh,
-            skip_corrupt=skip_corrupt,
         )
-        if self._config.eval.keep_logits:
-            self._save(split, found)
-        return found
 
     def _save(self, split: str, found: Logits) -> None:
+        if not self._config.eval.keep_logits:
+            return
         try:
             logits.save(self._path, self._key, split, found)
         except OSError as error:
@@ -127,16 +138,42 @@ class ModelOutputs:
 
 
 def same_images(known: Logits, source: Source) -> bool:
-    """Whether these are the images of a source, but for those that still cannot be decoded."""
+    """Whether these are images of a source; it may have more."""
     if not len(known.index) or known.index.max() >= len(source):
         return False
     names = [source.name(int(index)) for index in known.index]
     if not np.array_equal(known.name, names):
         return False
-    if not np.array_equal(known.label, source.labels[known.index]):
-        return False
-    missing = np.setdiff1d(np.arange(len(source)), known.index)
-    return all(is_corrupt(source, int(index)) for index in missing)
+    return np.array_equal(known.label, source.labels[known.index])
+
+
+def missing(known: Logits, source: Source) -> np.ndarray:
+    """Indices of the images of a source whose outputs are not known."""
+    return np.setdiff1d(np.arange(len(source)), known.index)
+
+
+def part(source: Source, indices: Sequence[int]) -> Source:
+    """A source of some of the images, whose indices begin at 0 again; without metadata."""
+    labels = source.labels[indices]
+    if isinstance(source, EncodedSource):
+        return replace(source, positions=source.positions[indices], labels=labels, metadata={})
+    return replace(source, images=source.images[indices], labels=labels, metadata={})
+
+
+def joined(known: Logits, further: Logits, indices: Sequence[int]) -> Logits:
+    """Outputs of the same split together, in the order of the source.
+
+    Args:
+      known: of some images.
+      further: of `part(source, indices)`, or of some of them.
+      indices: which images those are in the source.
+    """
+    further = replace(further, index=np.array(indices, np.int32)[further.index])
+    order = np.argsort(np.concatenate([known.index, further.index]))
+    names = ("logits", "scores", "label", "index", "name")
+    rows = {n: np.concatenate([getattr(known, n), getattr(further, n)])[order] for n in names}
+    devices = sorted({str(known.device), str(further.device)})
+    return Logits(**rows, device=np.array("; ".join(devices)))
 
 
 def logits_key(config: ConfigDict, trained: TrainedModel) -> str:

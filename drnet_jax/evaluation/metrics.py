@@ -1,7 +1,7 @@
 """Evaluation figures, computed from what was recorded of every single image."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ class EvalRecords:
       confidence: `[n, m]`, the classifier's largest softmax.
       index: `[n]` of the image in the source; images that cannot be decoded are left out.
       label: `[n]`.
+      origin: `[n]`, equal for images that are not independent (crops of one picture, say); None:
+        all are.
     """
 
     ce: np.ndarray
@@ -36,10 +38,12 @@ class EvalRecords:
     confidence: np.ndarray
     index: np.ndarray
     label: np.ndarray
+    origin: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> "EvalRecords":
         """The records of some images, with repetitions if `rows` `[k]` has them."""
-        return EvalRecords(*(getattr(self, field.name)[rows] for field in fields(self)))
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{n: v[rows] for n, v in columns.items() if v is not None})
 
     def chosen(self, values: np.ndarray) -> np.ndarray:
         """`[n]`: the column of `values` `[n, m]` that each image's choice picks."""
@@ -96,7 +100,7 @@ def summarise(
         "resolutions": list(resolutions),
         "shares": shares.tolist(),
         "fixed": [
-            {"resolution": resolution, "gmacs": gmacs, **_top1(top1)}
+            {"resolution": resolution, "gmacs": gmacs, **_top1(top1, records.origin)}
             for resolution, top1, gmacs in zip(
                 resolutions, records.top1.T, cost.classifier_gmacs, strict=True
             )
@@ -130,17 +134,18 @@ def by_resolution(records: EvalRecords, resolutions: Sequence[int]) -> list[dict
 def _of_group(records: EvalRecords, here: np.ndarray) -> dict[str, Any]:
     count = int(here.sum())
     shares = np.bincount(records.choice[here], minlength=records.top1.shape[1]) / count
+    origin = None if records.origin is None else records.origin[here]
     return {
         "num_images": count,
         "shares": shares.tolist(),
-        **_top1(records.chosen(records.top1)[here]),
+        **_top1(records.chosen(records.top1)[here], origin),
         "fixed_top1": records.top1[here].mean(axis=0).tolist(),
     }
 
 
-def _top1(correct: np.ndarray) -> dict[str, Any]:
+def _top1(correct: np.ndarray, origin: np.ndarray | None) -> dict[str, Any]:
     """Of images `[n]`, with its interval."""
-    found = proportion(int(correct.sum()), len(correct))
+    found = proportion(correct, origin)
     return {"top1": found.value, "interval": [found.low, found.high]}
 
 

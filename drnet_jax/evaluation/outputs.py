@@ -46,19 +46,24 @@ def evaluate(
 ) -> EvalRecords:
     """Records every image of `source` exactly once, whatever the batch size and device count.
 
+    Without images that cannot be decoded, if `skip_corrupt` is set.
+
     Raises:
       DataError: an image cannot be decoded, and `skip_corrupt` is not set; or none can.
       RuntimeError: the input pipeline lost or repeated an image.
     """
     parts = [
         record(rows["logits"], rows["scores"], rows["label"], rows["index"])
-        for rows in _outputs(eval_step, variables, source, batch_size, mesh, skip_corrupt)
+        for rows in _outputs(eval_step, variables, source, batch_size, mesh)
     ]
-    columns = [
-        np.concatenate([getattr(part, field.name) for part in parts])
+    columns = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
         for field in fields(EvalRecords)
-    ]
-    records = EvalRecords(*columns)
+        if field.name != "origin"
+    }
+    records = EvalRecords(**columns)
+    corrupt = np.setdiff1d(np.arange(len(source)), records.index)
+    check_corrupt(source, corrupt, skip=skip_corrupt)
     return records.take(np.argsort(records.index, kind="stable"))
 
 
@@ -69,12 +74,16 @@ def evaluate_logits(
     *,
     batch_size: int,
     mesh: Mesh,
-    skip_corrupt: bool = False,
 ) -> Logits:
-    """As `evaluate`, but keeps the outputs themselves."""
+    """The outputs for every image of `source` that can be decoded.
+
+    Raises:
+      DataError: none can be decoded.
+      RuntimeError: the input pipeline lost or repeated an image.
+    """
     rows: Rows = {}
     seen = np.zeros(len(source), bool)
-    for part in _outputs(eval_step, variables, source, batch_size, mesh, skip_corrupt):
+    for part in _outputs(eval_step, variables, source, batch_size, mesh):
         seen[part["index"]] = True
         for name in ("logits", "scores", "label", "index"):
             values = part[name]
@@ -94,7 +103,6 @@ def _outputs(
     source: Source,
     batch_size: int,
     mesh: Mesh,
-    skip_corrupt: bool,
 ) -> Iterator[Rows]:
     """The real images of every batch; in the end it is checked that each came once."""
     seen: list[np.ndarray] = []
@@ -105,9 +113,7 @@ def _outputs(
         seen.append(rows["index"][real])
         corrupt.append(rows["index"][rows["corrupt"]])
         yield {name: values[real] for name, values in rows.items()}
-    bad = np.sort(np.concatenate(corrupt))
-    check_corrupt(source, bad, skip=skip_corrupt)
-    wanted = np.setdiff1d(np.arange(len(source)), bad)
+    wanted = np.setdiff1d(np.arange(len(source)), np.concatenate(corrupt))
     if not len(wanted):
         raise DataError(f"none of the {len(source)} images can be decoded: repair them")
     if not np.array_equal(np.sort(np.concatenate(seen)), wanted):

@@ -12,6 +12,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def remove_file(path: Path) -> None:
+    """Removes the file if it is there, on the first process only."""
+    if jax.process_index() == 0:
+        path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, content: str) -> None:
     """Writes the file whole or not at all, on the first process only, in UTF-8.
 

@@ -10,24 +10,34 @@ from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
+from drnet_jax.checkpoints.runs import finished_path
 from drnet_jax.reports.comparison import read_summary
 from drnet_jax.runtime.files import write_json
 from drnet_jax.sweeps.plan import Job
 
 PROGRAM = (sys.executable, "-m", "drnet_jax")
 _PACKAGE = Path(__file__).parents[1]
+# What of a configuration changes the figures of an evaluation, but not the trained model.
+_EVALUATED = ("eval.split", "eval.controls", "data.dir", "data.skip_corrupt")
 
 
 def is_finished(job: Job) -> bool:
-    """Whether it was evaluated, on the split that is wanted and without a budget."""
+    """Whether it was trained to its end and then evaluated, as it is wanted and without a budget.
+
+    An `eval.json` may also be of a model that was half trained, or of another run's
+    (`restore_from`).
+    """
+    stage = "pretrain" if job.stage_one is None else "joint"
     summary = read_summary(job.workdir)
-    if summary is None or summary.get("lambda"):
+    if summary is None or not finished_path(job.workdir, stage).exists():
         return False
-    return all(
-        summary["config"].get(name) == job.config[name]
-        for name in ("eval.split", "data.eval_images")
-        if name in job.config
-    )
+    # An eval.json that does not say so is of an earlier version.
+    if summary.get("stage") != stage or not summary.get("finished") or summary["lambda"]:
+        return False
+    evaluated = summary["config"]
+    if evaluated["restore_from"] or job.changed(evaluated):
+        return False
+    return all(evaluated.get(name) == job.config[name] for name in _EVALUATED if name in job.config)
 
 
 def minutes(job: Job) -> float | None:

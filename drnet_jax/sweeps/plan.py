@@ -55,6 +55,13 @@ class Job:
         stage = "stage 1" if self.stage_one is None else "stage 2"
         return f"{stage}: {', '.join(f'{name}={value}' for name, value in self.overrides.items())}"
 
+    def changed(self, theirs: dict[str, Any]) -> list[str]:
+        """In what a run was trained otherwise, by its flattened configuration."""
+        theirs = {n: value for n, value in theirs.items() if n in self.config}
+        # The directory may have been moved.
+        moved = {n: theirs.get(n) for n in ("joint.init_from",) if n in self.config}
+        return changed_fields(theirs, self.config | moved)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -165,10 +172,7 @@ def check_directory(plan: Plan) -> None:
         path = job.workdir / "config.json"
         if not path.exists():
             continue
-        theirs = {n: v for n, v in json.loads(path.read_text()).items() if n in job.config}
-        # The directory may have been moved.
-        wanted = job.config | {"joint.init_from": theirs.get("joint.init_from")}
-        changed = changed_fields(theirs, {n: v for n, v in wanted.items() if n in job.config})
+        changed = job.changed(json.loads(path.read_text()))
         if changed:
             raise ConfigError(
                 f"{job.workdir} holds a run with another configuration ({'; '.join(changed)}): "
