@@ -87,7 +87,7 @@ def _main(_: Sequence[str]) -> None:
     from drnet_jax.checkpoints.checkpoint import CheckpointError
     from drnet_jax.data.sources import DataError
     from drnet_jax.runtime.allocator import keep_freed_memory
-    from drnet_jax.training.train_loop import TrainingError
+    from drnet_jax.training.stops import TrainingError
 
     config: ConfigDict = flags.FLAGS.config
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem

@@ -8,7 +8,7 @@ import pytest
 from drnet_jax.config import default_config
 from drnet_jax.data.preprocess import normalise, random_flip
 from drnet_jax.training.optim import create_learning_rate_fn, create_optimizer
-from drnet_jax.training.train_step import create_tau_fn
+from drnet_jax.training.stage_losses import create_tau_fn
 
 
 def test_temperature_decays_by_the_epoch_down_to_its_floor() -> None:
