@@ -33,7 +33,7 @@ from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
 from drnet_jax.training.create import create_stage_step, noise_key
 from drnet_jax.training.stage import Run, Stage
 from drnet_jax.training.train_loop import run_stage
-from drnet_jax.training.train_state import create_train_state
+from drnet_jax.training.train_state import TrainState, create_train_state
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -149,11 +149,27 @@ def train_stage(run: Run, name: str) -> None:
         state = jax.device_put(state, replicated)
         if start:
             log(f"{name}: resuming after step {start} of {num_steps}")
-            state = checkpoints.load(start, state)
+            state = load_state(checkpoints, start, state)
         key = jax.device_put(noise_key(run.config.seed, name), replicated)
         stage = Stage(run, name, key, untrained, steps_per_epoch, num_steps, start, checkpoints)
         run_stage(stage, state, train_step)
     write_json(_finished(run.workdir, name), {"num_steps": num_steps})
+
+
+def load_state(checkpoints: StageCheckpoints, step: int, like: TrainState) -> TrainState:
+    """The training state of a checkpoint, with structure and placement of `like`.
+
+    Raises:
+      CheckpointError: it is of another optimiser or model.
+    """
+    try:
+        return checkpoints.load(step, like)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the training in {checkpoints.directory} cannot be resumed: step {step} has not the "
+            "optimiser state of this configuration and version (RMSProp's order changed); train "
+            "in another --workdir. Evaluation can use it as it is"
+        ) from error
 
 
 def stage_two_variables(run: Run, fresh: Any) -> Any:
