@@ -22,13 +22,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from drnet_jax.config import alpha_target
 from drnet_jax.models.create import create_model
 from drnet_jax.models.macs import model_cost
-from drnet_jax.train import step_settings
-from drnet_jax.training.optim import create_learning_rate_fn, create_optimizer
+from drnet_jax.training.create import create_stage_step, noise_key
 from drnet_jax.training.train_state import create_train_state
-from drnet_jax.training.train_step import make_train_step
 
 GOAL = 0.3
 CONFIGS = ("digits_on_photos", "resnet_imagenette", "mobilenetv2_in1k", "resnet_in1k")
@@ -68,24 +65,19 @@ def step_gib(config: ConfigDict, overrides: dict[str, object]) -> float:
     config = ConfigDict(config.to_dict())
     config.update_from_flattened_dict(overrides)
     model = create_model(config, config.data.num_classes or 10)
-    cost = model_cost(model)
     section = config.joint
-    rates = {
-        part: create_learning_rate_fn(section, 1000, 1.0) for part in ("classifier", "predictor")
-    }
-    tx = create_optimizer(section, rates)
-    target = alpha_target(config, cost.classifier_gmacs)
-    settings = step_settings(config, cost, target, "joint", rates, 1000)
+    tx, step = create_stage_step(config, "joint", model, model_cost(model), 1000)
     size, count = model.resolutions[0], section.batch_size
     images = jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8)
     floats = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), floats)
-    state = jax.eval_shape(lambda v: create_train_state(v, tx, ema=False), variables)
+    ema = section.ema_decay > 0
+    state = jax.eval_shape(lambda v: create_train_state(v, tx, ema=ema), variables)
     batch = {"image": images, "label": jax.ShapeDtypeStruct((count,), jnp.int32)}
-    step = jax.jit(make_train_step("joint", model, tx, settings), donate_argnums=0)
+    key = jax.eval_shape(lambda: noise_key(config.seed, "joint"))
     # Buffers are planned before the backend optimises, which takes minutes.
     fast = {"xla_backend_optimization_level": 0}
-    analysis = step.lower(state, batch).compile(compiler_options=fast).memory_analysis()
+    analysis = step.lower(state, batch, key).compile(compiler_options=fast).memory_analysis()
     total = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
     total += analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return total / 2**30

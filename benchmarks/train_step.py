@@ -24,14 +24,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 import jax.numpy as jnp
 
-from drnet_jax.config import alpha_target
 from drnet_jax.models.create import create_model
 from drnet_jax.models.macs import model_cost
 from drnet_jax.models.variables import init_variables
+from drnet_jax.training.create import create_stage_step, noise_key
 from drnet_jax.training.losses import cross_entropy
-from drnet_jax.training.optim import create_learning_rate_fn, create_optimizer
 from drnet_jax.training.train_state import create_train_state
-from drnet_jax.training.train_step import StepSettings, create_tau_fn, make_train_step
 
 GOAL = 1.15
 REPEATS = 15
@@ -82,30 +80,16 @@ def joint_step(
     config: Any, model: Any, variables: Any, batch: dict[str, jax.Array]
 ) -> Callable[[], Any]:
     """The training step as `main.py` runs it, each call from the state of the last."""
-    rates = {part: create_learning_rate_fn(config.joint, 120, 1.0) for part in variables["params"]}
-    tx = create_optimizer(config.joint, rates)
-    costs = model_cost(model).classifier_gmacs
-    settings = StepSettings(
-        costs=costs,
-        target=alpha_target(config, costs),
-        eta=config.joint.eta,
-        tau_fn=create_tau_fn(config.joint, 120),
-        learning_rate_fns=rates,
-        key=jax.random.key(0),
-        mean=tuple(config.data.mean),
-        std=tuple(config.data.std),
-        flip=config.data.flip,
-        label_smoothing=0.0,
-        ema_decay=0.0,
-        accumulate=config.joint.accumulate,
-    )
-    step_fn = make_train_step("joint", model, tx, settings)
+    tx, train_step = create_stage_step(config, "joint", model, model_cost(model), 120)
     # A copy: the step donates its state, and the parts use the variables too.
-    state = create_train_state(jax.tree.map(jnp.copy, variables), tx, ema=False)
+    state = create_train_state(
+        jax.tree.map(jnp.copy, variables), tx, ema=config.joint.ema_decay > 0
+    )
+    key = noise_key(config.seed, "joint")
 
     def run() -> Any:
         nonlocal state
-        state, metrics = step_fn(state, batch)
+        state, metrics = train_step(state, batch, key)
         return metrics
 
     return run

@@ -82,7 +82,7 @@ def _main(config: ConfigDict, file: str, _: Sequence[str]) -> None:
     from drnet_jax.checkpoints.checkpoint import CheckpointError
     from drnet_jax.data.sources import DataError
     from drnet_jax.runtime.allocator import keep_freed_memory
-    from drnet_jax.training.train_loop import TrainingError
+    from drnet_jax.training.stops import TrainingError
 
     mode: str = flags.FLAGS.mode
     workdir = Path(flags.FLAGS.workdir or Path("runs") / Path(file.partition(":")[0]).stem)

@@ -11,12 +11,23 @@ from ml_collections.config_dict import placeholder
 
 STAGES = ("pretrain", "joint")
 SPLITS = ("train", "calibration", "test")
-# Fields that may differ when a run is resumed: they do not change what it computes.
-FREE_FIELDS = (
-    *("log.", "eval.", "checkpoint.", "restore_from", "inference.", "budget."),
-    *("benchmark.", "predict.", "report.", "model.remat", "model.stock_operations"),
-    *("data.dir", "data.num_workers", "data.max_corrupt", "data.skip_corrupt"),
+# Groups of fields, by the prefixes of their names.
+# What is logged, kept, evaluated, timed and classified, and how: these change files and figures,
+# but no weight. (`eval.batch_size` changes the rounding of what checkpoints are chosen by.)
+OUTPUT_FIELDS = (
+    *("log.", "checkpoint.", "restore_from", "eval.", "data.skip_corrupt"),
+    *("inference.", "budget.", "benchmark.", "predict.", "report."),
 )
+# How and where a training runs: weights differ by rounding at most. `data.max_corrupt` decides when
+# it stops; `data.dir` says where the images are, which have to be the same ones
+# (`checkpoints/restore.py` compares them).
+EXECUTION_FIELDS = (
+    *("model.remat", "model.stock_operations"),
+    *("data.dir", "data.num_workers", "data.max_corrupt"),
+)
+# What may differ when a run is resumed. All other fields count as changing what a training computes
+# or which of its checkpoints is the best.
+RESUMABLE_FIELDS = (*OUTPUT_FIELDS, *EXECUTION_FIELDS)
 # Fields that say what a trained model is and what it expects as input.
 MODEL_FIELDS = ("model.", "predictor.", "data.name", "data.mean", "data.std")
 # Those of them that stage 1 already settles: it trains no predictor, and every sample counts.
@@ -155,7 +166,8 @@ def _model() -> ConfigDict:
     model.resolution_aware = True
     # Samples in the joint stage's BatchNorm statistics: 'all', or 'routed' (the paper's text).
     model.statistics = "all"
-    # With fewer samples than this the running statistics normalise.
+    # With fewer samples than this in a batch, or routed to a resolution, the running statistics
+    # normalise and stay as they are; no batch may be smaller.
     model.min_samples = 4
     model.zero_init_residual = False
     model.dtype = "float32"
@@ -306,10 +318,15 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
     return flat
 
 
+def training_fields(flat: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a flattened config that tell one training from another."""
+    return {name: value for name, value in flat.items() if not name.startswith(RESUMABLE_FIELDS)}
+
+
 def changed_fields(
     old: dict[str, Any], new: dict[str, Any], *, only: tuple[str, ...] = ("",)
 ) -> list[str]:
-    """Trajectory-changing differences of two flattened configs, as `field: old -> new`.
+    """Differences in the `training_fields` of two flattened configs, as `field: old -> new`.
 
     Args:
       old: a flattened config; a field that it lacks, because it is newer, was at its default.
@@ -317,10 +334,9 @@ def changed_fields(
       only: prefixes of the names to look at; default: all.
     """
     old = {n: v for n, v in flatten(default_config()).items() if n in new} | old
+    old, new = training_fields(old), training_fields(new)
     return [
         f"{name}: {old.get(name)} -> {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
-        if name.startswith(only)
-        and old.get(name) != new.get(name)
-        and not name.startswith(FREE_FIELDS)
+        if name.startswith(only) and old.get(name) != new.get(name)
     ]

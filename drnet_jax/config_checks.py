@@ -1,40 +1,313 @@
-"""The checks of a configuration that come before any work."""
+"""The checks of a configuration that come before any work: of every field, and between fields."""
 
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from drnet_jax.config import BUDGETS, LEAST_REPEATS, SPLITS, STAGES, ConfigError, get_field
+from drnet_jax.config import (
+    BUDGETS,
+    LEAST_REPEATS,
+    SPLITS,
+    STAGES,
+    ConfigError,
+    default_config,
+    flatten,
+)
+
+# Counts become indices and shapes in 32 bits. Of the seed twice as much and one more is a seed too
+# (`training/train_loop.py`), and Grain's have 32 bits.
+_MAX_INT = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or False."""
+
+    def complaint(self, value: Any) -> str:
+        """What the value must be and is not; empty if it is."""
+        return "" if isinstance(value, bool) else "must be True or False"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string.
+
+    Attributes:
+      choices: the allowed ones; empty: any.
+      empty: allow the empty string.
+    """
+
+    choices: tuple[str, ...] = ()
+    empty: bool = True
+
+    def complaint(self, value: Any) -> str:
+        """See `Flag`."""
+        if self.choices:
+            known = isinstance(value, str) and value in self.choices
+            return "" if known else f"must be one of {', '.join(map(repr, self.choices))}"
+        if not isinstance(value, str):
+            return "must be a string"
+        return "" if value or self.empty else "must not be empty"
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite number, within bounds.
+
+    Attributes:
+      whole: an integer.
+      above: exclusive lower bound.
+      least: inclusive lower bound.
+      below: exclusive upper bound.
+      most: inclusive upper bound.
+      optional: allow None.
+    """
+
+    whole: bool = False
+    above: float = -math.inf
+    least: float = -math.inf
+    below: float = math.inf
+    most: float = math.inf
+    optional: bool = False
+
+    def complaint(self, value: Any) -> str:
+        """See `Flag`; a bool is no number."""
+        if value is None and self.optional:
+            return ""
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
+            return "must be an integer" if self.whole else "must be a number"
+        # Python's integers have no end, its floats do.
+        if isinstance(value, int) and abs(value) > _MAX_INT:
+            return f"must be at most {_MAX_INT} in size"
+        if not math.isfinite(value):
+            return "must be finite"
+        within = self.above < value < self.below and self.least <= value <= self.most
+        return "" if within else f"must {self._bounds()}"
+
+    def _bounds(self) -> str:
+        low, high = max(self.above, self.least), min(self.below, self.most)
+        if math.isinf(high):
+            name = "zero" if low == 0 else f"{low:g}"
+            return f"be above {name}" if low == self.above else f"be {name} or more"
+        opening = "(" if low == self.above else "["
+        closing = ")" if high == self.below else "]"
+        return f"lie in {opening}{low:g}, {high:g}{closing}"
+
+
+@dataclass(frozen=True)
+class Items:
+    """A tuple, or a list.
+
+    Attributes:
+      item: what each element is.
+      length: how many there are; None: one or more.
+      empty: allow none.
+    """
+
+    item: Text | Number
+    length: int | None = None
+    empty: bool = False
+
+    def complaint(self, value: Any) -> str:
+        """See `Flag`."""
+        if not isinstance(value, (tuple, list)):
+            return "must be a tuple"
+        if self.length is not None and len(value) != self.length:
+            return f"must have {self.length} elements"
+        if not value and not self.empty:
+            return "must have one element or more"
+        for element in value:
+            complaint = self.item.complaint(element)
+            if complaint:
+                return f"has the element {element!r}, which {complaint}"
+        return ""
+
+
+Field = Flag | Text | Number | Items
+
+_POSITIVE = Number(above=0)
+_POSITIVE_INT = Number(whole=True, above=0)
+_COUNT = Number(whole=True, least=0)
+_ZERO_OR_MORE = Number(least=0)
+_BELOW_ONE = Number(least=0, below=1)
+_SHARE = Number(above=0, below=1)
+_FRACTION = Number(above=0, most=1)
+_BUDGET = Number(least=0, optional=True)
+_SIZES = Items(_POSITIVE_INT)
+_NAME = Text(empty=False)
+_STEM = Text(("imagenet", "small"))
+
+_STAGE: dict[str, Field] = {
+    "num_epochs": _POSITIVE_INT,
+    "batch_size": _POSITIVE_INT,
+    "accumulate": _POSITIVE_INT,
+    "optimizer": Text(("sgd", "adamw", "rmsprop")),
+    "base_learning_rate": _POSITIVE,
+    "schedule": Text(("step", "cosine", "constant")),
+    "warmup_epochs": _ZERO_OR_MORE,
+    "decay_epochs": _POSITIVE_INT,
+    "decay_rate": _POSITIVE,
+    "momentum": _BELOW_ONE,
+    "weight_decay": _ZERO_OR_MORE,
+    "decay_all": Flag(),
+    "clip_norm": _ZERO_OR_MORE,
+    "label_smoothing": _BELOW_ONE,
+    "ema_decay": _BELOW_ONE,
+}
+# What every field may be, by its dotted name; `drnet_jax/config.py` says what it means.
+FIELDS: Mapping[str, Field] = {
+    "seed": _COUNT,
+    "stages": Items(Text(STAGES)),
+    "restore_from": Text(),
+    "model.name": _NAME,
+    "model.args": Text(),
+    "model.width": _POSITIVE_INT,
+    "model.width_multiplier": _POSITIVE,
+    "model.stem": _STEM,
+    "model.resolutions": _SIZES,
+    "model.resolution_aware": Flag(),
+    "model.statistics": Text(("all", "routed")),
+    "model.min_samples": _POSITIVE_INT,
+    "model.zero_init_residual": Flag(),
+    "model.dtype": Text(("float32", "bfloat16")),
+    "model.remat": Flag(),
+    "model.stock_operations": Flag(),
+    "predictor.name": _NAME,
+    "predictor.args": Text(),
+    "predictor.size": _POSITIVE_INT,
+    "predictor.stage_sizes": _SIZES,
+    "predictor.width": _POSITIVE_INT,
+    "predictor.width_multiplier": _POSITIVE,
+    "predictor.stem": _STEM,
+    "data.name": _NAME,
+    "data.dir": Text(),
+    "data.num_classes": _COUNT,
+    "data.calibration_fraction": _SHARE,
+    "data.test_fraction": _SHARE,
+    "data.split_seed": _COUNT,
+    "data.num_workers": _COUNT,
+    "data.crop_scale": Items(_FRACTION, length=2),
+    "data.eval_crop": _FRACTION,
+    "data.max_corrupt": _COUNT,
+    "data.skip_corrupt": Flag(),
+    "data.flip": Flag(),
+    "data.mean": Items(Number(), length=3),
+    "data.std": Items(_POSITIVE, length=3),
+    "data.images_per_class": _COUNT,
+    "data.train_images": _COUNT,
+    "data.eval_images": _COUNT,
+    **{f"{stage}.{name}": field for stage in STAGES for name, field in _STAGE.items()},
+    "joint.init_from": Text(),
+    "joint.predictor_lr_scale": _POSITIVE,
+    "joint.eta": _ZERO_OR_MORE,
+    "joint.alpha": Number(above=0, optional=True),
+    "joint.alpha_fraction": Number(above=0, most=1, optional=True),
+    "joint.tau": _POSITIVE,
+    "joint.tau_decay": _POSITIVE,
+    "joint.tau_min": _POSITIVE,
+    "eval.batch_size": _POSITIVE_INT,
+    "eval.split": Text(SPLITS),
+    "eval.dispatch": Text(("dense", "bucketed")),
+    "eval.controls": Flag(),
+    "eval.keep_logits": Flag(),
+    "eval.gallery": _COUNT,
+    "inference.buckets": _SIZES,
+    "inference.fold": Flag(),
+    "inference.measure": Flag(),
+    "budget.gmacs": _BUDGET,
+    "budget.ms": _BUDGET,
+    "budget.max_drop": _BUDGET,
+    "budget.batch_size": _COUNT,
+    "budget.confidence": _BELOW_ONE,
+    "benchmark.batch_sizes": _SIZES,
+    "benchmark.gmacs": Items(_POSITIVE, empty=True),
+    # Fewer give no interval.
+    "benchmark.repeats": Number(whole=True, least=LEAST_REPEATS),
+    "benchmark.seconds": _ZERO_OR_MORE,
+    "predict.input": Text(),
+    "predict.output": Text(),
+    "predict.format": Text(("csv", "jsonl")),
+    "predict.gallery": _COUNT,
+    "report.runs": Items(Text(empty=False), empty=True),
+    "checkpoint.keep_latest": _POSITIVE_INT,
+    "checkpoint.every_steps": _COUNT,
+    "log.every_steps": _POSITIVE_INT,
+    "log.tensorboard": Flag(),
+}
 
 
 def check_config(config: ConfigDict, num_devices: int) -> None:
-    """Checks every field that can be checked without the model.
+    """Checks everything that can be checked without the model and the data.
 
     Raises:
       ConfigError: naming the first bad field and the remedy.
     """
-    _check_choices(config)
-    _check_numbers(config)
-    resolutions = config.model.resolutions
-    _check_sizes("model.resolutions", resolutions)
-    if list(resolutions) != sorted(set(resolutions), reverse=True):
-        raise ConfigError(
-            f"model.resolutions={tuple(resolutions)} must name the sides largest first, none twice"
-        )
-    _check_sizes("predictor.stage_sizes", config.predictor.stage_sizes)
-    _check_sizes("inference.buckets", config.inference.buckets)
-    _check_sizes("benchmark.batch_sizes", config.benchmark.batch_sizes)
-    for gmacs in config.benchmark.gmacs:
-        if not isinstance(gmacs, (int, float)) or not gmacs > 0:
-            raise ConfigError(f"benchmark.gmacs={gmacs!r} must be numbers above zero, in GMACs")
-    if config.benchmark.repeats < LEAST_REPEATS:
-        raise ConfigError(
-            f"benchmark.repeats={config.benchmark.repeats} must be {LEAST_REPEATS} or more: there "
-            "is no interval else"
-        )
+    _check_fields(config)
+    _check_resolutions(config)
     _check_data(config.data)
     _check_budget(config.budget)
-    if not config.stages or list(config.stages) != [s for s in STAGES if s in config.stages]:
+    _check_stages(config)
+    for stage in STAGES:
+        _check_batch(config, stage, config[stage].accumulate, num_devices)
+        _check_statistics(config, stage)
+    _check_batch(config, "eval", 1, num_devices)
+
+
+def _check_fields(config: ConfigDict) -> None:
+    values = flatten(config)
+    for name in flatten(default_config()):
+        if name not in values:
+            raise ConfigError(f"{name} is missing; start from drnet_jax.config.default_config()")
+    for name, value in values.items():
+        if name not in FIELDS:
+            close = difflib.get_close_matches(name, FIELDS, n=1)
+            hint = f"did you mean {close[0]}?" if close else "drnet_jax/config.py lists them all"
+            raise ConfigError(f"there is no field {name}; {hint}")
+        complaint = FIELDS[name].complaint(value)
+        if complaint:
+            shown = tuple(value) if isinstance(value, list) else value
+            raise ConfigError(f"{name}={shown!r} {complaint}")
+
+
+def _check_resolutions(config: ConfigDict) -> None:
+    resolutions = tuple(config.model.resolutions)
+    if list(resolutions) != sorted(set(resolutions), reverse=True):
+        raise ConfigError(
+            f"model.resolutions={resolutions} must name the sides largest first, none twice"
+        )
+
+
+def _check_data(data: ConfigDict) -> None:
+    smallest, largest = data.crop_scale
+    if smallest > largest:
+        raise ConfigError(
+            f"data.crop_scale={tuple(data.crop_scale)} must name the smaller fraction first"
+        )
+    if data.calibration_fraction + data.test_fraction >= 1:
+        raise ConfigError(
+            f"data.calibration_fraction={data.calibration_fraction} and "
+            f"data.test_fraction={data.test_fraction} must leave some for training"
+        )
+
+
+def _check_budget(budget: ConfigDict) -> None:
+    given = [name for name in BUDGETS if budget[name] is not None]
+    if len(given) > 1:
+        raise ConfigError(f"budget.{' and budget.'.join(given)} both set a budget: leave out one")
+    if budget.batch_size and given not in ([], ["ms"]):
+        raise ConfigError(
+            "budget.batch_size goes with budget.ms: other budgets do not depend on it"
+        )
+    if budget.confidence and given != ["max_drop"]:
+        raise ConfigError("budget.confidence needs budget.max_drop: a cost has no such bound here")
+
+
+def _check_stages(config: ConfigDict) -> None:
+    if list(config.stages) != [stage for stage in STAGES if stage in config.stages]:
         raise ConfigError(
             f"stages={tuple(config.stages)} must be ('pretrain', 'joint'), ('pretrain',) or "
             "('joint',)"
@@ -48,109 +321,28 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
             "joint.alpha and joint.alpha_fraction both set a target: unset one, "
             "--config.joint.alpha_fraction=None, say"
         )
-    for section in (*STAGES, "eval"):
-        batch_size, parts = config[section].batch_size, config[section].get("accumulate", 1)
-        if batch_size % (num_devices * parts):
-            times = f" times {section}.accumulate={parts}" if parts > 1 else ""
-            raise ConfigError(
-                f"{section}.batch_size={batch_size} is not divisible by the {num_devices} "
-                f"devices{times}"
-            )
-        if parts > 1 and batch_size // parts < config.model.min_samples:
-            raise ConfigError(
-                f"{section}.batch_size={batch_size} in {section}.accumulate={parts} parts is less "
-                f"than model.min_samples={config.model.min_samples}: no statistics would be taken"
-            )
 
 
-def _check_sizes(name: str, sizes: tuple[Any, ...]) -> None:
-    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ConfigError(f"{name}={tuple(sizes)} must be one or more integers above zero")
-
-
-def _check_data(data: ConfigDict) -> None:
-    for name in ("mean", "std"):
-        values = data[name]
-        if len(values) != 3 or (name == "std" and min(values) <= 0):
-            raise ConfigError(f"data.{name}={tuple(values)} must be three numbers, std above zero")
-    scale = tuple(data.crop_scale)
-    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-        raise ConfigError(f"data.crop_scale={scale} must be two fractions in (0, 1], smaller first")
-    if not 0 < data.eval_crop <= 1:
-        raise ConfigError(f"data.eval_crop={data.eval_crop} must lie in (0, 1]")
-    fractions = data.calibration_fraction, data.test_fraction
-    if min(fractions) <= 0 or sum(fractions) >= 1:
+def _check_batch(config: ConfigDict, section: str, parts: int, num_devices: int) -> None:
+    batch_size = config[section].batch_size
+    if batch_size % (num_devices * parts):
+        times = f" times {section}.accumulate={parts}" if parts > 1 else ""
         raise ConfigError(
-            f"data.calibration_fraction={fractions[0]} and data.test_fraction={fractions[1]} must "
-            "be above zero and leave some for training"
+            f"{section}.batch_size={batch_size} is not divisible by the {num_devices} "
+            f"devices{times}"
         )
 
 
-def _check_budget(budget: ConfigDict) -> None:
-    given = [name for name in BUDGETS if budget[name] is not None]
-    if len(given) > 1:
-        raise ConfigError(f"budget.{' and budget.'.join(given)} both set a budget: leave out one")
-    for name in given:
-        if not budget[name] >= 0:
-            raise ConfigError(f"budget.{name}={budget[name]} must be zero or more")
-    if budget.batch_size < 0:
-        raise ConfigError(f"budget.batch_size={budget.batch_size} must be zero or more")
-    if budget.batch_size and given not in ([], ["ms"]):
-        raise ConfigError(
-            "budget.batch_size goes with budget.ms: other budgets do not depend on it"
+def _check_statistics(config: ConfigDict, stage: str) -> None:
+    """Fewer samples than `model.min_samples` would never update BatchNorm's statistics."""
+    section, least = config[stage], config.model.min_samples
+    if section.batch_size // section.accumulate < least:
+        parts = (
+            f" in {stage}.accumulate={section.accumulate} parts" if section.accumulate > 1 else ""
         )
-    if not 0 <= budget.confidence < 1:
-        raise ConfigError(f"budget.confidence={budget.confidence} must lie in [0, 1)")
-    if budget.confidence and given != ["max_drop"]:
-        raise ConfigError("budget.confidence needs budget.max_drop: a cost has no such bound here")
-
-
-def _check_choices(config: ConfigDict) -> None:
-    choices: dict[str, tuple[Any, ...]] = {
-        "model.statistics": ("all", "routed"),
-        "model.stem": ("imagenet", "small"),
-        "predictor.stem": ("imagenet", "small"),
-        "model.dtype": ("float32", "bfloat16"),
-        "eval.split": SPLITS,
-        "eval.dispatch": ("dense", "bucketed"),
-        "predict.format": ("csv", "jsonl"),
-    }
-    for stage in STAGES:
-        choices[f"{stage}.optimizer"] = ("sgd", "adamw", "rmsprop")
-        choices[f"{stage}.schedule"] = ("step", "cosine", "constant")
-    for name, allowed in choices.items():
-        value = get_field(config, name)
-        if value not in allowed:
-            raise ConfigError(f"{name}={value!r} must be one of {', '.join(map(repr, allowed))}")
-
-
-def _check_numbers(config: ConfigDict) -> None:
-    positive = ["model.width_multiplier", "predictor.width_multiplier", "model.width"]
-    positive += ["model.min_samples", "predictor.width", "predictor.size"]
-    positive += ["eval.batch_size", "checkpoint.keep_latest", "log.every_steps", "joint.tau_min"]
-    for stage in STAGES:
-        positive += [f"{stage}.{field}" for field in ("num_epochs", "batch_size", "accumulate")]
-        positive += [f"{stage}.base_learning_rate", f"{stage}.decay_epochs", f"{stage}.decay_rate"]
-    positive += ["joint.tau", "joint.tau_decay", "joint.predictor_lr_scale"]
-    for name in positive:
-        if not get_field(config, name) > 0:
-            raise ConfigError(f"{name}={get_field(config, name)} must be above zero")
-    zero_or_more = ["joint.eta", "checkpoint.every_steps", "data.train_images", "data.eval_images"]
-    zero_or_more += ["data.num_classes", "data.num_workers", "data.max_corrupt"]
-    zero_or_more += [
-        "data.images_per_class",
-        "data.split_seed",
-        "eval.gallery",
-        "predict.gallery",
-        "benchmark.seconds",
-    ]
-    for stage in STAGES:
-        zero_or_more += [f"{stage}.{field}" for field in ("weight_decay", "clip_norm")]
-        zero_or_more.append(f"{stage}.warmup_epochs")
-    for name in zero_or_more:
-        if not get_field(config, name) >= 0:
-            raise ConfigError(f"{name}={get_field(config, name)} must be zero or more")
-    for stage in STAGES:
-        for field in ("momentum", "label_smoothing", "ema_decay"):
-            if not 0 <= config[stage][field] < 1:
-                raise ConfigError(f"{stage}.{field}={config[stage][field]} must lie in [0, 1)")
+        lower = f"lower {stage}.accumulate or " if section.accumulate > 1 else "lower "
+        raise ConfigError(
+            f"{stage}.batch_size={section.batch_size}{parts} is less than "
+            f"model.min_samples={least}: no statistics would be taken; raise {stage}.batch_size, "
+            f"or {lower}model.min_samples"
+        )

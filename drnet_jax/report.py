@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError
-from drnet_jax.config import FREE_FIELDS, ConfigError
+from drnet_jax.config import RESUMABLE_FIELDS, ConfigError
 from drnet_jax.reports.comparison import (
     COLUMNS,
     NOTE,
@@ -25,7 +25,7 @@ from drnet_jax.runtime.files import write_json, write_text
 from drnet_jax.runtime.progress import log
 
 # What differs between the seeds of a setting, or does not change what is trained.
-_NOT_A_SETTING = ("seed", "joint.init_from", "stages", *FREE_FIELDS)
+_NOT_A_SETTING = ("seed", "joint.init_from", "stages", *RESUMABLE_FIELDS)
 # What of that changes the images or the choices that the figures are of.
 _EVALUATED = ("data.dir", "budget.")
 

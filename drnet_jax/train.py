@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
@@ -27,15 +26,15 @@ from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.models.create import create_model
-from drnet_jax.models.macs import ModelCost, model_cost
+from drnet_jax.models.macs import model_cost
 from drnet_jax.models.variables import init_variables, split_classifier
 from drnet_jax.runtime.files import remove_file, write_json
 from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
-from drnet_jax.training.optim import create_learning_rate_fn, create_optimizer
-from drnet_jax.training.train_loop import Run, StageLoop
-from drnet_jax.training.train_state import create_train_state
-from drnet_jax.training.train_step import StepSettings, create_tau_fn, make_train_step
+from drnet_jax.training.create import create_stage_step, noise_key
+from drnet_jax.training.stage import Run, Stage
+from drnet_jax.training.train_loop import run_stage
+from drnet_jax.training.train_state import TrainState, create_train_state
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -132,74 +131,54 @@ def _has_checkpoint(directory: Path) -> bool:
         return checkpoints.latest_step is not None
 
 
-def train_stage(run: Run, stage: str) -> None:
+def train_stage(run: Run, name: str) -> None:
     """Trains one stage to its end, from its last checkpoint if there is one."""
-    section = run.config[stage]
+    section = run.config[name]
     steps_per_epoch = len(run.train) // section.batch_size
     num_steps = section.num_epochs * steps_per_epoch
-    parts = ["classifier"]
-    if stage == "joint" and run.model.predictor is not None:
-        parts.append("predictor")
-    scales = {"classifier": 1.0, "predictor": run.config.joint.predictor_lr_scale}
-    learning_rate_fns = {
-        part: create_learning_rate_fn(section, steps_per_epoch, scales[part]) for part in parts
-    }
-    tx = create_optimizer(section, learning_rate_fns)
-    settings = step_settings(
-        run.config, run.cost, run.target, stage, learning_rate_fns, steps_per_epoch
-    )
     keep_latest = run.config.checkpoint.keep_latest
-    with StageCheckpoints(run.workdir / stage, keep_latest=keep_latest) as checkpoints:
+    with StageCheckpoints(run.workdir / name, keep_latest=keep_latest) as checkpoints:
         start = checkpoints.latest_step or 0
         if start == num_steps:
-            log(f"{stage}: finished already ({num_steps} steps)")
-            write_json(finished_path(run.workdir, stage), {"num_steps": num_steps})
+            log(f"{name}: finished already ({num_steps} steps)")
+            write_json(finished_path(run.workdir, name), {"num_steps": num_steps})
             return
         # Its checkpoints were removed: it is trained anew.
-        remove_file(finished_path(run.workdir, stage))
+        remove_file(finished_path(run.workdir, name))
         replicated = replicated_sharding(run.mesh)
         fresh = init_variables(run.model, jax.random.key(run.config.seed))
         fresh = jax.device_put(fresh, replicated)
-        initial = fresh if start or stage == "pretrain" else stage_two_variables(run, fresh)
+        initial = fresh if start or name == "pretrain" else stage_two_variables(run, fresh)
         # Evaluation visits the predictor too, which stage 1 does not train.
         untrained: Any = {}
-        if stage == "pretrain":
+        if name == "pretrain":
             initial, untrained = split_classifier(initial)
+        tx, train_step = create_stage_step(run.config, name, run.model, run.cost, steps_per_epoch)
         state = create_train_state(initial, tx, ema=section.ema_decay > 0)
         state = jax.device_put(state, replicated)
         if start:
-            log(f"{stage}: resuming after step {start} of {num_steps}")
-            state = checkpoints.load(start, state)
-        step_fn = make_train_step(stage, run.model, tx, settings)
-        loop = StageLoop(run, stage, untrained, steps_per_epoch, num_steps, checkpoints, start)
-        loop.run(state, step_fn)
-    write_json(finished_path(run.workdir, stage), {"num_steps": num_steps})
+            log(f"{name}: resuming after step {start} of {num_steps}")
+            state = load_state(checkpoints, start, state)
+        key = jax.device_put(noise_key(run.config.seed, name), replicated)
+        stage = Stage(run, name, key, untrained, steps_per_epoch, num_steps, start, checkpoints)
+        run_stage(stage, state, train_step)
+    write_json(finished_path(run.workdir, name), {"num_steps": num_steps})
 
 
-def step_settings(
-    config: ConfigDict,
-    cost: ModelCost,
-    target: float | None,
-    stage: str,
-    learning_rate_fns: dict[str, optax.Schedule],
-    steps_per_epoch: int,
-) -> StepSettings:
-    """What the stage's step needs; its noise has a key of its own."""
-    section = config[stage]
-    return StepSettings(
-        costs=cost.classifier_gmacs,
-        target=target,
-        eta=config.joint.eta,
-        tau_fn=create_tau_fn(config.joint, steps_per_epoch),
-        learning_rate_fns=learning_rate_fns,
-        key=jax.random.fold_in(jax.random.key(config.seed), 1 + STAGES.index(stage)),
-        mean=tuple(config.data.mean),
-        std=tuple(config.data.std),
-        flip=config.data.flip,
-        label_smoothing=section.label_smoothing,
-        ema_decay=section.ema_decay,
-        accumulate=section.accumulate,
-    )
+def load_state(checkpoints: StageCheckpoints, step: int, like: TrainState) -> TrainState:
+    """The training state of a checkpoint, with structure and placement of `like`.
+
+    Raises:
+      CheckpointError: it is of another optimiser or model.
+    """
+    try:
+        return checkpoints.load(step, like)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the training in {checkpoints.directory} cannot be resumed: step {step} has not the "
+            "optimiser state of this configuration and version (RMSProp's order changed); train "
+            "in another --workdir. Evaluation can use it as it is"
+        ) from error
 
 
 def stage_two_variables(run: Run, fresh: Any) -> Any:

@@ -1,14 +1,26 @@
 """Every shipped config builds; bad fields give one clear error."""
 
 import importlib
+import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from drnet_jax.config import ConfigError, alpha_target, changed_fields, default_config, flatten
-from drnet_jax.config_checks import check_config
+from drnet_jax.config import (
+    ConfigError,
+    alpha_target,
+    changed_fields,
+    default_config,
+    flatten,
+    get_field,
+    training_fields,
+)
+from drnet_jax.config_checks import FIELDS, check_config
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.settings import DataSettings
 from drnet_jax.data.sources import DataError
@@ -51,8 +63,18 @@ def test_missing_data_says_what_is_missing(name: str, tmp_path: Path) -> None:
         ("pretrain.batch_size", 30, "pretrain.batch_size=30 is not divisible by the 4 devices"),
         ("joint.alpha", 0.01, "unset one"),
         ("joint.accumulate", 5, "devices times joint.accumulate=5"),
-        ("joint.accumulate", 8, "less than model.min_samples=16"),
-        ("data.crop_scale", (0.5, 0.1), "smaller first"),
+        ("joint.accumulate", 8, "parts is less than model.min_samples=16.*lower joint.accumulate"),
+        ("pretrain.batch_size", 8, "less than model.min_samples=16: .* raise pretrain.batch_size"),
+        ("seed", -1, "seed=-1 must be zero or more"),
+        ("seed", 2**31, "seed=2147483648 must be at most 2147483647"),
+        ("data.mean", (0.5, "x", 0.5), "data.mean=.* has the element 'x', which must be a number"),
+        ("data.std", (0.5, 0.5), "data.std=.* must have 3 elements"),
+        ("pretrain.warmup_epochs", float("inf"), "pretrain.warmup_epochs=inf must be finite"),
+        ("joint.momentum", 1.0, r"joint.momentum=1.0 must lie in \[0, 1\)"),
+        ("data.eval_crop", 0.0, r"data.eval_crop=0.0 must lie in \(0, 1\]"),
+        ("model.resolutions", (32, 32), "none twice"),
+        ("benchmark.repeats", 4, "benchmark.repeats=4 must be 5 or more"),
+        ("data.crop_scale", (0.5, 0.1), "smaller fraction first"),
         ("data.test_fraction", 0.95, "leave some for training"),
         ("joint.tau_min", 0.0, "joint.tau_min=0.0 must be above zero"),
         ("model.statistics", "some", "'all', 'routed'"),
@@ -67,6 +89,80 @@ def test_bad_fields(field: str, value: object, words: str) -> None:
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError, match=words):
         check_config(config, 4)
+
+
+DEFAULTS = flatten(default_config())
+# Without other bounds than their type.
+FREE_TEXTS = {
+    *("restore_from", "model.args", "predictor.args", "data.dir"),
+    *("joint.init_from", "predict.input", "predict.output"),
+}
+NAMES = {"model.name", "predictor.name", "data.name"}
+OPTIONAL = {
+    *("joint.alpha", "joint.alpha_fraction"),
+    *("budget.gmacs", "budget.ms", "budget.max_drop"),
+}
+MAY_BE_EMPTY = {"benchmark.gmacs", "report.runs"}
+NAN, INF = float("nan"), float("inf")
+# Of no field.
+NEVER = (b"x", object(), 1j, {1}, np.zeros(3), (None,), ((1,),), (1, True), (object(),))
+
+
+def bad_values(name: str) -> list[Any]:
+    """What a field must refuse, as its default and the sets above say."""
+    default = get_field(default_config(), name)
+    bad: list[Any] = [*NEVER] + ([] if name in OPTIONAL else [None])
+    numbers = [NAN, INF, -INF, 10**400, -(10**400), 1e300, -1, -0.5]
+    if isinstance(default, bool):
+        return [*bad, *numbers, 0, 1, "True", "", ()]
+    if isinstance(default, str):
+        bad += [*numbers, 0, True, (), ("a",)]
+        if name in FREE_TEXTS:
+            return bad
+        return [*bad, ""] if name in NAMES else [*bad, "", "none of them"]
+    if isinstance(default, tuple):
+        bad += [*numbers, 3, True, "abc", "", (b"x",)]
+        bad += [] if name in MAY_BE_EMPTY else [()]
+        if default and isinstance(default[0], str):
+            return [*bad, ("none of them",), (1,), (True,)]
+        if name == "report.runs":
+            return [*bad, ("",), (1,), (True,)]
+        elements = [NAN, INF, -INF, 10**400, True, "x", "1", None]
+        elements += [] if name == "data.mean" else [-1, 0]
+        elements += [0.5] if default and isinstance(default[0], int) else []
+        length = len(default) or 1
+        bad += [(*default[:-1], element) for element in elements]
+        return bad + ([(0.5,) * (length + 1)] if name.startswith("data.") else [])
+    bad += [True, "1", "x", "", (), (1,), NAN, INF, -INF, 10**400, -(10**400), -1]
+    return bad + [0.5, 1.0] if isinstance(default, int) else bad
+
+
+def test_every_field_is_declared() -> None:
+    assert set(DEFAULTS) - set(FIELDS) == set()
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_bad_values_of_every_field_are_one_clear_error(name: str) -> None:
+    """However they came there: ConfigDict keeps the types of fields that are there already."""
+    for value in bad_values(name):
+        fields = default_config().to_dict()
+        *sections, field = name.split(".")
+        section = fields[sections[0]] if sections else fields
+        section[field] = value
+        config = ConfigDict(fields)
+        with pytest.raises(ConfigError, match=rf"^{re.escape(name)}="):
+            check_config(config, 1)
+
+
+def test_unknown_and_missing_fields() -> None:
+    config = default_config()
+    config.pretrain.nun_epochs = 3
+    with pytest.raises(ConfigError, match="no field pretrain.nun_epochs; did you mean"):
+        check_config(config, 1)
+    config = default_config()
+    del config.joint
+    with pytest.raises(ConfigError, match=r"joint\.\w+ is missing"):
+        check_config(config, 1)
 
 
 def test_resolution_below_the_stride() -> None:
@@ -87,6 +183,15 @@ def test_only_fields_that_change_the_run_count() -> None:
     old, new = default_config(), default_config()
     new.log.every_steps, new.eval.batch_size, new.joint.eta = 7, 10, 0.4
     assert changed_fields(flatten(old), flatten(new)) == ["joint.eta: 0.3 -> 0.4"]
+
+
+def test_which_fields_tell_trainings_apart() -> None:
+    """All of the stages and of the predictor, and all of these but those named here."""
+    sections = ("seed", "stages", "pretrain.", "joint.", "predictor.", "model.", "data.")
+    others = {"model.remat", "model.stock_operations"}
+    others |= {f"data.{name}" for name in ("dir", "num_workers", "max_corrupt", "skip_corrupt")}
+    want = {name for name in DEFAULTS if name.startswith(sections)} - others
+    assert set(training_fields(DEFAULTS)) == want
 
 
 def test_fields_that_are_newer_than_a_run_were_at_their_default() -> None:

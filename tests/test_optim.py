@@ -53,22 +53,30 @@ def test_sgd_is_coupled_and_per_part(decay_all: bool) -> None:
 
 
 def test_rmsprop_is_tensorflows() -> None:
-    """Three steps of ms = 0.9 ms + 0.1 g^2 from 1; v = 0.9 v + g / sqrt(ms + 1); p -= lr v."""
+    """While the rate warms up over 10 steps, and the step after.
+
+    ms = 0.9 ms + 0.1 g^2 from 1; m = 0.9 m + rate g / sqrt(ms + 1); p -= m, where g has the decay
+    of the kernel (`tf.train.RMSPropOptimizer`, epsilon 1, as TF-Slim has it).
+    """
     stage = default_config().joint
     stage.optimizer, stage.weight_decay, stage.momentum = "rmsprop", 0.1, 0.9
-    tx = create_optimizer(stage, {"classifier": lambda _: 0.5})
+    stage.schedule, stage.warmup_epochs, stage.base_learning_rate = "constant", 1.0, 0.5
+    tx = create_optimizer(stage, {"classifier": create_learning_rate_fn(stage, 10, 1.0)})
     rng = np.random.default_rng(0)
-    weight = rng.normal(size=(2, 3))
-    params = {"classifier": {"kernel": jnp.asarray(weight, jnp.float32)}}
+    want = {"kernel": rng.normal(size=(2, 3)), "bias": rng.normal(size=3)}
+    params = {"classifier": jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), want)}
     opt_state = tx.init(params)
-    square, velocity = np.ones_like(weight), np.zeros_like(weight)
-    for _ in range(3):
-        grad = rng.normal(size=weight.shape)
-        grads = {"classifier": {"kernel": jnp.asarray(grad, jnp.float32)}}
-        updates, opt_state = tx.update(grads, opt_state, params)
+    square, momentum = jax.tree.map(np.ones_like, want), jax.tree.map(np.zeros_like, want)
+    for step in range(11):
+        grads = {name: rng.normal(size=weight.shape) for name, weight in want.items()}
+        floats = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), grads)
+        updates, opt_state = tx.update({"classifier": floats}, opt_state, params)
         params = jax.tree.map(jnp.add, params, updates)
-        grad = grad + 0.1 * weight
-        square = 0.9 * square + 0.1 * grad**2
-        velocity = 0.9 * velocity + grad / np.sqrt(square + 1.0)
-        weight = weight - 0.5 * velocity
-    np.testing.assert_allclose(params["classifier"]["kernel"], weight, rtol=1e-5, atol=1e-6)
+        rate = 0.5 * min(1.0, (step + 1) / 10)
+        for name, weight in want.items():
+            grad = grads[name] + (0.1 * weight if name == "kernel" else 0.0)
+            square[name] = 0.9 * square[name] + 0.1 * grad**2
+            momentum[name] = 0.9 * momentum[name] + rate * grad / np.sqrt(square[name] + 1.0)
+            want[name] = weight - momentum[name]
+        for name, weight in want.items():
+            np.testing.assert_allclose(params["classifier"][name], weight, rtol=1e-5, atol=1e-6)

@@ -8,7 +8,7 @@ import pytest
 from drnet_jax.config import default_config
 from drnet_jax.data.preprocess import normalise, random_flip
 from drnet_jax.training.optim import create_learning_rate_fn, create_optimizer
-from drnet_jax.training.train_step import create_tau_fn
+from drnet_jax.training.stage_losses import create_tau_fn
 
 
 def test_temperature_decays_by_the_epoch_down_to_its_floor() -> None:
@@ -20,13 +20,24 @@ def test_temperature_decays_by_the_epoch_down_to_its_floor() -> None:
     assert float(tau(1000)) == 0.5
 
 
-def test_cosine_after_warm_up() -> None:
+@pytest.mark.parametrize("warmup_epochs", [0.0, 1.0])
+def test_cosine_ends_at_zero(warmup_epochs: float) -> None:
+    """All 40 rates of a stage: 0.6 (1 + cos(pi t / 39)) / 2, times the warm-up over 10."""
     stage = default_config().joint
-    stage.num_epochs, stage.warmup_epochs, stage.base_learning_rate = 4, 1.0, 0.2
-    rate = create_learning_rate_fn(stage, 10, 3.0)
-    assert float(rate(4)) == pytest.approx(0.6 * 0.5 * 0.5 * (1 + np.cos(np.pi * 4 / 40)))
-    assert float(rate(20)) == pytest.approx(0.3)
-    assert float(rate(40)) == pytest.approx(0.0, abs=1e-7)
+    stage.num_epochs, stage.warmup_epochs, stage.base_learning_rate = 4, warmup_epochs, 0.2
+    rates = [float(create_learning_rate_fn(stage, 10, 3.0)(step)) for step in range(40)]
+    steps = np.arange(40)
+    want = 0.3 * (1 + np.cos(np.pi * steps / 39))
+    if warmup_epochs:
+        want *= np.minimum(1, (steps + 1) / 10)
+    np.testing.assert_allclose(rates, want, rtol=1e-5, atol=1e-7)
+    assert rates[39] == 0.0 and rates[38] > 1e-4
+
+
+def test_cosine_of_a_single_step_is_the_base_rate() -> None:
+    stage = default_config().joint
+    stage.num_epochs, stage.warmup_epochs, stage.base_learning_rate = 1, 0.0, 0.2
+    assert float(create_learning_rate_fn(stage, 1, 1.0)(0)) == pytest.approx(0.2)
 
 
 def test_adamw_after_clipping() -> None:

@@ -16,10 +16,12 @@ from drnet_jax.models.predictor import ResolutionPredictor
 from drnet_jax.models.resnet import ResNet
 from drnet_jax.models.variables import init_variables
 from drnet_jax.runtime.sharding import create_mesh
+from drnet_jax.training.stage_losses import Batch, JointLoss, PretrainLoss
 from drnet_jax.training.train_state import TrainState, create_train_state
-from drnet_jax.training.train_step import Batch, StepSettings, make_train_step
+from drnet_jax.training.train_step import StepFn, TrainPreprocess, make_train_step
 
 COSTS = (4.0, 1.0)
+KEY = jax.random.key(7)
 _COMPILED: list[str] = []
 
 
@@ -40,19 +42,25 @@ def tiny_model(dtype: str = "float32") -> DRNet:
     return DRNet(classifier, ResolutionPredictor(predictor, 16), (32, 16))
 
 
-def settings(ema_decay: float = 0.0) -> StepSettings:
-    return StepSettings(
-        costs=COSTS,
-        target=2.0,
-        eta=0.5,
-        tau_fn=optax.constant_schedule(1.0),
+def joint_loss(model: DRNet) -> JointLoss:
+    return JointLoss(model, COSTS, target=2.0, eta=0.5, tau_fn=optax.constant_schedule(1.0))
+
+
+def make_step(
+    loss: PretrainLoss | JointLoss,
+    tx: optax.GradientTransformation,
+    *,
+    flip: bool = False,
+    ema_decay: float = 0.0,
+    accumulate: int = 1,
+) -> StepFn:
+    return make_train_step(
+        loss,
+        tx,
+        TrainPreprocess((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), flip),
         learning_rate_fns={"classifier": optax.constant_schedule(0.1)},
-        key=jax.random.key(7),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-        flip=False,
-        label_smoothing=0.0,
         ema_decay=ema_decay,
+        accumulate=accumulate,
     )
 
 
@@ -76,12 +84,12 @@ def initial_state(model: DRNet, tx: optax.GradientTransformation, ema: bool = Fa
 def test_joint_step_is_compiled_once_and_adds_up() -> None:
     """loss = ce + eta * reg, reg and costs follow from the shares, and no step compiles again."""
     model, tx = tiny_model(), optax.sgd(0.1)
-    step = make_train_step("joint", model, tx, settings())
+    step = make_step(joint_loss(model), tx)
     state = initial_state(model, tx)
     compiled = []
     for batch in [make_batch(seed) for seed in range(3)]:
         before = len(_COMPILED)
-        state, metrics = step(state, batch)
+        state, metrics = step(state, batch, KEY)
         compiled.append(len(_COMPILED) - before)
         sampled = float(np.dot(metrics["shares_sampled"], COSTS))
         assert float(metrics["gmacs_sampled"]) == pytest.approx(sampled)
@@ -93,16 +101,20 @@ def test_joint_step_is_compiled_once_and_adds_up() -> None:
     assert int(state.step) == 3
 
 
-def test_noise_depends_on_the_step_alone() -> None:
-    """The same state gives the same step to the bit; another step number, another choice."""
+def test_noise_depends_on_key_and_step_alone() -> None:
+    """The same key and state give the same step to the bit; another of them, another choice."""
     model, tx = tiny_model(), optax.sgd(0.0)
-    step = make_train_step("joint", model, tx, settings())
-    choices = []
-    for number in (0, 0, 1, 2, 3):
+    step = make_step(joint_loss(model), tx)
+
+    def choice(number: int, key: jax.Array = KEY) -> tuple[float, ...]:
         state = initial_state(model, tx).replace(step=jnp.int32(number))
-        choices.append(tuple(np.asarray(step(state, make_batch())[1]["shares_sampled"])))
-    assert choices[0] == choices[1]
-    assert len(set(choices)) > 1
+        return tuple(np.asarray(step(state, make_batch(), key)[1]["shares_sampled"]))
+
+    assert choice(0) == choice(0)
+    assert len({choice(number) for number in range(4)}) > 1
+    before = len(_COMPILED)
+    assert len({choice(0, jax.random.key(seed)) for seed in range(4)}) > 1
+    assert len(_COMPILED) == before
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "joint"])
@@ -110,23 +122,24 @@ def test_no_constant_of_the_step_lies_on_a_device(stage: str, monkeypatch: Any) 
     """Tracing would fetch it, which the loop's transfer guard forbids on a GPU, not on a CPU."""
     model, tx = tiny_model(), optax.sgd(0.1)
     state, batch = initial_state(model, tx), make_batch()
-    train_step = make_train_step(stage, model, tx, replace(settings(), flip=True))
+    loss = PretrainLoss(model) if stage == "pretrain" else joint_loss(model)
+    train_step = make_step(loss, tx, flip=True)
     fetched: list[Any] = []
     monkeypatch.setattr(
         type(batch["label"]), "_value", property(lambda array: fetched.append(array))
     )
-    train_step.lower(state, batch)
+    train_step.lower(state, batch, KEY)
     assert not fetched
 
 
 def test_moving_average_covers_weights_and_statistics() -> None:
     """Its decay grows from 1/10 to 2/11, below the 0.15 it is capped at only in the first step."""
     model, tx = tiny_model(), optax.sgd(0.1)
-    step = make_train_step("joint", model, tx, settings(ema_decay=0.15))
+    step = make_step(joint_loss(model), tx, ema_decay=0.15)
     state = initial_state(model, tx, ema=True)
     want = jax.tree.map(np.asarray, state.variables)
     for decay in (0.1, 0.15):
-        state, _ = step(state, make_batch())
+        state, _ = step(state, make_batch(), KEY)
         want = jax.tree.map(
             lambda old, new, decay=decay: decay * old + (1 - decay) * np.asarray(new),
             want,
@@ -145,8 +158,8 @@ def test_bfloat16_keeps_float32_state() -> None:
     losses = {}
     for dtype in ("float32", "bfloat16"):
         model = tiny_model(dtype)
-        step = make_train_step("pretrain", model, tx, settings())
-        state, metrics = step(initial_state(model, tx), make_batch())
+        step = make_step(PretrainLoss(model), tx)
+        state, metrics = step(initial_state(model, tx), make_batch(), KEY)
         leaves = jax.tree.leaves((state.params, state.collections))
         assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
         losses[dtype] = float(metrics["loss"])
@@ -174,12 +187,12 @@ def gradient(before: TrainState, after: TrainState) -> Any:
 def test_four_devices_have_the_gradients_of_one() -> None:
     """In float32, loss and every gradient array to 1e-5 of its largest entry."""
     model, tx = tiny_model(), optax.sgd(1.0)
-    step = make_train_step("pretrain", model, tx, settings())
-    want, alone = step(initial_state(model, tx), make_batch())
+    step = make_step(PretrainLoss(model), tx)
+    want, alone = step(initial_state(model, tx), make_batch(), KEY)
     mesh = create_mesh()
     state = jax.device_put(initial_state(model, tx), NamedSharding(mesh, PartitionSpec()))
     batch = jax.device_put(make_batch(), NamedSharding(mesh, PartitionSpec("data")))
-    got, together = step(state, batch)
+    got, together = step(state, batch, KEY)
     assert float(together["loss"]) == pytest.approx(float(alone["loss"]), rel=1e-5)
     before = initial_state(model, tx)
     assert_close(gradient(before, got), gradient(before, want))
@@ -190,7 +203,7 @@ def test_four_devices_follow_one_for_twenty_steps_in_float64() -> None:
     """The joint stage, momentum and statistics included: every loss to 1e-9, compiled once."""
     with jax.enable_x64(True):
         model, tx = tiny_model("float64"), optax.sgd(0.05, momentum=0.9)
-        step = make_train_step("joint", model, tx, settings())
+        step = make_step(joint_loss(model), tx)
         variables = jax.tree.map(
             lambda leaf: leaf.astype(jnp.float64), initial_variables(tiny_model())
         )
@@ -206,7 +219,7 @@ def test_four_devices_follow_one_for_twenty_steps_in_float64() -> None:
                 if devices == "four":
                     batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
                 before = len(_COMPILED)
-                state, metrics = step(state, batch)
+                state, metrics = step(state, batch, KEY)
                 assert seed == 0 or len(_COMPILED) == before
                 assert metrics["loss"].dtype == jnp.float64
                 losses[devices].append(float(metrics["loss"]))
@@ -217,18 +230,18 @@ def test_four_devices_follow_one_for_twenty_steps_in_float64() -> None:
 def test_accumulation_is_the_mean_over_micro_batches() -> None:
     """Against two plain steps from the same parameters, the second with the first's statistics."""
     model, tx = tiny_model(), optax.sgd(1.0)
-    plain = make_train_step("pretrain", model, tx, settings())
+    plain = make_step(PretrainLoss(model), tx)
     start = initial_state(model, tx)
     collections, grads, losses = start.collections, [], []
     for part in range(2):
         state = initial_state(model, tx).replace(collections=jax.tree.map(jnp.copy, collections))
         batch = {name: values[part::2] for name, values in make_batch().items()}
-        state, metrics = plain(state, batch)
+        state, metrics = plain(state, batch, KEY)
         collections = state.collections
         grads.append(gradient(start, state))
         losses.append(float(metrics["loss"]))
-    step = make_train_step("pretrain", model, tx, replace(settings(), accumulate=2))
-    state, metrics = step(initial_state(model, tx), make_batch())
+    step = make_step(PretrainLoss(model), tx, accumulate=2)
+    state, metrics = step(initial_state(model, tx), make_batch(), KEY)
     assert_close(gradient(start, state), jax.tree.map(lambda a, b: (a + b) / 2, *grads))
     assert_close(state.collections, collections)
     assert float(metrics["loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
@@ -237,9 +250,9 @@ def test_accumulation_is_the_mean_over_micro_batches() -> None:
 def test_accumulated_noise_differs_between_micro_batches() -> None:
     """Copies of one image: with one noise for all, the eight micro-batches would choose alike."""
     model, tx = tiny_model(), optax.sgd(0.0)
-    step = make_train_step("joint", model, tx, replace(settings(), accumulate=8))
+    step = make_step(joint_loss(model), tx, accumulate=8)
     batch = {name: jnp.repeat(values[:1], 16, axis=0) for name, values in make_batch().items()}
-    shares = [float(step(initial_state(model, tx), batch)[1]["shares_sampled"][0])]
+    shares = [float(step(initial_state(model, tx), batch, KEY)[1]["shares_sampled"][0])]
     assert shares[0] * 16 % 8 != 0
 
 
@@ -247,7 +260,7 @@ def test_remat_changes_no_gradient() -> None:
     model, tx = tiny_model(), optax.sgd(1.0)
     again = model.clone(classifier=model.classifier.clone(remat=True))
     results = [
-        make_train_step("pretrain", network, tx, settings())(initial_state(model, tx), make_batch())
+        make_step(PretrainLoss(network), tx)(initial_state(model, tx), make_batch(), KEY)
         for network in (model, again)
     ]
     assert float(results[0][1]["loss"]) == pytest.approx(float(results[1][1]["loss"]), rel=1e-6)
@@ -287,13 +300,13 @@ def test_accumulation_weighs_micro_batches_by_their_samples() -> None:
     """Without BatchNorm between the samples: the step of the batch without the masked ones."""
     model, tx = tiny_model(), optax.sgd(1.0)
     model = model.clone(classifier=model.classifier.clone(min_samples=1000))
-    plain = make_train_step("pretrain", model, tx, settings())
-    parts = make_train_step("pretrain", model, tx, replace(settings(), accumulate=4))
+    plain = make_step(PretrainLoss(model), tx)
+    parts = make_step(PretrainLoss(model), tx, accumulate=4)
     # The second micro-batch has no sample left, the third one.
     keep = (np.arange(16) % 4 != 1) & ((np.arange(16) % 4 != 2) | (np.arange(16) == 2))
     batch = make_batch() | {"mask": jnp.asarray(keep)}
-    want, alone = plain(initial_state(model, tx), batch)
-    got, metrics = parts(initial_state(model, tx), batch)
+    want, alone = plain(initial_state(model, tx), batch, KEY)
+    got, metrics = parts(initial_state(model, tx), batch, KEY)
     start = initial_state(model, tx)
     assert_close(gradient(start, got), gradient(start, want), rtol=1e-4)
     for name in ("loss", "accuracy"):
@@ -303,13 +316,13 @@ def test_accumulation_weighs_micro_batches_by_their_samples() -> None:
 def test_masked_samples_change_nothing() -> None:
     """A batch with corrupt (black, masked) images takes the step of the batch without them."""
     model, tx = tiny_model(), optax.sgd(1.0)
-    step = make_train_step("pretrain", model, tx, settings())
+    step = make_step(PretrainLoss(model), tx)
     keep = np.arange(16) % 4 != 1
     without = {name: values[keep] for name, values in make_batch().items()}
-    want, alone = step(initial_state(model, tx), without)
+    want, alone = step(initial_state(model, tx), without, KEY)
     masked = make_batch() | {"mask": jnp.asarray(keep)}
     masked["image"] = jnp.where(keep[:, None, None, None], masked["image"], 0)
-    got, metrics = step(initial_state(model, tx), masked)
+    got, metrics = step(initial_state(model, tx), masked, KEY)
     start = initial_state(model, tx)
     assert_close(gradient(start, got), gradient(start, want))
     assert_close(got.collections, want.collections)
@@ -319,14 +332,14 @@ def test_masked_samples_change_nothing() -> None:
 def test_one_resolution_is_a_plain_classifier() -> None:
     """No predictor, no regulariser: the loss is the cross-entropy of the only branch."""
     model, tx = DRNet(ResNet(10, (1, 1), width=4, stem="small"), None, (32,)), optax.sgd(0.1)
-    step = make_train_step("joint", model, tx, replace(settings(), costs=(4.0,), target=1.0))
+    step = make_step(replace(joint_loss(model), costs=(4.0,), target=1.0), tx)
     state = initial_state(model, tx)
     images = (np.asarray(make_batch()["image"], np.float32) / 255 - 0.5) / 0.25
     logits, _ = model.apply(
         state.variables, images, train=True, method="classify_all", mutable=["batch_stats_32"]
     )
     want = optax.softmax_cross_entropy_with_integer_labels(logits[:, 0], make_batch()["label"])
-    state, metrics = step(state, make_batch())
+    state, metrics = step(state, make_batch(), KEY)
     assert set(state.params) == {"classifier"}
     assert float(metrics["loss"]) == pytest.approx(float(want.mean()), rel=1e-5)
     assert float(metrics["reg"]) == 0.0 and float(metrics["shares"][0]) == 1.0

@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
-from drnet_jax import train
 from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.checkpoints.restore import check_data, restore_model
 from drnet_jax.config import ConfigError, flatten
@@ -32,7 +31,8 @@ from drnet_jax.models.create import create_model
 from drnet_jax.models.variables import init_variables
 from drnet_jax.runtime.sharding import create_mesh
 from drnet_jax.train import prepare, stage_two_variables, train_and_evaluate
-from drnet_jax.training.train_loop import TrainingError
+from drnet_jax.training import create
+from drnet_jax.training.stops import TrainingError
 from tests.small_run import OVERRIDES, small_config
 
 ROOT = Path(__file__).parents[1]
@@ -326,7 +326,7 @@ def test_stops_keep_what_is_good(
 ) -> None:
     """At step 5, after a checkpoint at step 3: a broken update is not saved, a good one is."""
 
-    def fake_step(state: Any, _: Any) -> Any:
+    def fake_step(state: Any, *_: Any) -> Any:
         state = state.replace(step=jax.jit(lambda step: step + 1)(state.step))
         broken = event == "nan gradient" and int(jax.device_get(state.step)) == 5
         if event == "SIGTERM" and int(jax.device_get(state.step)) == 5:
@@ -335,7 +335,7 @@ def test_stops_keep_what_is_good(
         metrics = {"loss": loss, "accuracy": 0.5, "accuracy_per_resolution": np.ones(1)}
         return state, metrics | {"grad_norm": np.nan if broken else 1.0}
 
-    monkeypatch.setattr(train, "make_train_step", lambda *_: fake_step)
+    monkeypatch.setattr(create, "make_train_step", lambda *_, **__: fake_step)
     config = small_config(**{"model.resolutions": (16,), "log.every_steps": 100})
     words = {
         "nan gradient": "gradient of norm nan at step 5 of pretrain .* checkpoint: step 3",

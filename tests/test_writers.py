@@ -5,7 +5,7 @@ from pathlib import Path
 
 from drnet_jax.runtime.files import write_json
 from drnet_jax.runtime.metric_writer import MetricWriter, average
-from drnet_jax.training.train_loop import unused_warnings
+from drnet_jax.training.stage_log import unused_warnings
 
 STAGES = ("pretrain", "joint")
 

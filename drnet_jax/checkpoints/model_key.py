@@ -5,14 +5,14 @@ import json
 from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.restore import TrainedModel
-from drnet_jax.config import FREE_FIELDS, default_config, flatten
+from drnet_jax.config import RESUMABLE_FIELDS, default_config, flatten
 from drnet_jax.data.index_cache import digest
 
 
 def model_key(config: ConfigDict, trained: TrainedModel) -> str:
     """Stage, step and a digest of how the model was trained and how its images are cropped.
 
-    `FREE_FIELDS` do not count: what is logged, evaluated or timed, and where the images are.
+    `RESUMABLE_FIELDS` do not count: what is logged, evaluated or timed, and where the images are.
     `model.stock_operations` and `model.remat` are among them, which change no more than rounding.
     Nor do fields at their default, so that a run keeps its key when the program gets new ones.
     """
@@ -20,7 +20,7 @@ def model_key(config: ConfigDict, trained: TrainedModel) -> str:
     trained_with = {
         name: value
         for name, value in sorted(trained.config.items())
-        if not name.startswith(FREE_FIELDS) and value != defaults.get(name)
+        if not name.startswith(RESUMABLE_FIELDS) and value != defaults.get(name)
     }
     facts = json.dumps([trained_with, trained.identities, config.data.eval_crop])
     return f"{trained.stage}/{trained.step} {digest(facts)[:12]}"

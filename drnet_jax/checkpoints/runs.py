@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.checkpoints.restore import RestoredModel, read_config, restore_model
-from drnet_jax.config import FREE_FIELDS, default_config, flatten
+from drnet_jax.config import RESUMABLE_FIELDS, default_config, flatten
 
 
 def finished_path(workdir: Path, stage: str) -> Path:
@@ -47,7 +47,9 @@ def stored_config(workdir: Path) -> ConfigDict:
     defaults = flatten(config)
     stored = read_config(workdir)
     path = workdir / "config.json"
-    unknown = [name for name in stored.keys() - defaults.keys() if not name.startswith(FREE_FIELDS)]
+    unknown = [
+        name for name in stored.keys() - defaults.keys() if not name.startswith(RESUMABLE_FIELDS)
+    ]
     if unknown:
         raise CheckpointError(
             f"{path} has fields that are unknown here ({', '.join(sorted(unknown))}): use the "

@@ -9,12 +9,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from drnet_jax.config import FREE_FIELDS, ConfigError, changed_fields, flatten, get_field
+from drnet_jax.config import RESUMABLE_FIELDS, ConfigError, changed_fields, flatten, get_field
 from drnet_jax.config_checks import check_config
 
 Overrides = Mapping[str, Any]
 # What stage 1 does not depend on.
-_STAGE_TWO = ("joint.", "predictor.", "model.statistics", "model.min_samples", *FREE_FIELDS)
+_STAGE_TWO = ("joint.", "predictor.", "model.statistics", "model.min_samples", *RESUMABLE_FIELDS)
 
 
 @dataclass(frozen=True)

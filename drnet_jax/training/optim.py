@@ -18,8 +18,9 @@ def create_learning_rate_fn(
     """The learning rate of one part over the steps of a stage.
 
     Linear warm-up over `warmup_epochs` (the first step is already above zero), times `'step'`
-    (times `decay_rate` every `decay_epochs`, counted from the first epoch), `'cosine'` (to zero at
-    the last step) or `'constant'`.
+    (times `decay_rate` every `decay_epochs`, counted from the first epoch), `'constant'`, or
+    `'cosine'`: (1 + cos(pi * t / (T - 1))) / 2 at update t of T, that is one at the first and zero
+    at the last; one at the only update of a stage (Loshchilov and Hutter 2017, without restarts).
 
     Args:
       stage: the stage's section of the config.
@@ -32,7 +33,7 @@ def create_learning_rate_fn(
         "step": lambda step: (
             stage.decay_rate ** jnp.floor(step / max(stage.decay_epochs * steps_per_epoch, 1))
         ),
-        "cosine": optax.cosine_decay_schedule(1.0, max(num_steps, 1)),
+        "cosine": optax.cosine_decay_schedule(1.0, max(num_steps - 1, 1)),
         "constant": optax.constant_schedule(1.0),
     }
     decay = decays[stage.schedule]
@@ -51,10 +52,11 @@ def create_optimizer(
     """One optimiser a part ('classifier', 'predictor'), after an optional global-norm clip.
 
     `'sgd'`: `momentum` with *coupled* weight decay, added to the gradient before the momentum as
-    in PyTorch. `'rmsprop'`: the same with the gradient over its running RMS, as TF-Slim's, which
-    MobileNetV2 was trained with. `'adamw'`: decoupled decay. `decay_all=True` decays BatchNorm
-    parameters and biases too (PyTorch's default, hence the paper's); otherwise only kernels (rank 2
-    and more).
+    in PyTorch. `'rmsprop'`: coupled decay too, and TensorFlow's RMSProp with TF-Slim's constants,
+    which MobileNetV2 was trained with: epsilon is inside the root, and the learning rate inside the
+    momentum (m = momentum * m + rate * g / sqrt(ms + epsilon)). `'adamw'`: decoupled decay.
+    `decay_all=True` decays BatchNorm parameters and biases too (PyTorch's default, hence the
+    paper's); otherwise only kernels (rank 2 and more).
     """
     parts = {part: _part_optimizer(stage, fn) for part, fn in learning_rate_fns.items()}
 
@@ -78,10 +80,18 @@ def _part_optimizer(
         return jax.tree.map(lambda leaf: stage.decay_all or leaf.ndim >= 2, params)
 
     decay = optax.add_decayed_weights(stage.weight_decay, mask)
+    if stage.optimizer == "rmsprop":
+        rmsprop = optax.rmsprop(
+            learning_rate_fn,
+            decay=_RMS_DECAY,
+            eps=_RMS_EPSILON,
+            # As TensorFlow's slot of mean squares starts.
+            initial_scale=1.0,
+            eps_in_sqrt=True,
+            momentum=stage.momentum,
+        )
+        return optax.chain(decay, rmsprop)
     descent = optax.scale_by_learning_rate(learning_rate_fn)
     if stage.optimizer == "sgd":
         return optax.chain(decay, optax.trace(decay=stage.momentum), descent)
-    if stage.optimizer == "rmsprop":
-        rms = optax.scale_by_rms(_RMS_DECAY, eps=_RMS_EPSILON, initial_scale=1.0)
-        return optax.chain(decay, rms, optax.trace(decay=stage.momentum), descent)
     return optax.chain(optax.scale_by_adam(), decay, descent)

@@ -1,0 +1,48 @@
+"""Training images that cannot be decoded."""
+
+from collections.abc import Callable
+
+import numpy as np
+from jax.experimental import multihost_utils
+
+from drnet_jax.data.sources import Source
+from drnet_jax.evaluation.outputs import name_images
+
+
+class CorruptImages:
+    """Which images this process has left out, each once.
+
+    Args:
+      source: the training images.
+      limit: how many may be corrupt, over all processes.
+      warn: takes a line about every one of them.
+    """
+
+    def __init__(self, source: Source, limit: int, warn: Callable[[str], None]) -> None:
+        self._source = source
+        self._limit = limit
+        self._warn = warn
+        self._found: set[int] = set()
+
+    @property
+    def count(self) -> int:
+        """How many this process has found."""
+        return len(self._found)
+
+    def add(self, indices: np.ndarray) -> None:
+        """Notes images by their indices in the source; those that are new are named."""
+        new = sorted(set(indices.tolist()) - self._found)
+        self._found |= set(new)
+        for index in new:
+            self._warn(f"left out, cannot be decoded: {self._source.name(index)}")
+
+    def excess(self) -> str:
+        """Why to stop, or nothing; all processes have to ask, and decide alike."""
+        counts = multihost_utils.process_allgather(np.int32(self.count))
+        if counts.sum() <= self._limit:
+            return ""
+        named = name_images(self._source, np.array(sorted(self._found), int))
+        return (
+            f"{counts.sum()} training images cannot be decoded ({named}), more than "
+            f"data.max_corrupt={self._limit}: repair them or raise it; stopped"
+        )

@@ -1,0 +1,81 @@
+"""From a configuration to a stage's optimiser, training step and noise."""
+
+from typing import NamedTuple
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from drnet_jax.config import STAGES, alpha_target
+from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.macs import ModelCost
+from drnet_jax.training.optim import create_learning_rate_fn, create_optimizer
+from drnet_jax.training.stage_losses import JointLoss, Loss, PretrainLoss, create_tau_fn
+from drnet_jax.training.train_step import StepFn, TrainPreprocess, make_train_step
+
+
+class StageStep(NamedTuple):
+    """How a stage is trained.
+
+    Attributes:
+      tx: the optimiser, whose state is part of the training state.
+      train_step: see `make_train_step`.
+    """
+
+    tx: optax.GradientTransformation
+    train_step: StepFn
+
+
+def create_stage_step(
+    config: ConfigDict, stage: str, model: DRNet, cost: ModelCost, steps_per_epoch: int
+) -> StageStep:
+    """Optimiser and step of stage `'pretrain'` or `'joint'`.
+
+    Raises:
+      ConfigError: a target cost outside the model's range.
+    """
+    section = config[stage]
+    scales = {"classifier": 1.0}
+    if stage == "joint" and model.predictor is not None:
+        scales["predictor"] = section.predictor_lr_scale
+    learning_rate_fns = {
+        part: create_learning_rate_fn(section, steps_per_epoch, scale)
+        for part, scale in scales.items()
+    }
+    tx = create_optimizer(section, learning_rate_fns)
+    data = config.data
+    train_step = make_train_step(
+        create_loss(config, stage, model, cost, steps_per_epoch),
+        tx,
+        TrainPreprocess(tuple(data.mean), tuple(data.std), data.flip),
+        learning_rate_fns=learning_rate_fns,
+        ema_decay=section.ema_decay,
+        accumulate=section.accumulate,
+    )
+    return StageStep(tx, train_step)
+
+
+def create_loss(
+    config: ConfigDict, stage: str, model: DRNet, cost: ModelCost, steps_per_epoch: int
+) -> Loss:
+    """What a stage minimises.
+
+    Raises:
+      ConfigError: a target cost outside the model's range.
+    """
+    section = config[stage]
+    if stage == "pretrain":
+        return PretrainLoss(model, section.label_smoothing)
+    return JointLoss(
+        model,
+        cost.classifier_gmacs,
+        target=alpha_target(config, cost.classifier_gmacs),
+        eta=section.eta,
+        tau_fn=create_tau_fn(section, steps_per_epoch),
+        label_smoothing=section.label_smoothing,
+    )
+
+
+def noise_key(seed: int, stage: str) -> jax.Array:
+    """The base key of a stage's noise; the initial weights come from `jax.random.key(seed)`."""
+    return jax.random.fold_in(jax.random.key(seed), 1 + STAGES.index(stage))

@@ -1,0 +1,69 @@
+"""What a run is, and one of its stages."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from drnet_jax.checkpoints.checkpoint import StageCheckpoints
+from drnet_jax.data.sources import Source
+from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.macs import ModelCost
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all stages of a run share.
+
+    Attributes:
+      config: the whole configuration.
+      workdir: of the run.
+      model: the network.
+      cost: its MACs.
+      target: alpha in GMACs, or None without a target.
+      mesh: the devices.
+      train: the training images.
+      calibration: the images that checkpoints are chosen by.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    model: DRNet
+    cost: ModelCost
+    target: float | None
+    mesh: Mesh
+    train: Source
+    calibration: Source
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+      run: which.
+      name: `'pretrain'` or `'joint'`.
+      key: base key of the steps' noise, on every device of the run's mesh.
+      untrained: variables that the stage does not train but evaluation visits.
+      steps_per_epoch: steps in an epoch.
+      num_steps: steps in the whole stage.
+      start_step: steps that are done already.
+      checkpoints: of the stage.
+    """
+
+    run: Run
+    name: str
+    key: jax.Array
+    untrained: Any
+    steps_per_epoch: int
+    num_steps: int
+    start_step: int
+    checkpoints: StageCheckpoints
+
+    @property
+    def section(self) -> ConfigDict:
+        """The stage's own part of the configuration."""
+        return self.run.config[self.name]

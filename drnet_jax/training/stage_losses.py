@@ -1,0 +1,155 @@
+"""What each stage minimises: a model with everything its loss depends on."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from drnet_jax.models.drnet import DRNet
+from drnet_jax.training.losses import (
+    branch_cross_entropies,
+    cross_entropy,
+    expected_cost,
+    masked_mean,
+    resource_regulariser,
+)
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+class Loss(Protocol):
+    """What a training step differentiates with respect to `params`."""
+
+    def __call__(
+        self, params: Any, collections: Any, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        """The loss of a batch in training mode.
+
+        Args:
+          params: parameters of the model.
+          collections: its BatchNorm statistics, a collection a resolution.
+          batch: `image` `[n, h, w, 3]` as the network takes it, `label` `[n]`, and optionally
+            `mask` `[n]` bool; samples marked False count nowhere.
+          key: of all noise.
+          step: steps done in this stage, a scalar.
+
+        Returns:
+          The loss, and the updated collections with the metrics, scalars or `[m]` arrays.
+        """
+
+
+@dataclass(frozen=True)
+class PretrainLoss:
+    """Stage 1: the sum of the cross-entropies at all resolutions.
+
+    Attributes:
+      model: the network, whose predictor is not used.
+      label_smoothing: of the cross-entropies.
+    """
+
+    model: DRNet
+    label_smoothing: float = 0.0
+
+    def __call__(
+        self, params: Any, collections: Any, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        """See `Loss`; nothing is random, and all steps are alike."""
+        del key, step
+        mask = batch.get("mask")
+        branch_logits, updated = self.model.apply(
+            {"params": params, **collections},
+            batch["image"],
+            train=True,
+            sample_mask=mask,
+            method="classify_all",
+            mutable=list(collections),
+        )
+        ces = branch_cross_entropies(
+            branch_logits, batch["label"], label_smoothing=self.label_smoothing, mask=mask
+        )
+        loss = ces.sum()
+        metrics = {"loss": loss, "ce": loss, **_branch_accuracies(branch_logits, batch)}
+        metrics["accuracy"] = metrics["accuracy_per_resolution"][0]
+        return loss, (updated, metrics)
+
+
+@dataclass(frozen=True)
+class JointLoss:
+    """Stage 2: L_ce + eta * L_reg (DRNet eq. 8).
+
+    Attributes:
+      model: the network with its predictor, or without one at a single resolution.
+      costs: GMACs of the classifier at every resolution.
+      target: alpha in GMACs, or None for no regulariser.
+      eta: weight of the regulariser.
+      tau_fn: temperature as a function of the step.
+      label_smoothing: of the cross-entropy.
+    """
+
+    model: DRNet
+    costs: tuple[float, ...]
+    target: float | None
+    eta: float
+    tau_fn: optax.Schedule
+    label_smoothing: float = 0.0
+
+    def __call__(
+        self, params: Any, collections: Any, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        """See `Loss`; `key` is of the Gumbel noise."""
+        mask = batch.get("mask")
+        costs = jnp.asarray(self.costs)
+        tau = self.tau_fn(step)
+        output, updated = self.model.apply(
+            {"params": params, **collections},
+            batch["image"],
+            tau=tau,
+            train=True,
+            sample_mask=mask,
+            method="sample",
+            rngs={"gumbel": key},
+            mutable=list(collections),
+        )
+        ce = cross_entropy(
+            output.logits, batch["label"], label_smoothing=self.label_smoothing, mask=mask
+        )
+        sampled_cost = expected_cost(output.one_hot, costs, mask=mask)
+        reg = jnp.zeros(())
+        if self.target is not None:
+            reg = resource_regulariser(sampled_cost, costs, self.target)
+        loss = ce + self.eta * reg
+        greedy = jax.nn.one_hot(output.scores.argmax(-1), len(self.costs))
+        metrics = {
+            "loss": loss,
+            "ce": ce,
+            "reg": reg,
+            "tau": tau,
+            "accuracy": masked_mean(output.logits.argmax(-1) == batch["label"], mask),
+            "shares_sampled": jax.vmap(masked_mean, (1, None))(output.one_hot, mask),
+            "shares": jax.vmap(masked_mean, (1, None))(greedy, mask),
+            "gmacs_sampled": sampled_cost,
+            "gmacs_argmax": expected_cost(greedy, costs, mask=mask),
+            **_branch_accuracies(output.branch_logits, batch),
+        }
+        return loss, (updated, metrics)
+
+
+def _branch_accuracies(branch_logits: jax.Array, batch: Batch) -> Metrics:
+    correct = branch_logits.argmax(-1) == batch["label"][:, None]
+    per_resolution = jax.vmap(masked_mean, (1, None))(correct, batch.get("mask"))
+    return {"accuracy_per_resolution": per_resolution}
+
+
+def create_tau_fn(stage: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+    """tau * tau_decay^epoch, not below tau_min (tau_decay = 1: constant)."""
+
+    def tau(step: Any) -> Any:
+        """The temperature after so many steps."""
+        epoch = step / steps_per_epoch
+        return jnp.maximum(stage.tau_min, stage.tau * stage.tau_decay**epoch)
+
+    return tau
