@@ -160,8 +160,8 @@ def _write(plan: Plan, command: str, results: Path) -> None:
     content = {"environment": made, "questions": to_json(questions)}
     content["minutes"] = {job.workdir.name: minutes(job) for job in finished}
     write_json(results / "sweep.json", content)
-    first = next(iter(questions.values()))[0]
-    tables = [markdown(questions), runs_table(finished), size_table(first)]
+    question, found = next(iter(questions.items()))
+    tables = [markdown(questions), runs_table(finished), size_table(question, found[0])]
     write_text(results / "sweep.md", "\n".join([f"`{command}`\n", *filter(None, tables)]))
     with plot_style():
         comparison_figure(questions).savefig(results / "sweep.png", dpi=120)

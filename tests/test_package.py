@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -100,7 +101,7 @@ def test_the_snippet_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     images, result, cheaper = names["images"], names["result"], names["cheaper"]
     pixels = normalise(images, (0.5,) * 3, (0.25,) * 3)
-    output: Any = run.model.apply(run.variables, pixels)
+    output: Any = jax.jit(run.model.apply)(run.variables, pixels)
     scores, branches = np.asarray(output.scores), np.asarray(output.branch_logits)
     rows = np.arange(len(images))
     for found, lam in ((result, 0.0), (cheaper, names["lam"])):

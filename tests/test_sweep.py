@@ -191,11 +191,11 @@ def test_accuracy_by_apparent_size_is_the_mean_over_the_seeds() -> None:
         entry |= {"shares": [sent, 1 - sent], "fixed_top1": [0.9, top1 - 0.2]}
         return {"resolutions": [32, 16], "by_apparent_size": [entry]}
 
-    table = size_table(Setting("eta 0.3", (summary(0.5, 0.2), summary(0.6, 0.4))))
-    assert "**eta 0.3, by apparent size** (32/16 px)" in table
+    table = size_table("eta", Setting("0.3", (summary(0.5, 0.2), summary(0.6, 0.4))))
+    assert "**eta: 0.3, by apparent size** (32/16 px)" in table
     assert "| 10-13 px | 40 | 30.0 / 70.0 | 55.0 | 90.0 / 35.0 |" in table
-    assert size_table(Setting("none", ())) == ""
-    assert size_table(Setting("folder", ({"resolutions": [32, 16]},))) == ""
+    assert size_table("eta", Setting("none", ())) == ""
+    assert size_table("eta", Setting("folder", ({"resolutions": [32, 16]},))) == ""
 
 
 @pytest.mark.parametrize(

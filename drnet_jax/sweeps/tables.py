@@ -38,7 +38,7 @@ def runs_table(jobs: Iterable[Job]) -> str:
     return f"**Runs**\n\n{note}resolution at least.\n\n{_table(lines)}"
 
 
-def size_table(setting: Setting) -> str:
+def size_table(question: str, setting: Setting) -> str:
     """A setting by the apparent size of the objects, in Markdown; empty where it is not known.
 
     Means over the seeds, which are evaluated on the same images.
@@ -62,7 +62,7 @@ def size_table(setting: Setting) -> str:
             ]
         )
     where = "/".join(map(str, sides))
-    return f"**{setting.name}, by apparent size** ({where} px)\n\n{_table(lines)}"
+    return f"**{question}: {setting.name}, by apparent size** ({where} px)\n\n{_table(lines)}"
 
 
 def _percent(fraction: float) -> str:
