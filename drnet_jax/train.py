@@ -159,7 +159,7 @@ def train_stage(run: Run, name: str) -> None:
         if start:
             log(f"{name}: resuming after step {start} of {num_steps}")
             state = load_state(checkpoints, start, state)
-        key = jax.device_put(noise_key(run.config.seed, name), replicated)
+        key = noise_key(run.config.seed, name, replicated)
         stage = Stage(run, name, key, untrained, steps_per_epoch, num_steps, start, checkpoints)
         run_stage(stage, state, train_step)
     write_json(finished_path(run.workdir, name), {"num_steps": num_steps})
@@ -175,9 +175,9 @@ def load_state(checkpoints: StageCheckpoints, step: int, like: TrainState) -> Tr
         return checkpoints.load(step, like)
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"the training in {checkpoints.directory} cannot be resumed: step {step} has not the "
-            "optimiser state of this configuration and version (RMSProp's order changed); train "
-            "in another --workdir. Evaluation can use it as it is"
+            f"the training in {checkpoints.directory} cannot be resumed: step {step} does not hold "
+            "the state of the configured optimiser (RMSProp's was another in earlier versions); "
+            "train in another --workdir, or evaluate this one as it is"
         ) from error
 
 

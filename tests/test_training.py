@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
-from drnet_jax.checkpoints.checkpoint import CheckpointError
+from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
 from drnet_jax.checkpoints.restore import check_data, restore_model
 from drnet_jax.config import ConfigError, flatten
 from drnet_jax.data.datasets import DataSplits
@@ -30,9 +32,10 @@ from drnet_jax.evaluation.outputs import evaluate, make_eval_step
 from drnet_jax.models.create import create_model
 from drnet_jax.models.variables import init_variables
 from drnet_jax.runtime.sharding import create_mesh
-from drnet_jax.train import prepare, stage_two_variables, train_and_evaluate
+from drnet_jax.train import load_state, prepare, stage_two_variables, train_and_evaluate
 from drnet_jax.training import create
 from drnet_jax.training.stops import TrainingError
+from drnet_jax.training.train_state import create_train_state
 from tests.small_run import OVERRIDES, small_config
 
 ROOT = Path(__file__).parents[1]
@@ -193,6 +196,27 @@ def test_stage_two_needs_a_finished_stage_one(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no finished stage 1 in .*none"):
         train_and_evaluate(config, tmp_path / "here")
     assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "joint"])
+def test_batches_of_every_stage_are_checked_before_the_first(stage: str, tmp_path: Path) -> None:
+    config = small_config(**{f"{stage}.batch_size": 324})
+    with pytest.raises(ConfigError, match=f"{stage}.batch_size=324 exceeds the 320 training"):
+        train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_optimisers_state_is_one_clear_error(tmp_path: Path) -> None:
+    params = {"params": {"classifier": jnp.ones((2, 2))}}
+    sgd = create_train_state(params, optax.sgd(0.1, momentum=0.9), ema=False)
+    with StageCheckpoints(tmp_path / "joint") as checkpoints:
+        checkpoints.save(1, sgd)
+    adam = create_train_state(params, optax.adam(0.1), ema=False)
+    with StageCheckpoints(tmp_path / "joint") as checkpoints:
+        with pytest.raises(CheckpointError, match="joint cannot be resumed: step 1 does not"):
+            load_state(checkpoints, 1, adam)
+        same = load_state(checkpoints, 1, sgd)
+    np.testing.assert_array_equal(same.params["classifier"], np.ones((2, 2)))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import optax
+from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
 from drnet_jax.config import STAGES, alpha_target
@@ -76,6 +77,17 @@ def create_loss(
     )
 
 
-def noise_key(seed: int, stage: str) -> jax.Array:
-    """The base key of a stage's noise; the initial weights come from `jax.random.key(seed)`."""
-    return jax.random.fold_in(jax.random.key(seed), 1 + STAGES.index(stage))
+def noise_key(seed: int, stage: str, sharding: Sharding | None = None) -> jax.Array:
+    """The base key of a stage's noise; the initial weights come from `jax.random.key(seed)`.
+
+    Args:
+      seed: of the run.
+      stage: its name.
+      sharding: where to put the key, on devices of other processes too; default: the first device.
+    """
+
+    def key() -> jax.Array:
+        """The key, computed where it is wanted: `device_put` takes keys to own devices only."""
+        return jax.random.fold_in(jax.random.key(seed), 1 + STAGES.index(stage))
+
+    return jax.jit(key, out_shardings=sharding)()
