@@ -21,7 +21,6 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
         raise ConfigError(
             f"model.resolutions={tuple(resolutions)} must name the sides largest first, none twice"
         )
-    _check_sizes("predictor.stage_sizes", config.predictor.stage_sizes)
     _check_sizes("inference.buckets", config.inference.buckets)
     _check_sizes("benchmark.batch_sizes", config.benchmark.batch_sizes)
     for gmacs in config.benchmark.gmacs:
@@ -108,8 +107,6 @@ def _check_budget(budget: ConfigDict) -> None:
 def _check_choices(config: ConfigDict) -> None:
     choices: dict[str, tuple[Any, ...]] = {
         "model.statistics": ("all", "routed"),
-        "model.stem": ("imagenet", "small"),
-        "predictor.stem": ("imagenet", "small"),
         "model.dtype": ("float32", "bfloat16"),
         "eval.split": SPLITS,
         "eval.dispatch": ("dense", "bucketed"),
@@ -125,8 +122,7 @@ def _check_choices(config: ConfigDict) -> None:
 
 
 def _check_numbers(config: ConfigDict) -> None:
-    positive = ["model.width_multiplier", "predictor.width_multiplier", "model.width"]
-    positive += ["model.min_samples", "predictor.width", "predictor.size"]
+    positive = ["model.min_samples", "predictor.size"]
     positive += ["eval.batch_size", "checkpoint.keep_latest", "log.every_steps", "joint.tau_min"]
     for stage in STAGES:
         positive += [f"{stage}.{field}" for field in ("num_epochs", "batch_size", "accumulate")]

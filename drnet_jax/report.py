@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError
+from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.config import FREE_FIELDS, ConfigError
 from drnet_jax.reports.comparison import (
     COLUMNS,
@@ -98,7 +99,11 @@ def group(summaries: Mapping[Path, dict[str, Any]]) -> list[Setting]:
       ConfigError: two runs have the same setting and seed.
     """
     configs = {
-        path: {n: v for n, v in s["config"].items() if not n.startswith(_NOT_A_SETTING)}
+        path: {
+            name: value
+            for name, value in comparable(s["config"]).items()
+            if not name.startswith(_NOT_A_SETTING)
+        }
         for path, s in summaries.items()
     }
     fields = sorted({name for config in configs.values() for name in config})
