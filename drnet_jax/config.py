@@ -69,6 +69,8 @@ def default_config() -> ConfigDict:
     config.log = ConfigDict()
     config.log.every_steps = 20
     config.log.tensorboard = True
+    # A field that does not exist cannot be set by mistake.
+    config.lock()
     return config
 
 

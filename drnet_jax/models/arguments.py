@@ -121,4 +121,5 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
             return tuple(_typed(name, item, inner[0]) for item in value)
     else:
         raise TypeError(f"{name} is a {kind}: use bool, int, float, str, Literal or tuple[_, ...]")
-    raise ValueError(f"{name}={value!r} must be a {getattr(kind, '__name__', kind)}")
+    wanted = kind.__name__ if isinstance(kind, type) else kind
+    raise ValueError(f"{name}={value!r} must be of type {wanted}")

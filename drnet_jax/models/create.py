@@ -66,5 +66,5 @@ def _check_size(field: str, size: int, network: Backbone) -> None:
     if size < network.network_stride:
         raise ConfigError(
             f"{field}: {size} px is below the network's stride of {network.network_stride} px; "
-            "use larger sizes or fewer stages"
+            "use larger sizes, or arguments that make it smaller (fewer stages, a smaller stem)"
         )
