@@ -53,9 +53,9 @@ def main() -> int:
     usual = [2**power for power in range(largest.bit_length()) if 2**power <= largest]
     usual = sorted({*usual, 3, 6})
     config = default_config()
-    config.model.update(name="resnet50", width=64, stem="imagenet", dtype=arguments.dtype)
+    config.model.update(name="resnet50", args="", dtype=arguments.dtype)
     config.model.resolutions = tuple(arguments.resolutions)
-    config.predictor.update(size=128, stage_sizes=(1, 1, 1, 1), width=64, stem="imagenet")
+    config.predictor.update(size=128, args="")
     model = create_model(config, 1000)
     mean, std = config.data.mean, config.data.std
     images = crops(min(3 * largest, 1536), max(arguments.resolutions))

@@ -33,7 +33,7 @@ import numpy as np
 
 from benchmarks.turns import turn
 from drnet_jax.inference.folding import fold_batch_norm
-from drnet_jax.models.backbone import BackboneOptions, backbones
+from drnet_jax.models.backbone import backbones
 from drnet_jax.runtime.allocator import keep_freed_memory
 
 SIZE = 224
@@ -122,7 +122,7 @@ def measure(name: str, python: str, folder: Path, repeats: int) -> Times:
 def our_variants(name: str, batch: int) -> dict[str, Callable[[], object]]:
     """Folded in our forms, and stock, each as a function that runs once."""
     images = jnp.asarray(np.random.default_rng(0).normal(size=(batch, SIZE, SIZE, 3)), "float32")
-    network = backbones()[name](1000, BackboneOptions())
+    network = backbones()[name](1000)
     variables = jax.jit(lambda key: network.init(key, images[:1], resolution=SIZE, train=False))(
         jax.random.key(0)
     )

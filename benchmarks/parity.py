@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 import numpy as np
 
-from drnet_jax.models.backbone import BackboneOptions, backbones
+from drnet_jax.models.backbone import backbones
 from drnet_jax.pretrained.torch_weights import variables_from_torch
 
 SCRIPT = Path(__file__).parents[1] / "tests" / "torch_reference.py"
@@ -44,7 +44,7 @@ def main() -> int:
 
 def compare(reference: np.lib.npyio.NpzFile, name: str) -> float:
     """Prints a line for every size; the largest difference."""
-    network = backbones()[name](10, BackboneOptions())
+    network = backbones()[name](10)
     prefix = f"{name}/state/"
     state = {n.removeprefix(prefix): reference[n] for n in reference.files if n.startswith(prefix)}
     sizes = [

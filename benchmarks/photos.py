@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from drnet_jax.models.backbone import BackboneOptions, backbones
+from drnet_jax.models.backbone import backbones
 from drnet_jax.models.reestimate import reestimate_statistics
 from drnet_jax.pretrained.torch_file import read_state_dict
 from drnet_jax.pretrained.torch_weights import variables_from_torch
@@ -42,7 +42,7 @@ def main() -> int:
     (weights,) = arguments.packages.rglob("efficientnet-lite0-*.pth")
     photos = sorted(arguments.packages.rglob("imagenet_*.jpg"))
     labels = np.array([int(path.stem.split("_")[-1]) for path in photos])
-    network = backbones()["efficientnet_lite0"](1000, BackboneOptions())
+    network = backbones()["efficientnet_lite0"](1000)
     variables = variables_from_torch(network, read_state_dict(weights), SIZES)
     others = photos
     if arguments.unlabelled:

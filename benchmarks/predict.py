@@ -188,8 +188,8 @@ def batches(files: list[Path]) -> list[list[Path]]:
 
 def small_model() -> ConfigDict:
     config = default_config()
-    config.model.update(width=8, resolutions=RESOLUTIONS, stem="imagenet")
-    config.predictor.update(size=PREDICTOR, width=8, stem="imagenet")
+    config.model.update(args="width=8", resolutions=RESOLUTIONS)
+    config.predictor.update(size=PREDICTOR, args="stage_sizes=(1, 1, 1), width=8")
     return config
 
 

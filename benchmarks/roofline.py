@@ -28,7 +28,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from drnet_jax.models.backbone import BackboneOptions, backbones
+from drnet_jax.models.backbone import backbones
 from drnet_jax.models.convolution import convolve
 from drnet_jax.runtime.allocator import keep_freed_memory
 
@@ -96,7 +96,7 @@ def convolutions(name: str, batch_size: int) -> Counter[Key]:
             found[layer, args[0].shape] += 1
         return function(*args, **kwargs)
 
-    network = backbones()[name](1000, BackboneOptions())
+    network = backbones()[name](1000)
     images = jax.ShapeDtypeStruct((batch_size, SIZE, SIZE, 3), jnp.float32)
     with nn.intercept_methods(note):
         jax.eval_shape(

@@ -10,7 +10,6 @@ from drnet_jax.config import IMAGENET_MEAN, IMAGENET_STD, default_config
 
 def get_config() -> ConfigDict:
     config = default_config()
-    config.model.width = 16
     config.data.name = "folder"
     config.data.crop_scale = (0.25, 1.0)
     config.data.eval_crop = 1.0

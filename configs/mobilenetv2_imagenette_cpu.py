@@ -14,10 +14,10 @@ from drnet_jax.config_files import load_config
 def get_config() -> ConfigDict:
     config = load_config("imagenette_cpu")
     config.model.name = "mobilenetv2"
-    config.model.width_multiplier = 0.5
+    config.model.args = "width_multiplier=0.5"
     config.model.resolutions = (64, 48, 32)
     config.predictor.name = "mobilenetv2_one_block"
-    config.predictor.width_multiplier = 0.25
+    config.predictor.args = "width_multiplier=0.25"
     config.predictor.size = 32
     config.pretrain.num_epochs = 20
     config.joint.num_epochs = 6

@@ -8,15 +8,13 @@ from drnet_jax.config import IMAGENET_MEAN, IMAGENET_STD, default_config
 def get_config() -> ConfigDict:
     config = default_config()
     config.model.name = "resnet50"
-    config.model.width = 64
-    config.model.stem = "imagenet"
+    # The networks as they were published: 64 features first, a 7x7 stem, four stages.
+    config.model.args = ""
     config.model.resolutions = (224, 168, 112)
     # The paper's text: only the samples routed to a resolution enter its statistics.
     config.model.statistics = "routed"
+    config.predictor.args = ""
     config.predictor.size = 128
-    config.predictor.stage_sizes = (1, 1, 1, 1)
-    config.predictor.width = 64
-    config.predictor.stem = "imagenet"
     config.data.flip = True
     config.data.mean = IMAGENET_MEAN
     config.data.std = IMAGENET_STD

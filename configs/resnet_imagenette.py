@@ -13,12 +13,10 @@ from drnet_jax.config import IMAGENET_MEAN, IMAGENET_STD, default_config
 def get_config() -> ConfigDict:
     config = default_config()
     config.model.name = "resnet18"
-    config.model.width = 64
-    config.model.stem = "imagenet"
+    config.model.args = ""
     config.model.resolutions = (224, 160, 96)
+    config.predictor.args = "width=16, stem='small'"
     config.predictor.size = 96
-    config.predictor.width = 16
-    config.predictor.stage_sizes = (1, 1, 1, 1)
     config.data.name = "imagenette/320px-v2"
     config.data.num_classes = 10
     config.data.flip = True

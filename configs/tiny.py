@@ -10,9 +10,9 @@ from drnet_jax.config import default_config
 
 def get_config() -> ConfigDict:
     config = default_config()
-    config.model.width = 8
+    config.model.args = "width=8, stem='small'"
     config.model.resolutions = (48, 32)
-    config.predictor.width = 4
+    config.predictor.args = "stage_sizes=(1, 1, 1), width=4, stem='small'"
     config.data.train_images = 600
     config.data.eval_images = 210
     for stage in (config.pretrain, config.joint):

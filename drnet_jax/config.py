@@ -32,8 +32,7 @@ RESUMABLE_FIELDS = (*OUTPUT_FIELDS, *EXECUTION_FIELDS)
 MODEL_FIELDS = ("model.", "predictor.", "data.name", "data.mean", "data.std")
 # Those of them that stage 1 already settles: it trains no predictor, and every sample counts.
 STAGE_ONE_FIELDS = (
-    *("model.name", "model.width", "model.width_multiplier", "model.stem"),
-    *("model.resolutions", "model.resolution_aware"),
+    *("model.name", "model.args", "model.resolutions", "model.resolution_aware"),
     *("data.name", "data.mean", "data.std"),
 )
 # Of a timing, for an interval.
@@ -81,6 +80,8 @@ def default_config() -> ConfigDict:
     config.log = ConfigDict()
     config.log.every_steps = 20
     config.log.tensorboard = True
+    # A field that does not exist cannot be set by mistake.
+    config.lock()
     return config
 
 
@@ -155,11 +156,10 @@ def _predict() -> ConfigDict:
 def _model() -> ConfigDict:
     model = ConfigDict()
     model.name = "resnet10"
-    # Of a ResNet: features of its first stage.
-    model.width = 16
-    # Of the other networks: times all features.
-    model.width_multiplier = 1.0
-    model.stem = "small"
+    # Keyword arguments of this network, as in a call; those left out are at the network's default.
+    # A ResNet takes width, stem and zero_init_residual, the others take width_multiplier: see the
+    # functions marked @register in drnet_jax/models.
+    model.args = "width=16, stem='small'"
     # Candidate sides in pixels, largest first. One resolution: a plain classifier.
     model.resolutions = (64, 48, 32)
     # False: one BatchNorm for all resolutions (the paper's ablation).
@@ -169,7 +169,6 @@ def _model() -> ConfigDict:
     # With fewer samples than this in a batch, or routed to a resolution, the running statistics
     # normalise and stay as they are; no batch may be smaller.
     model.min_samples = 4
-    model.zero_init_residual = False
     model.dtype = "float32"
     # Compute the inside of every block anew in the backward pass: less memory, more time.
     model.remat = False
@@ -183,11 +182,9 @@ def _predictor() -> ConfigDict:
     predictor = ConfigDict()
     # Any network of drnet_jax/models, 'resnet' being basic blocks in stages of `stage_sizes`.
     predictor.name = "resnet"
+    # As model.args.
+    predictor.args = "stage_sizes=(1, 1, 1), width=8, stem='small'"
     predictor.size = 32
-    predictor.stage_sizes = (1, 1, 1)
-    predictor.width = 8
-    predictor.width_multiplier = 1.0
-    predictor.stem = "small"
     return predictor
 
 

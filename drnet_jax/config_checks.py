@@ -139,7 +139,6 @@ _FRACTION = Number(above=0, most=1)
 _BUDGET = Number(least=0, optional=True)
 _SIZES = Items(_POSITIVE_INT)
 _NAME = Text(empty=False)
-_STEM = Text(("imagenet", "small"))
 
 _STAGE: dict[str, Field] = {
     "num_epochs": _POSITIVE_INT,
@@ -165,24 +164,16 @@ FIELDS: Mapping[str, Field] = {
     "restore_from": Text(),
     "model.name": _NAME,
     "model.args": Text(),
-    "model.width": _POSITIVE_INT,
-    "model.width_multiplier": _POSITIVE,
-    "model.stem": _STEM,
     "model.resolutions": _SIZES,
     "model.resolution_aware": Flag(),
     "model.statistics": Text(("all", "routed")),
     "model.min_samples": _POSITIVE_INT,
-    "model.zero_init_residual": Flag(),
     "model.dtype": Text(("float32", "bfloat16")),
     "model.remat": Flag(),
     "model.stock_operations": Flag(),
     "predictor.name": _NAME,
     "predictor.args": Text(),
     "predictor.size": _POSITIVE_INT,
-    "predictor.stage_sizes": _SIZES,
-    "predictor.width": _POSITIVE_INT,
-    "predictor.width_multiplier": _POSITIVE,
-    "predictor.stem": _STEM,
     "data.name": _NAME,
     "data.dir": Text(),
     "data.num_classes": _COUNT,

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError
+from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.config import RESUMABLE_FIELDS, ConfigError
 from drnet_jax.reports.comparison import (
     COLUMNS,
@@ -119,7 +120,7 @@ def _setting(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What runs of one setting have in common: fields of the configuration, and the data."""
     found = {
         name: value
-        for name, value in summary["config"].items()
+        for name, value in comparable(summary["config"]).items()
         if name.startswith(_EVALUATED) or not name.startswith(_NOT_A_SETTING)
     }
     # Without them the eval.json is of an earlier version.

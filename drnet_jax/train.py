@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
+from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.checkpoints.restore import check_data, load_variables, trained_config, write_data
 from drnet_jax.checkpoints.runs import finished_path
 from drnet_jax.config import (
@@ -25,7 +26,7 @@ from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import restore_and_evaluate
-from drnet_jax.models.create import create_model
+from drnet_jax.models.create import check_model, create_model
 from drnet_jax.models.macs import model_cost
 from drnet_jax.models.variables import init_variables, split_classifier
 from drnet_jax.runtime.files import remove_file, write_json
@@ -61,6 +62,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 def prepare(config: ConfigDict, workdir: Path) -> Run:
     """Checks everything that can be checked, loads the data and claims the workdir."""
     check_config(config, jax.device_count())
+    check_model(config)
     if config.restore_from:
         raise ConfigError(
             "restore_from belongs to --mode=eval; joint.init_from starts stage 2 from another run"
@@ -109,7 +111,8 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
     path = workdir / "config.json"
     if not path.exists():
         return
-    changed = changed_fields(json.loads(path.read_text()), flatten(config))
+    stored = json.loads(path.read_text())
+    changed = changed_fields(comparable(stored), comparable(flatten(config)))
     if changed and any(_has_checkpoint(workdir / stage) for stage in STAGES):
         hint = ""
         if any(change.startswith("stages") for change in changed):

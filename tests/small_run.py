@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 from configs.tiny import get_config
 
 OVERRIDES = {
-    "model.width": 4,
+    "model.args": "width=4, stem='small'",
     "model.resolutions": (32, 16),
-    "predictor.stage_sizes": (1,),
+    "predictor.args": "stage_sizes=(1,), width=4, stem='small'",
     "data.train_images": 320,
     "data.eval_images": 70,
     "pretrain.batch_size": 40,

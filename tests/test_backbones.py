@@ -1,5 +1,7 @@
-"""Every registered backbone obeys the protocol; the families compute what they are known to."""
+"""Every registered backbone is one; the families compute what they are known to."""
 
+import hashlib
+import re
 from typing import Any
 
 import flax
@@ -13,16 +15,23 @@ from jax import lax
 from drnet_jax.config import ConfigError
 from drnet_jax.inference.folding import fold_batch_norm
 from drnet_jax.models import backbone
-from drnet_jax.models.backbone import BackboneOptions, backbones, register
+from drnet_jax.models.arguments import default_arguments
+from drnet_jax.models.backbone import Backbone, backbones, check_positive, register
 from drnet_jax.models.create import create_model
-from drnet_jax.models.macs import count_macs
+from drnet_jax.models.macs import count_macs, model_cost
 from drnet_jax.models.mobilenet import rounded
 from tests.random_model import randomised
 from tests.small_run import small_config
 
-# A small network of every kind.
-NARROW = BackboneOptions(width=4, width_multiplier=0.25)
 FAMILIES = ("resnet", "mobilenetv2", "mobilenetv2_one_block", "efficientnet_lite0")
+
+
+def narrow(name: str, num_classes: int) -> Any:
+    """A small network of every kind."""
+    builder = backbones()[name]
+    small = {"width": 4, "width_multiplier": 0.25}
+    options = {n: small[n] for n in default_arguments(builder) if n in small}
+    return builder(num_classes, **options)
 
 
 def image(size: int, count: int = 1) -> jax.ShapeDtypeStruct:
@@ -47,8 +56,8 @@ def shapes(network: Any, size: int) -> tuple[Any, dict[str, tuple[int, ...]]]:
 
 
 @pytest.mark.parametrize("name", list(backbones()))
-def test_protocol(name: str) -> None:
-    network = backbones()[name](7, NARROW)
+def test_every_backbone(name: str) -> None:
+    network = narrow(name, 7)
     size = 2 * network.network_stride
     variables, seen = shapes(network, size)
     assert set(variables) == {"params", f"batch_stats_{size}"}
@@ -61,7 +70,7 @@ def test_protocol(name: str) -> None:
     norms = [path for path in flat if flat[path].ndim == 1 and "bn" in path[-2]]
     assert norms and all(path[-1].endswith(f"_{size}") for path in norms)
     assert count_macs(network, image(size), resolution=size, train=False) > 0
-    shared = backbones()[name](7, BackboneOptions(width=4, resolution_aware=False))
+    shared = network.clone(resolution_aware=False)
     assert set(shapes(shared, size)[0]) == {"params", "batch_stats"}
     folded = shapes(network.clone(folded=True), size)[0]
     assert set(folded) == {"params"}
@@ -69,7 +78,7 @@ def test_protocol(name: str) -> None:
 
 def short(name: str) -> Any:
     """A few blocks of every kind: the whole networks take minutes to compile."""
-    network = backbones()[name](5, NARROW)
+    network = narrow(name, 5)
     if name == "resnet":
         return network.clone(stage_sizes=(1, 1))
     return network.clone(stages=((1, 16, 1, 1, 3), (6, 24, 2, 2, 5)))
@@ -171,7 +180,7 @@ def test_inverted_residuals_written_out_once_more(name: str) -> None:
 )
 def test_published_costs(name: str, size: int, gmacs: float, params: int) -> None:
     """MobileNetV2's are torchvision's; EfficientNet-Lite0 has 4.7 million parameters."""
-    network = backbones()[name](1000, BackboneOptions(resolution_aware=False))
+    network = backbones()[name](1000).clone(resolution_aware=False)
     assert round(count_macs(network, image(size), resolution=size, train=False) / 1e9, 4) == gmacs
     variables, _ = shapes(network, size)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == params
@@ -182,13 +191,13 @@ def test_published_costs(name: str, size: int, gmacs: float, params: int) -> Non
 )
 def test_ends_of_a_narrow_network(name: str, stem: int, head: int) -> None:
     """A quarter of MobileNetV2 keeps its head, and of EfficientNet-Lite its stem too."""
-    params = shapes(backbones()[name](7, NARROW), 64)[0]["params"]
+    params = shapes(narrow(name, 7), 64)[0]["params"]
     assert params["stem_conv"]["kernel"].shape == (3, 3, 3, stem)
     assert params["head_conv"]["kernel"].shape[-1] == head
 
 
 def test_the_papers_predictor_has_about_0_3_million_parameters() -> None:
-    variables, _ = shapes(backbones()["mobilenetv2_one_block"](3, BackboneOptions()), 64)
+    variables, _ = shapes(backbones()["mobilenetv2_one_block"](3), 64)
     assert 0.25e6 < sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) < 0.35e6
 
 
@@ -203,15 +212,16 @@ def test_width_multiplier_rounds_as_torchvision(features: float, expected: int) 
 @pytest.mark.parametrize("classifier", FAMILIES)
 @pytest.mark.parametrize("predictor", FAMILIES)
 def test_any_predictor_goes_with_any_classifier(classifier: str, predictor: str) -> None:
+    def args(name: str) -> str:
+        return "width=4" if name == "resnet" else "width_multiplier=0.25"
+
     config = small_config(
         **{
-            "model.name": classifier.replace("resnet", "resnet10")
-            if classifier == "resnet"
-            else classifier,
+            "model.name": classifier,
+            "model.args": args(classifier),
             "model.resolutions": (64, 32),
-            "model.width_multiplier": 0.25,
             "predictor.name": predictor,
-            "predictor.width_multiplier": 0.25,
+            "predictor.args": args(predictor),
         }
     )
     model = create_model(config, 10)
@@ -230,3 +240,117 @@ def test_unknown_and_doubled_names() -> None:
         create_model(small_config(**{"predictor.name": "none"}), 10)
     with pytest.raises(ValueError, match="two backbones named 'resnet'"):
         register("resnet")(backbone.backbones()["resnet"])
+
+
+class Plain(Backbone):
+    """As many convolutions as `depth` says, each halving the image."""
+
+    depth: int
+
+    @property
+    def network_stride(self) -> int:
+        return 2**self.depth
+
+    @property
+    def feature_width(self) -> int:
+        return 4
+
+    def features(self, x: jax.Array, **norm_args: Any) -> jax.Array:
+        for index in range(self.depth):
+            x = self.conv(4, (3, 3), 2, name=f"conv{index}")(x)
+            x = nn.relu(self.norm(name=f"bn{index}")(x, **norm_args))
+        return x
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network `plain`, as a file of its own would add it."""
+    monkeypatch.setattr(backbone, "_BUILDERS", dict(backbone._BUILDERS))
+
+    @register("plain")
+    def build(num_classes: int, *, depth: int = 3) -> Plain:
+        check_positive(depth=depth)
+        return Plain(num_classes, depth)
+
+
+def test_a_new_backbone_is_a_class_and_a_function(plain: None) -> None:
+    """With its own option it is classifier and predictor: counted, trained for a step, folded."""
+    networks = {"model.name": "plain", "predictor.name": "plain"}
+    arguments = {"model.args": "depth=2", "predictor.args": "depth=1"}
+    config = small_config(**networks, **arguments)
+    model = create_model(config, 10)
+    assert isinstance(model.classifier, Plain) and model.classifier.depth == 2
+    # 16x16 and 8x8 positions of 3x3 convolutions of 3 and 4 channels to 4, and the dense layer.
+    convolutions = 9 * 3 * 4 * 16**2, 9 * 4 * 4 * 8**2
+    assert model_cost(model).classifier[0] == sum(convolutions) + 4 * 10
+    # `predictor.size` is 32 too.
+    assert model_cost(model).predictor == convolutions[0] + 4 * 2
+
+    x = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype(np.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    rest = {name: tree for name, tree in variables.items() if name != "params"}
+
+    @jax.jit
+    def loss(params: Any) -> tuple[jax.Array, Any]:
+        output, state = model.apply(
+            {"params": params, **rest},
+            x,
+            tau=1.0,
+            train=True,
+            method="sample",
+            rngs={"gumbel": jax.random.key(1)},
+            mutable=list(rest),
+        )
+        return -jax.nn.log_softmax(output.logits)[:, 3].mean(), state
+
+    (before, state), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+    step = jax.tree.map(lambda value, slope: value - 0.05 * slope, variables["params"], gradient)
+    assert loss(step)[0] < before
+    assert set(state) == {"batch_stats", "batch_stats_32", "batch_stats_16"}
+    # The first step moves every statistic of the classifier.
+    for size in (32, 16):
+        assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(state[f"batch_stats_{size}"]))
+
+    part = {name: tree["classifier"] for name, tree in variables.items() if "classifier" in tree}
+    folded, weights = fold_batch_norm(model.classifier, part, 32)
+    call = {"resolution": 32, "train": False}
+    np.testing.assert_allclose(
+        folded.apply(weights, x, **call), model.classifier.apply(part, x, **call), atol=1e-5
+    )
+
+
+def test_arguments_of_a_new_backbone_are_checked(plain: None) -> None:
+    for text, words in (
+        ("depht=2", 'model.args="depht=2" does not fit plain: there is no depht. It takes depth=3'),
+        ("depth=0", "depth=0 must be above zero. It takes depth=3"),
+    ):
+        config = small_config(**{"model.name": "plain", "model.args": text})
+        with pytest.raises(ConfigError, match=re.escape(words)):
+            create_model(config, 10)
+
+
+def test_a_backbone_without_its_parts_is_refused() -> None:
+    class Half(Backbone):
+        """Says nothing of its features."""
+
+    with pytest.raises(TypeError, match="abstract"):
+        Half(3)
+
+
+# Of the paths and shapes of all variables at 32 px with 7 classes, each a line: checkpoints and
+# PyTorch's weights are read by them. Of the module that had no base class yet.
+TREES = [
+    ("resnet10", dict(width=8, stem="small"), 62, "af0cd5553976e3a0"),
+    ("resnet50", dict(width=4, stem="small", zero_init_residual=True), 267, "9f84154d226edb66"),
+    ("mobilenetv2", dict(width_multiplier=0.25), 262, "9e6d65d0d38176fb"),
+    ("efficientnet_lite0", dict(width_multiplier=0.25), 247, "d6b61933ad7ce799"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "count", "digest"), TREES)
+def test_trees_of_variables(name: str, options: Any, count: int, digest: str) -> None:
+    variables, _ = shapes(backbones()[name](7, **options), 32)
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    text = "\n".join(sorted(f"{path} {leaf.shape}" for path, leaf in flat.items()))
+    assert len(flat) == count
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest

@@ -196,8 +196,14 @@ def test_which_fields_tell_trainings_apart() -> None:
 
 def test_fields_that_are_newer_than_a_run_were_at_their_default() -> None:
     new = flatten(default_config())
-    old = {name: value for name, value in new.items() if name != "model.width_multiplier"}
+    old = {name: value for name, value in new.items() if name != "data.test_fraction"}
     assert changed_fields(old, new) == []
-    assert changed_fields(old, new | {"model.width_multiplier": 0.5}) == [
-        "model.width_multiplier: 1.0 -> 0.5"
+    assert changed_fields(old, new | {"data.test_fraction": 0.5}) == [
+        "data.test_fraction: 0.2 -> 0.5"
     ]
+
+
+def test_a_field_that_does_not_exist_cannot_be_set() -> None:
+    """A configuration's file that still has a former field would else be trained without it."""
+    with pytest.raises(AttributeError, match="width"):
+        default_config().model.width = 64

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drnet_jax.models.backbone import BackboneOptions, backbones
+from drnet_jax.models.backbone import backbones
 from drnet_jax.models.convolution import convolve, max_pool
 
 NHWC: dict[str, Any] = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
@@ -70,7 +70,7 @@ def test_max_pool_refuses_an_unknown_form() -> None:
         max_pool(jnp.zeros((1, 4, 4, 1)), form="sum")
 
 
-FORMS = ("product", "space_to_depth", "stock", None)
+FORMS = ("im2col", "space_to_depth", "stock", None)
 # Height, width, size of the kernel, strides, padding.
 CONVOLUTIONS = [
     (2, 2, 3, 1, 1),
@@ -85,7 +85,7 @@ CONVOLUTIONS = [
 @pytest.mark.parametrize(
     ("form", "height", "width", "size", "strides", "padding"),
     [(form, *shape) for form in FORMS for shape in CONVOLUTIONS]
-    + [(form, 9, 8, 1, 1, 0) for form in ("weighted_sum", "product", None)],
+    + [(form, 9, 8, 1, 1, 0) for form in ("direct", "im2col", None)],
 )
 def test_convolve_matches_numpy(
     form: str | None, height: int, width: int, size: int, strides: int, padding: int
@@ -127,7 +127,9 @@ def test_convolve_matches_numpy(
     ("size", "kernel_size", "strides", "padding"),
     [(7, 3, 1, [(1, 1)] * 2), (6, 3, 2, "SAME"), (9, 5, 2, "SAME"), (2, 5, 1, [(2, 2)] * 2)],
 )
-def test_depthwise_as_shifts(size: int, kernel_size: int, strides: int, padding: Any) -> None:
+def test_direct_depthwise_convolution(
+    size: int, kernel_size: int, strides: int, padding: Any
+) -> None:
     """Values and gradients are those of XLA's own convolution, whatever the padding."""
     x = random_input((2, size, size, 6))
     kernel = random_input((kernel_size, kernel_size, 1, 6), seed=1)
@@ -144,11 +146,11 @@ def test_depthwise_as_shifts(size: int, kernel_size: int, strides: int, padding:
         )
         return (jnp.cos(jnp.arange(y.size).reshape(y.shape)) * y).sum(), y
 
-    shifts, stock = (
+    direct, stock = (
         jax.jit(jax.grad(loss, (0, 1), has_aux=True), static_argnums=2)(x, kernel, form)
-        for form in ("shifts", "stock")
+        for form in ("direct", "stock")
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), shifts, stock)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), direct, stock)
 
 
 def test_convolve_refuses_an_unknown_form() -> None:
@@ -156,10 +158,10 @@ def test_convolve_refuses_an_unknown_form() -> None:
     with pytest.raises(ValueError, match="form"):
         convolve(x, kernel, (1, 1), [(1, 1)] * 2, form="sum")
     with pytest.raises(ValueError, match="must be one of .'stock',. for this"):
-        convolve(x, kernel, (1, 1), [(1, 1)] * 2, form="product", rhs_dilation=(2, 2))
+        convolve(x, kernel, (1, 1), [(1, 1)] * 2, form="im2col", rhs_dilation=(2, 2))
     for strides, padding in (((2, 2), "VALID"), ((1, 1), [(1, 1)] * 2)):
         with pytest.raises(ValueError, match="'space_to_depth'. for this"):
-            convolve(x, kernel[:1, :1], strides, padding, form="weighted_sum", **NHWC)
+            convolve(x, kernel[:1, :1], strides, padding, form="direct", **NHWC)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_convolve_leaves_to_xla_what_its_forms_do_not_take(name: str, value: Any
 
 @pytest.mark.parametrize(
     ("form", "size", "groups"),
-    [("product", 3, 1), ("space_to_depth", 3, 1), ("weighted_sum", 1, 1), ("shifts", 3, 4)],
+    [("im2col", 3, 1), ("space_to_depth", 3, 1), ("direct", 1, 1), ("direct", 3, 4)],
 )
 def test_convolve_of_no_images(form: str, size: int, groups: int) -> None:
     x, kernel = jnp.ones((0, 8, 8, 4)), jnp.ones((size, size, 4 // groups, 4))
@@ -239,12 +241,10 @@ def test_convolve_in_any_layer(arguments: dict[str, Any], size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "kernel_shape", "groups"),
-    [("shifts", (5, 5, 1, 4), 4), ("weighted_sum", (1, 1, 4, 6), 1)],
+    ("kernel_shape", "groups"),
+    [((5, 5, 1, 4), 4), ((1, 1, 4, 6), 1)],
 )
-def test_bfloat16_is_summed_in_float32(
-    form: str, kernel_shape: tuple[int, ...], groups: int
-) -> None:
+def test_bfloat16_is_summed_in_float32(kernel_shape: tuple[int, ...], groups: int) -> None:
     """Values and both gradients lie within bfloat16's last place of float32's."""
     x, kernel = random_input((2, 31, 31, 4)) - 1.5, random_input(kernel_shape, seed=1) - 1.5
     weights = random_input((*x.shape[:3], kernel_shape[-1]), seed=2) - 1.5
@@ -253,7 +253,7 @@ def test_bfloat16_is_summed_in_float32(
     def run(dtype: Any) -> list[np.ndarray]:
         def apply(x: jax.Array, kernel: jax.Array) -> jax.Array:
             return convolve(
-                x, kernel, (1, 1), "SAME", form=form, feature_group_count=groups, **NHWC
+                x, kernel, (1, 1), "SAME", form="direct", feature_group_count=groups, **NHWC
             )
 
         y, gradients = jax.vjp(jax.jit(apply), x.astype(dtype), kernel.astype(dtype))
@@ -268,7 +268,7 @@ def test_bfloat16_is_summed_in_float32(
 def operations(name: str, stock: bool) -> dict[str, int]:
     """How often each primitive stands in a network's forward pass at 64 px."""
     x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    network = backbones()[name](3, BackboneOptions(stock_operations=stock))
+    network = backbones()[name](3).clone(stock_operations=stock)
     variables = jax.eval_shape(
         lambda x: network.init(jax.random.key(0), x, resolution=64, train=False), x
     )
@@ -279,7 +279,7 @@ def operations(name: str, stock: bool) -> dict[str, int]:
 
 
 # Convolutions; of them depthwise; of them left to XLA on the CPU: neither depthwise nor 1x1, nor of
-# 8x8 pixels, nor a 3x3 stem; sums of 16 channels; max-pools.
+# 8x8 pixels, nor a 3x3 stem; direct ones of 16 channels; max-pools.
 NETWORKS = {
     "resnet10": (12, 0, 3, 0, 1),
     "mobilenetv2": (52, 17, 0, 1, 0),
@@ -310,10 +310,8 @@ def test_stock_operations_train_a_network_the_same() -> None:
         x = jnp.asarray(random_input((2, 16, 16, 3)), jnp.float64)
         gradients = []
         for stock in (False, True):
-            options = BackboneOptions(
-                width=4, stage_sizes=(1, 1), stock_operations=stock, dtype=jnp.float64
-            )
-            network = backbones()["resnet"](3, options)
+            network = backbones()["resnet"](3, width=4, stage_sizes=(1, 1))
+            network = network.clone(stock_operations=stock, dtype=jnp.float64)
             run = partial(network.apply, resolution=16, train=True, mutable=["batch_stats_16"])
             variables = network.init(jax.random.key(0), x, resolution=16, train=False)
 

@@ -33,7 +33,12 @@ class Case:
     def __init__(self, **overrides: Any) -> None:
         config = default_config()
         config.update_from_flattened_dict(
-            {"model.width": 4, "model.resolutions": (48, 32, 16), "predictor.width": 4} | overrides
+            {
+                "model.args": "width=4, stem='small'",
+                "model.resolutions": (48, 32, 16),
+                "predictor.args": "stage_sizes=(1, 1, 1), width=4, stem='small'",
+            }
+            | overrides
         )
         self.model = create_model(config, NUM_CLASSES)
         rng = np.random.default_rng(1)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from drnet_jax.models import macs
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.macs import ModelCost, count_macs, model_cost
 from drnet_jax.models.predictor import ResolutionPredictor
@@ -94,6 +95,26 @@ def test_model_cost_counts_predictor_and_every_resolution() -> None:
 
 def test_model_cost_without_predictor() -> None:
     assert model_cost(DRNet(tiny(), None, (32,))) == ModelCost(0, (TINY_32,))
+
+
+def test_equal_models_are_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Predictor and two resolutions: three traces, however often the cost is asked for."""
+    counted = []
+
+    def count(module: nn.Module, *args: Any, **kwargs: Any) -> int:
+        counted.append(module)
+        return count_macs(module, *args, **kwargs)
+
+    monkeypatch.setattr(macs, "count_macs", count)
+    network = ResNet(2, (1,), width=6, stem="small", resolution_aware=False)
+
+    def model(width: int) -> DRNet:
+        classifier = ResNet(10, (1, 1), width=width, stem="small")
+        return DRNet(classifier, ResolutionPredictor(network, 16), (32, 16))
+
+    first = model_cost(model(6))
+    assert model_cost(model(6)) == first and len(counted) == 3
+    assert model_cost(model(7)) != first and len(counted) == 6
 
 
 @pytest.mark.parametrize("groups", [1, 4])

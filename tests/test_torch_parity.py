@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from drnet_jax.models.backbone import BackboneOptions, backbones
+from drnet_jax.models.backbone import backbones
 from drnet_jax.pretrained.torch_weights import torch_name, variables_from_torch
 
 PYTHON = os.environ.get("DRNET_TORCH_PYTHON", "")
@@ -40,7 +40,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @cache
 def network(name: str) -> Any:
-    return backbones()[name](10, BackboneOptions())
+    return backbones()[name](10)
 
 
 def part(reference: Any, prefix: str) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drnet_jax.models.backbone import BackboneOptions, backbones
+from drnet_jax.models.backbone import backbones
 from drnet_jax.pretrained.torch_weights import WeightsError, torch_name, variables_from_torch
 
 SIZE = 64
@@ -55,7 +55,7 @@ KNOWN: dict[str, tuple[int, dict[str, tuple[int, ...]]]] = {
 
 
 def network(name: str) -> Any:
-    return backbones()[name](10, BackboneOptions())
+    return backbones()[name](10)
 
 
 def random_state(name: str) -> tuple[dict[str, np.ndarray], dict[tuple[str, ...], np.ndarray]]:
@@ -104,6 +104,6 @@ def test_other_weights_are_refused() -> None:
         variables_from_torch(network("mobilenetv2"), state, (32,))
     with pytest.raises(WeightsError, match="are not of this network, extra first"):
         variables_from_torch(network("resnet18"), {**state, "extra": np.zeros(1)}, (32,))
-    other = backbones()["resnet18"](11, BackboneOptions())
+    other = backbones()["resnet18"](11)
     with pytest.raises(WeightsError, match=r"fc\.\w+ has shape"):
         variables_from_torch(other, state, (32,))

@@ -106,7 +106,11 @@ def test_killed_in_each_stage_ends_at_the_same_parameters(
 
 def test_killed_while_a_checkpoint_is_written(environment: dict[str, str], tmp_path: Path) -> None:
     """The half-written checkpoint of 59 MB is not used, and the end is the same to the bit."""
-    large = {"model.width": 64, "model.resolutions": (16,), "stages": ("pretrain",)}
+    large = {
+        "model.args": "width=64, stem=small",
+        "model.resolutions": (16,),
+        "stages": ("pretrain",),
+    }
     large |= {"pretrain.num_epochs": 1}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(whole, **large), check=True, env=environment, capture_output=True)
@@ -174,7 +178,7 @@ def test_stage_two_starts_from_another_runs_stage_one(finished: Path, tmp_path: 
 
     Its predictor and the statistics of stage 2 may be others.
     """
-    further = {"predictor.width": 6, "model.statistics": "routed"}
+    further = {"predictor.args": "width=6, stage_sizes=(1,)", "model.statistics": "routed"}
     config = small_config(stages=("joint",), **{"joint.init_from": str(finished)} | further)
     run = prepare(config, tmp_path)
     fresh = init_variables(run.model, jax.random.key(5))

@@ -4,6 +4,7 @@ import json
 
 from ml_collections import ConfigDict
 
+from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.checkpoints.restore import TrainedModel
 from drnet_jax.config import RESUMABLE_FIELDS, default_config, flatten
 from drnet_jax.data.index_cache import digest
@@ -16,7 +17,7 @@ def model_key(config: ConfigDict, trained: TrainedModel) -> str:
     `model.stock_operations` and `model.remat` are among them, which change no more than rounding.
     Nor do fields at their default, so that a run keeps its key when the program gets new ones.
     """
-    defaults = flatten(default_config())
+    defaults = comparable(flatten(default_config()))
     trained_with = {
         name: value
         for name, value in sorted(trained.config.items())

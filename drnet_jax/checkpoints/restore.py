@@ -10,9 +10,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
+from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.config import MODEL_FIELDS, STAGES, changed_fields, default_config, flatten
 from drnet_jax.data.sources import DataError
-from drnet_jax.models.create import create_model
+from drnet_jax.models.create import check_model, create_model
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.variables import classifier_variables, init_variables, merge_variables
 from drnet_jax.runtime.files import write_json
@@ -31,7 +32,7 @@ class TrainedModel:
       origin: the workdir of the run.
       classes: their names, in the order of the logits.
       identities: of the train, calibration and test splits it was trained with.
-      config: flattened, as it was when the model was trained.
+      config: flattened, as `config.json` has it since the model was trained.
     """
 
     model: DRNet
@@ -126,9 +127,11 @@ def trained_config(
     Raises:
       CheckpointError: it is missing or damaged, or `config` describes another model or another
         input.
+      ConfigError: `config` describes no model.
     """
     trained = read_config(origin)
-    changed = changed_fields(trained, flatten(config), only=fields)
+    check_model(config)
+    changed = changed_fields(trained, comparable(flatten(config)), only=fields)
     if changed:
         raise CheckpointError(
             f"{origin} holds another model than the configured one ({'; '.join(changed)}); give "
@@ -138,7 +141,7 @@ def trained_config(
 
 
 def read_config(origin: Path) -> dict[str, Any]:
-    """The flattened configuration of the run in `origin`; newer fields are at their default.
+    """The flattened, comparable configuration of a run; newer fields are at their default.
 
     Raises:
       CheckpointError: it is missing or damaged.
@@ -147,7 +150,7 @@ def read_config(origin: Path) -> dict[str, Any]:
     if not path.exists():
         raise CheckpointError(f"{path} is missing: it says what the checkpoints beside it hold")
     try:
-        return flatten(default_config()) | json.loads(path.read_text())
+        return flatten(default_config()) | comparable(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): restore it from a copy") from error
 

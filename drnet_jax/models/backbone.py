@@ -1,25 +1,44 @@
 """What a network needs to be a classifier or a predictor here, and the names of those there are.
 
-A new backbone is one file in this folder: a linen module that fulfils `Backbone`, and a function
-that builds it under a name,
+A new backbone is one file in this folder: a subclass of `Backbone`, and a function that builds it,
+whose keyword arguments are its options,
+
+    class MyNetwork(Backbone):
+        depth: int
+
+        @property
+        def network_stride(self) -> int: ...
+
+        @property
+        def feature_width(self) -> int: ...
+
+        def features(self, x: jax.Array, **norm_args: Any) -> jax.Array: ...
 
     @register("my_network")
-    def my_network(num_classes: int, options: BackboneOptions) -> MyNetwork: ...
+    def my_network(num_classes: int, *, depth: int = 4) -> MyNetwork:
+        check_positive(depth=depth)
+        return MyNetwork(num_classes, depth)
 
-`--config.model.name=my_network` then trains it, `--config.predictor.name=my_network` takes it for
-the predictor, and `tests/test_backbones.py` checks it. Its MACs are counted from its own `nn.Conv`
-and `nn.Dense` layers (`drnet_jax/models/macs.py`). For BatchNorm to be folded, the BatchNorm after
-a convolution has the convolution's name with `bn` in the place of `conv`. `conv_and_norm`,
-`block_runner` and `classify_features` are what the networks here share.
+`--config.model.name=my_network --config.model.args="depth=2"` then trains it, `predictor.name` and
+`predictor.args` take it for the predictor, and `tests/test_backbones.py` checks it. Types and
+defaults of the options are read from the function's signature (`drnet_jax/models/arguments.py`).
+
+`features` makes its layers with `self.conv` and `self.norm` and runs its blocks with
+`self.run_block`, which see to BatchNorm by resolution, folding, rematerialisation and the dtype.
+For BatchNorm to be folded, the one after a convolution has the convolution's name with `bn` in the
+place of `conv`. MACs are counted from the network's own `nn.Conv` and `nn.Dense` layers
+(`drnet_jax/models/macs.py`).
 """
 
+import abc
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -27,30 +46,59 @@ import jax.numpy as jnp
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
+from drnet_jax.models.arguments import check_signature
 from drnet_jax.models.convolution import STOCK, convolve
-from drnet_jax.models.layers import ModuleDef, ResolutionBatchNorm, without_norm
+from drnet_jax.models.layers import ResolutionBatchNorm
+
+# How a block makes a layer: `Backbone.conv` or `Backbone.norm`.
+MakeLayer = Callable[..., Callable[..., jax.Array]]
 
 
-class Backbone(Protocol):
-    """A linen module from images to logits, with BatchNorm by resolution."""
+class Backbone(nn.Module, abc.ABC):
+    """A network from images to logits whose one set of convolutions runs at several resolutions.
+
+    Attributes:
+      num_classes: number of outputs.
+      resolution_aware: every BatchNorm has one set of statistics and parameters per resolution.
+      epsilon: of every BatchNorm.
+      min_samples: see `ResolutionBatchNorm`.
+      remat: keep only what goes from block to block for the backward pass (Chen et al. 2016, arXiv
+        1604.06174).
+      stock_operations: XLA's own convolutions and pooling on every platform.
+      folded: no BatchNorm; every convolution has a bias (`drnet_jax/inference/folding.py`).
+      dtype: dtype of the computation; parameters and statistics stay float32, logits are float32.
+    """
 
     num_classes: int
-    resolution_aware: bool
-    epsilon: float
-    min_samples: int
-    remat: bool
-    stock_operations: bool
-    folded: bool
-    dtype: DTypeLike
+    _: KW_ONLY
+    resolution_aware: bool = True
+    epsilon: float = 1e-5
+    min_samples: int = 4
+    remat: bool = False
+    stock_operations: bool = False
+    folded: bool = False
+    dtype: DTypeLike = jnp.float32
 
     @property
+    @abc.abstractmethod
     def network_stride(self) -> int:
         """Input pixels per position of the last feature map, along one axis."""
 
     @property
+    @abc.abstractmethod
     def feature_width(self) -> int:
-        """Features that the last dense layer sees."""
+        """Channels of the last feature map."""
 
+    @abc.abstractmethod
+    def features(self, x: jax.Array, **norm_args: Any) -> jax.Array:
+        """Maps `[n, h, w, 3]` to the last feature map `[n, h / stride, w / stride, feature_width]`.
+
+        Args:
+          x: images.
+          **norm_args: of the call of every BatchNorm: `resolution`, `train` and `sample_mask`.
+        """
+
+    @nn.compact
     def __call__(
         self,
         x: jax.Array,
@@ -59,114 +107,99 @@ class Backbone(Protocol):
         train: bool,
         sample_mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Maps `[n, h, w, 3]` to logits `[n, num_classes]`, float32 at least."""
+        """Maps `[n, h, w, 3]` to logits `[n, num_classes]`, float32 at least.
 
-    def clone(self, **fields: Any) -> Any:
-        """As `nn.Module.clone`."""
+        The mean of the last feature map goes through one dense layer, `fc`.
 
-    def init(self, *args: Any, **kwargs: Any) -> Any:
-        """As `nn.Module.init`."""
+        Args:
+          x: images at `resolution`.
+          resolution: whose BatchNorm to use.
+          train: see `ResolutionBatchNorm`.
+          sample_mask: see `ResolutionBatchNorm`.
+        """
+        x = self.features(x, resolution=resolution, train=train, sample_mask=sample_mask)
+        x = x.mean(axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+        return nn.Dense(self.num_classes, name="fc")(x)
 
-    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `nn.Module.apply`."""
+    # Not wrapped by linen: a layer belongs to the block that makes it, not to the network.
+    @nn.nowrap
+    def conv(
+        self, features: int, kernel_size: tuple[int, int], strides: int = 1, **kwargs: Any
+    ) -> nn.Conv:
+        """A convolution; arguments as of `nn.Conv`.
+
+        Kernels are initialised as torchvision's (He et al. 2015, by fan-out).
+        """
+        form = STOCK if self.stock_operations else None
+        return nn.Conv(
+            features,
+            kernel_size,
+            strides,
+            use_bias=self.folded,
+            dtype=self.dtype,
+            kernel_init=initializers.variance_scaling(2.0, "fan_out", "normal"),
+            conv_general_dilated=partial(convolve, form=form),
+            **kwargs,
+        )
+
+    @nn.nowrap
+    def norm(self, **kwargs: Any) -> Callable[..., jax.Array]:
+        """The BatchNorm after a convolution; arguments as of `ResolutionBatchNorm`.
+
+        The identity where it is folded into the convolution.
+        """
+        if self.folded:
+            return lambda x, **_: x
+        return ResolutionBatchNorm(
+            resolution_aware=self.resolution_aware,
+            epsilon=self.epsilon,
+            min_samples=self.min_samples,
+            dtype=self.dtype,
+            **kwargs,
+        )
+
+    @nn.nowrap
+    def run_block(self, block: nn.Module, x: jax.Array, **norm_args: Any) -> jax.Array:
+        """Runs a block on `[n, h, w, c]`, with `remat` computed anew in the backward pass."""
+
+        def run(block: Any, x: jax.Array) -> jax.Array:
+            """A function, which `nn.remat` can wrap."""
+            return block(x, **norm_args)
+
+        return (nn.remat(run) if self.remat else run)(block, x)
 
 
-def conv_and_norm(backbone: Backbone) -> tuple[ModuleDef, ModuleDef]:
-    """How to make a convolution of a backbone, and the BatchNorm after it.
+def check_positive(**options: float | tuple[float, ...]) -> None:
+    """Checks options of a network, each a number or one or more of them.
 
-    Kernels are initialised as torchvision's (He et al. 2015, by fan-out).
+    Raises:
+      ValueError: one is not above zero; the message names it.
     """
-    conv = partial(
-        nn.Conv,
-        use_bias=backbone.folded,
-        dtype=backbone.dtype,
-        kernel_init=initializers.variance_scaling(2.0, "fan_out", "normal"),
-        conv_general_dilated=partial(convolve, form=STOCK if backbone.stock_operations else None),
-    )
-    norm = partial(
-        ResolutionBatchNorm,
-        resolution_aware=backbone.resolution_aware,
-        epsilon=backbone.epsilon,
-        min_samples=backbone.min_samples,
-        dtype=backbone.dtype,
-    )
-    return conv, without_norm if backbone.folded else norm
+    for name, value in options.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not numbers or not all(number > 0 and math.isfinite(number) for number in numbers):
+            raise ValueError(f"{name}={value!r} must be above zero")
 
 
-def block_runner(
-    backbone: Backbone, norm_args: dict[str, Any]
-) -> Callable[[nn.Module, jax.Array], jax.Array]:
-    """How to run a block of a backbone on `[n, h, w, c]`.
-
-    Args:
-      backbone: with `remat` only what goes from block to block is kept for the backward pass (Chen
-        et al. 2016).
-      norm_args: arguments of every BatchNorm.
-    """
-
-    def run(block: Any, x: jax.Array) -> jax.Array:
-        """A function, which `nn.remat` can wrap."""
-        return block(x, **norm_args)
-
-    return nn.remat(run) if backbone.remat else run
-
-
-def classify_features(x: jax.Array, num_classes: int) -> jax.Array:
-    """Logits `[n, k]`, float32 at least, of the last feature map: its mean, and the layer `fc`."""
-    x = x.mean(axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
-    return nn.Dense(num_classes, name="fc")(x)
-
-
-@dataclass(frozen=True)
-class BackboneOptions:
-    """What a configuration says of a network beside its name.
-
-    Attributes:
-      width: features of a ResNet's first stage.
-      width_multiplier: of all features of the other families.
-      stem: of a ResNet.
-      stage_sizes: of the ResNet named `'resnet'`.
-      zero_init_residual: of a ResNet.
-      resolution_aware: one set of BatchNorm statistics and parameters a resolution.
-      min_samples: see `ResolutionBatchNorm`.
-      remat: compute the inside of every block anew in the backward pass.
-      stock_operations: XLA's own convolutions and pooling on every platform.
-      dtype: of the computation.
-    """
-
-    width: int = 64
-    width_multiplier: float = 1.0
-    stem: str = "imagenet"
-    stage_sizes: tuple[int, ...] = (1, 1, 1, 1)
-    zero_init_residual: bool = False
-    resolution_aware: bool = True
-    min_samples: int = 4
-    remat: bool = False
-    stock_operations: bool = False
-    dtype: DTypeLike = jnp.float32
-
-    @property
-    def common(self) -> dict[str, Any]:
-        """What every family takes, as keyword arguments."""
-        names = ("resolution_aware", "min_samples", "remat", "stock_operations", "dtype")
-        return {name: getattr(self, name) for name in names}
-
-
-Builder = Callable[[int, BackboneOptions], Backbone]
+# From a number of classes, and options by keyword.
+Builder = Callable[..., Backbone]
+B = TypeVar("B", bound=Builder)
 _BUILDERS: dict[str, Builder] = {}
 
 
-def register(name: str) -> Callable[[Builder], Builder]:
+def register(name: str) -> Callable[[B], B]:
     """Makes a builder known under a name.
 
     Raises:
       ValueError: the name is taken.
+      TypeError: an option of the builder has no default, or a type that no text can give.
     """
 
-    def add(builder: Builder) -> Builder:
+    def add(builder: B) -> B:
         """Keeps the builder."""
         if name in _BUILDERS:
             raise ValueError(f"there are two backbones named {name!r}")
+        check_signature(builder)
         _BUILDERS[name] = builder
         return builder
 

@@ -43,15 +43,16 @@ def convolve(
       form: default: XLA's own, but on the CPU whatever is fastest. Values and gradients are the
         same up to rounding.
         `'stock'`: XLA's own operation.
-        `'product'`: one matrix product over shifted views, which the backward pass keeps: kh * kw
-        times the input.
-        `'space_to_depth'`: the same, after the columns of a stride have become channels of one, so
-        that the views are of fewer and longer runs.
-        `'weighted_sum'`, of a 1x1 convolution without stride or padding: the sum over the channels
-        times their weights, which XLA fuses with what follows, where a product would be written
-        out and read again; the gradient is the product's. No forward-mode derivative (`jax.jvp`).
-        `'shifts'`, of a depthwise convolution: the sum of shifted views times their weights, in
-        float32 at least. No forward-mode derivative either.
+        `'im2col'`: one matrix product with the patches (Chellapilla et al. 2006), which the
+        backward pass keeps: kh * kw times the input. Of a 1x1 convolution the patches are the
+        input itself.
+        `'space_to_depth'`: im2col after the columns of a stride have become channels of one, so
+        that the patches are copied in fewer and longer runs.
+        `'direct'`: the sum of products that defines the convolution, elementwise and in float32 at
+        least, over the channels of a 1x1 convolution without stride or padding, or over the kernel
+        positions of a depthwise one. XLA fuses the former with what follows, where a matrix product
+        would be written out and read again; its gradient is im2col's. No forward-mode derivative
+        (`jax.jvp`).
       arguments: further ones of `lax.conv_general_dilated`.
 
     Raises:
@@ -65,14 +66,14 @@ def convolve(
         raise ValueError(f"convolve: form={form!r} must be one of {forms} for this convolution")
     if form == STOCK:
         return lax.conv_general_dilated(x, kernel, strides, padding, **arguments)
-    if form == "weighted_sum":
-        return _weighted_sum(x, kernel, arguments.get("precision"))
-    if form == "product":
-        return _product(_pad(x, pads), kernel, strides, arguments.get("precision"))
+    if form == "im2col":
+        return _im2col(_pad(x, pads), kernel, strides, arguments.get("precision"))
     if form == "space_to_depth":
-        deep, deep_kernel = _space_to_depth(_pad(x, pads), kernel, strides[1])
-        return _product(deep, deep_kernel, (strides[0], 1), arguments.get("precision"))
-    return _shifts(x, kernel, strides, pads)
+        x, kernel = _space_to_depth(_pad(x, pads), kernel, strides[1])
+        return _im2col(x, kernel, (strides[0], 1), arguments.get("precision"))
+    if arguments.get("feature_group_count", 1) == 1:
+        return _direct_pointwise(x, kernel, arguments.get("precision"))
+    return _direct_depthwise(x, kernel, strides, pads)
 
 
 def _possible_forms(
@@ -95,10 +96,10 @@ def _possible_forms(
         return (STOCK,)
     groups = arguments.get("feature_group_count", 1)
     if groups == 1:
-        forms = (STOCK, "product", "space_to_depth")
-        pixelwise = (kernel.shape[:2], strides, pads) == ((1, 1), (1, 1), ((0, 0), (0, 0)))
-        return (*forms, "weighted_sum") if pixelwise else forms
-    return (STOCK, "shifts") if groups == x.shape[-1] == kernel.shape[-1] else (STOCK,)
+        forms = (STOCK, "im2col", "space_to_depth")
+        pointwise = (kernel.shape[:2], strides, pads) == ((1, 1), (1, 1), ((0, 0), (0, 0)))
+        return (*forms, "direct") if pointwise else forms
+    return (STOCK, "direct") if groups == x.shape[-1] == kernel.shape[-1] else (STOCK,)
 
 
 def _fastest(
@@ -106,17 +107,17 @@ def _fastest(
 ) -> str:
     if jax.default_backend() != "cpu" or len(forms) == 1:
         return STOCK
-    places = _output_places(x, kernel, strides, pads)
-    if places == 0:
+    positions = _output_positions(x, kernel, strides, pads)
+    if positions == 0:
         return STOCK
-    if "shifts" in forms:
-        return "shifts"
+    if forms == (STOCK, "direct"):
+        return "direct"
     channels, features = kernel.shape[2:]
     # What was faster than XLA's own, forward and backward, on two cores of an AMD EPYC.
-    if "weighted_sum" in forms and channels <= 16 and features > channels and places > 64:
-        return "weighted_sum"
-    if kernel.shape[:2] == (1, 1) or places <= 64:
-        return "product"
+    if "direct" in forms and channels <= 16 and features > channels and positions > 64:
+        return "direct"
+    if kernel.shape[:2] == (1, 1) or positions <= 64:
+        return "im2col"
     small_patch = math.prod(kernel.shape[:3]) <= 32
     return "space_to_depth" if small_patch and strides[1] > 1 else STOCK
 
@@ -127,129 +128,132 @@ def _pads(x: jax.Array, kernel: jax.Array, strides: Strides, padding: Padding) -
     return tuple((low, high) for low, high in padding)
 
 
-def _output_places(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> int:
+def _output_positions(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> int:
     lengths = zip(x.shape[1:3], pads, kernel.shape[:2], strides, strict=True)
     return math.prod(
         max(0, (size + sum(pad) - length) // step + 1) for size, pad, length, step in lengths
     )
 
 
-def _product(padded: jax.Array, kernel: jax.Array, strides: Strides, precision: Any) -> jax.Array:
-    views = _views(padded, kernel.shape[:2], strides)
-    stacked = views[0] if len(views) == 1 else jnp.concatenate(views, axis=-1)
-    # Of two axes, which the gradient by the kernel needs to be one product too.
-    y = jnp.matmul(_flat(stacked), kernel.reshape(-1, kernel.shape[-1]), precision=precision)
-    return y.reshape(*stacked.shape[:-1], kernel.shape[-1])
+def _im2col(padded: jax.Array, kernel: jax.Array, strides: Strides, precision: Any) -> jax.Array:
+    slices = _strided_slices(padded, kernel.shape[:2], strides)
+    patches = slices[0] if len(slices) == 1 else jnp.concatenate(slices, axis=-1)
+    # Matrices, which `dkernel` needs to be one matrix product too.
+    y = jnp.matmul(_as_matrix(patches), kernel.reshape(-1, kernel.shape[-1]), precision=precision)
+    return y.reshape(*patches.shape[:-1], kernel.shape[-1])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _weighted_sum(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
-    wide = _wide(x)
-    weights = kernel[0, 0].astype(wide)
-    channels = [x[..., channel, None].astype(wide) for channel in range(x.shape[-1])]
+def _direct_pointwise(x: jax.Array, kernel: jax.Array, precision: Any) -> jax.Array:
+    dtype = _accumulation_dtype(x)
+    weights = kernel[0, 0].astype(dtype)
+    channels = [x[..., channel, None].astype(dtype) for channel in range(x.shape[-1])]
     products = [channel * weight for channel, weight in zip(channels, weights, strict=True)]
     return reduce(jnp.add, products).astype(x.dtype)
 
 
-def _weighted_sum_forward(
+def _direct_pointwise_forward(
     x: jax.Array, kernel: jax.Array, precision: Any
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _weighted_sum(x, kernel, precision), (x, kernel)
+    return _direct_pointwise(x, kernel, precision), (x, kernel)
 
 
-def _weighted_sum_backward(
-    precision: Any, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
+def _direct_pointwise_backward(
+    precision: Any, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    _, transpose = jax.vjp(lambda x, kernel: _product(x, kernel, (1, 1), precision), *kept)
-    by_x, by_kernel = transpose(cotangent)
-    return by_x, by_kernel
+    _, vjp = jax.vjp(lambda x, kernel: _im2col(x, kernel, (1, 1), precision), *residuals)
+    dx, dkernel = vjp(dy)
+    return dx, dkernel
 
 
-_weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
+_direct_pointwise.defvjp(_direct_pointwise_forward, _direct_pointwise_backward)
 
 
-def _space_to_depth(padded: jax.Array, kernel: jax.Array, step: int) -> tuple[jax.Array, jax.Array]:
-    """`[n, h, w, c]` as `[n, h, blocks, step * c]`, and the kernel for it, padded with zeros."""
-    n, height, columns, channels = padded.shape
-    length, width, _, features = kernel.shape
-    taken = -(-width // step)
-    blocks = (columns - width) // step + taken
-    # What no window sees is cut off.
-    fit = ((0, 0, 0), (0, 0, 0), (0, blocks * step - columns, 0), (0, 0, 0))
-    deep = lax.pad(padded, jnp.zeros((), padded.dtype), fit)
-    kernel = jnp.pad(kernel, ((0, 0), (0, taken * step - width), (0, 0), (0, 0)))
+def _space_to_depth(
+    padded: jax.Array, kernel: jax.Array, block: int
+) -> tuple[jax.Array, jax.Array]:
+    """`[n, h, w, c]` as `[n, h, blocks, block * c]`, and the kernel for it, padded with zeros."""
+    n, height, width, channels = padded.shape
+    kernel_height, kernel_width, _, features = kernel.shape
+    kernel_blocks = -(-kernel_width // block)
+    blocks = (width - kernel_width) // block + kernel_blocks
+    # Negative padding cuts off the columns that no patch sees.
+    columns = ((0, 0, 0), (0, 0, 0), (0, blocks * block - width, 0), (0, 0, 0))
+    blocked = lax.pad(padded, jnp.zeros((), padded.dtype), columns)
+    zeros = ((0, 0), (0, kernel_blocks * block - kernel_width), (0, 0), (0, 0))
     return (
-        deep.reshape(n, height, blocks, step * channels),
-        kernel.reshape(length, taken, step * channels, features),
+        blocked.reshape(n, height, blocks, block * channels),
+        jnp.pad(kernel, zeros).reshape(kernel_height, kernel_blocks, block * channels, features),
     )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _shifts(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> jax.Array:
-    return _sum_of_shifts(x, kernel, strides, pads)
+def _direct_depthwise(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> jax.Array:
+    return _sum_of_slices(x, kernel, strides, pads)
 
 
-def _sum_of_shifts(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> jax.Array:
-    wide = _wide(x)
-    # All of it wide, so that the transposed sum, which is the gradient by x, is wide too.
-    views = _views(_pad(x.astype(wide), pads), kernel.shape[:2], strides)
-    weights = kernel.reshape(-1, kernel.shape[-1]).astype(wide)
-    products = [view * weight for view, weight in zip(views, weights, strict=True)]
+def _sum_of_slices(x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads) -> jax.Array:
+    dtype = _accumulation_dtype(x)
+    # Cast before the slices are taken, so that the transposed sum, which is `dx`, is of it too.
+    slices = _strided_slices(_pad(x.astype(dtype), pads), kernel.shape[:2], strides)
+    weights = kernel.reshape(-1, kernel.shape[-1]).astype(dtype)
+    products = [part * weight for part, weight in zip(slices, weights, strict=True)]
     return reduce(jnp.add, products).astype(x.dtype)
 
 
-def _shifts_forward(
+def _direct_depthwise_forward(
     x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _sum_of_shifts(x, kernel, strides, pads), (x, kernel)
+    return _sum_of_slices(x, kernel, strides, pads), (x, kernel)
 
 
-def _shifts_backward(
-    strides: Strides, pads: Pads, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
+def _direct_depthwise_backward(
+    strides: Strides, pads: Pads, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    x, kernel = kept
-    transpose = jax.linear_transpose(lambda x: _sum_of_shifts(x, kernel, strides, pads), x)
-    (by_x,) = transpose(cotangent)
-    return by_x, _shifts_by_kernel(_pad(x, pads), kernel, strides[0], strides[1], cotangent)
+    x, kernel = residuals
+    transpose = jax.linear_transpose(lambda x: _sum_of_slices(x, kernel, strides, pads), x)
+    (dx,) = transpose(dy)
+    return dx, _depthwise_dkernel(_pad(x, pads), kernel, strides, dy)
 
 
-def _shifts_by_kernel(
-    padded: jax.Array, kernel: jax.Array, down: int, across: int, cotangent: jax.Array
+def _depthwise_dkernel(
+    padded: jax.Array, kernel: jax.Array, strides: Strides, dy: jax.Array
 ) -> jax.Array:
-    """The gradient by the kernel, summed over the rows of the output, in float32 at least.
+    """The gradient with respect to the kernel, summed over the rows of `dy`, in float32 at least.
 
-    What a row sees of the image fits the cache; a sum over all pixels at once would be over one
-    view of the whole image for every place of the kernel. Several CPU devices add up every row.
+    What an output row sees of the image fits the cache; a sum over all output positions at once
+    would read one slice of the whole image for every kernel position. Several CPU devices add up
+    every row.
     """
     (height, width), channels = kernel.shape[:2], kernel.shape[-1]
-    n, rows = cotangent.shape[:2]
-    wide = _wide(padded)
+    n, rows = dy.shape[:2]
+    dtype = _accumulation_dtype(padded)
 
     def add_row(row: jax.Array, total: jax.Array) -> jax.Array:
-        """`total` `[kw, kh, 1, c]` and the share of one row of the output."""
-        band = lax.dynamic_slice_in_dim(padded, row * down, height, axis=1)
+        """`total` `[kw, kh, 1, c]` and the share of one row of `dy`."""
+        band = lax.dynamic_slice_in_dim(padded, row * strides[0], height, axis=1)
         band = band.transpose(0, 2, 1, 3).reshape(n, 1, padded.shape[2], height * channels)
-        seen = _views(band, (1, width), (1, across))
-        returned = lax.dynamic_index_in_dim(cotangent, row, axis=1, keepdims=False)
-        weights = _flat(jnp.tile(returned, (1, 1, height)).astype(wide))
+        slices = _strided_slices(band, (1, width), (1, strides[1]))
+        dy_row = lax.dynamic_index_in_dim(dy, row, axis=1, keepdims=False)
+        weights = _as_matrix(jnp.tile(dy_row, (1, 1, height)).astype(dtype))
         # A row of ones times a matrix: several times faster than a sum.
-        ones = jnp.ones((1, weights.shape[0]), wide)
-        sums = jnp.stack([ones @ (_flat(view) * weights) for view in seen])
+        ones = jnp.ones((1, weights.shape[0]), dtype)
+        sums = jnp.stack([ones @ (_as_matrix(part) * weights) for part in slices])
         return total + sums.reshape(total.shape)
 
-    total = jnp.zeros((width, height, 1, channels), wide)
+    total = jnp.zeros((width, height, 1, channels), dtype)
     total = lax.fori_loop(0, rows, add_row, total)
     return total.swapaxes(0, 1).astype(kernel.dtype)
 
 
-_shifts.defvjp(_shifts_forward, _shifts_backward)
+_direct_depthwise.defvjp(_direct_depthwise_forward, _direct_depthwise_backward)
 
 
-def _wide(x: jax.Array) -> Any:
+def _accumulation_dtype(x: jax.Array) -> Any:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def _flat(x: jax.Array) -> jax.Array:
+def _as_matrix(x: jax.Array) -> jax.Array:
     return x.reshape(-1, x.shape[-1])
 
 
@@ -280,12 +284,12 @@ def max_pool(
         raise ValueError(f"max_pool: form must be 'slices' or 'stock', got {form!r}")
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
     for length, step in (((1, window), (1, strides)), ((window, 1), (strides, 1))):
-        x = reduce(jnp.maximum, _views(x, length, step))
+        x = reduce(jnp.maximum, _strided_slices(x, length, step))
     return x
 
 
-def _views(x: jax.Array, window: Sequence[int], strides: Sequence[int]) -> list[jax.Array]:
-    """The pixels at each place of a sliding window: one `[n, h', w', c]` a place."""
+def _strided_slices(x: jax.Array, window: Sequence[int], strides: Sequence[int]) -> list[jax.Array]:
+    """What a sliding window sees of `[n, h, w, c]`: one `[n, h', w', c]` per window position."""
     rows, columns = (
         # None at all where the window does not fit.
         [slice(first, first + max(0, size - length + 1), step) for first in range(length)]

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from drnet_jax.config import ConfigError
-from drnet_jax.models.backbone import Backbone, BackboneOptions, backbones
+from drnet_jax.models.arguments import default_arguments, format_arguments, parse_arguments
+from drnet_jax.models.backbone import Backbone, backbones
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.predictor import ResolutionPredictor
 
@@ -13,51 +14,57 @@ def create_model(config: ConfigDict, num_classes: int) -> DRNet:
     """Builds the DRNet that `config.model` and `config.predictor` describe.
 
     Raises:
-      ConfigError: an unknown network, or a resolution below the network's stride.
+      ConfigError: an unknown network, arguments that it does not take, or a resolution below its
+        stride.
     """
     model, small = config.model, config.predictor
     resolutions = tuple(model.resolutions)
     dtype = jnp.dtype(model.dtype)
-    options = BackboneOptions(
-        width=model.width,
-        width_multiplier=model.width_multiplier,
-        stem=model.stem,
+    classifier = _build("model", model, num_classes).clone(
         resolution_aware=model.resolution_aware,
-        zero_init_residual=model.zero_init_residual,
         min_samples=model.min_samples,
         remat=model.remat,
         stock_operations=model.stock_operations,
         dtype=dtype,
     )
-    classifier = _build("model.name", model.name, num_classes, options)
     _check_size("model.resolutions", min(resolutions), classifier)
     predictor = None
     if len(resolutions) > 1:
-        options = BackboneOptions(
-            width=small.width,
-            width_multiplier=small.width_multiplier,
-            stem=small.stem,
-            stage_sizes=tuple(small.stage_sizes),
-            resolution_aware=False,
-            stock_operations=model.stock_operations,
-            dtype=dtype,
+        network = _build("predictor", small, len(resolutions)).clone(
+            resolution_aware=False, stock_operations=model.stock_operations, dtype=dtype
         )
-        network = _build("predictor.name", small.name, len(resolutions), options)
         _check_size("predictor.size", small.size, network)
         predictor = ResolutionPredictor(network, small.size)
     return DRNet(classifier, predictor, resolutions, statistics=model.statistics)
 
 
-def _build(field: str, name: str, num_classes: int, options: BackboneOptions) -> Backbone:
+def check_model(config: ConfigDict) -> None:
+    """Checks what describes the model; nothing is computed, and no data are needed.
+
+    Raises:
+      ConfigError: see `create_model`.
+    """
+    create_model(config, num_classes=1)
+
+
+def _build(section: str, described: ConfigDict, num_outputs: int) -> Backbone:
     known = backbones()
+    name, text = described.name, described.args
     if name not in known:
-        raise ConfigError(f"{field}={name!r} must be one of {', '.join(known)}")
-    return known[name](num_classes, options)
+        raise ConfigError(f"{section}.name={name!r} must be one of {', '.join(known)}")
+    try:
+        return known[name](num_outputs, **parse_arguments(text, known[name]))
+    except ValueError as error:
+        takes = format_arguments(default_arguments(known[name])) or "no arguments"
+        raise ConfigError(
+            f'{section}.args="{text}" does not fit {name}: {error}. It takes {takes}; give '
+            f'--config.{section}.args="" for these defaults, or those that differ'
+        ) from error
 
 
 def _check_size(field: str, size: int, network: Backbone) -> None:
     if size < network.network_stride:
         raise ConfigError(
             f"{field}: {size} px is below the network's stride of {network.network_stride} px; "
-            "use larger sizes or fewer stages"
+            "use larger sizes, or arguments that make it smaller (fewer stages, a smaller stem)"
         )

@@ -1,8 +1,5 @@
 """What the networks share: resolution-aware BatchNorm and resizing."""
 
-from collections.abc import Callable
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,12 +8,6 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 SHARED_STATISTICS = "batch_stats"
-ModuleDef = Callable[..., Callable[..., jax.Array]]
-
-
-def without_norm(**_: Any) -> Callable[..., jax.Array]:
-    """In the place of a BatchNorm that is folded into the convolution before it."""
-    return lambda x, **_: x
 
 
 class ResolutionBatchNorm(nn.Module):
@@ -28,7 +19,7 @@ class ResolutionBatchNorm(nn.Module):
     Under `jit` the statistics of a batch that is sharded over devices are those of the whole batch.
 
     Attributes:
-      resolution_aware: one set of statistics and parameters a resolution, or a single one.
+      resolution_aware: one set of statistics and parameters per resolution, or a single one.
       momentum: decay of the running statistics (0.9 is PyTorch's 0.1). The running variance is the
         biased one, as in `nn.BatchNorm`.
       epsilon: added to the variance.

@@ -7,13 +7,13 @@ literature does; normalisation, activation, pooling and resizing count nothing.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from drnet_jax.models.backbone import Backbone
 from drnet_jax.models.drnet import DRNet
 
 GIGA = 1e9
@@ -42,7 +42,7 @@ class ModelCost:
         return self.predictor / GIGA
 
 
-def count_macs(module: nn.Module | Backbone, *args: Any, **kwargs: Any) -> int:
+def count_macs(module: nn.Module, *args: Any, **kwargs: Any) -> int:
     """Counts the multiply-adds of `module(*args, **kwargs)` for a batch of one.
 
     The call is traced with abstract values (`jax.eval_shape`); every `nn.Conv` and `nn.Dense`, and
@@ -101,8 +101,9 @@ def _layer_macs(
     return positions * taps * layer.features
 
 
+@lru_cache
 def model_cost(model: DRNet) -> ModelCost:
-    """Counts the predictor, and the classifier at every resolution."""
+    """Counts the predictor, and the classifier at every resolution: once for equal models."""
 
     def image(size: int) -> jax.ShapeDtypeStruct:
         """An abstract image `[1, size, size, 3]`."""

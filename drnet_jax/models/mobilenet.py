@@ -10,20 +10,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-from jax.typing import DTypeLike
 
-from drnet_jax.models.backbone import (
-    BackboneOptions,
-    block_runner,
-    classify_features,
-    conv_and_norm,
-    register,
-)
+from drnet_jax.models.backbone import Backbone, MakeLayer, check_positive, register
 from drnet_jax.models.convolution import Padding, pair
-from drnet_jax.models.layers import ModuleDef
 
-# Expansion, features, blocks, stride of the first one, kernel; one line a stage.
+# Expansion, features, blocks, stride of the first one, kernel; one line per stage.
 Stages = tuple[tuple[int, int, int, int, int], ...]
 MOBILENET_V2: Stages = (
     (1, 16, 1, 1, 3),
@@ -45,7 +36,7 @@ EFFICIENTNET_LITE0: Stages = (
 )
 # MobileNetV2's stages with one block each, for the predictor (DRNet, section 4.1); the paper gives
 # no channels.
-ONE_BLOCK_A_STAGE: Stages = tuple(
+ONE_BLOCK_PER_STAGE: Stages = tuple(
     (expansion, features, 1, strides, kernel)
     for expansion, features, _, strides, kernel in MOBILENET_V2[:-1]
 )
@@ -61,8 +52,8 @@ class InvertedResidual(nn.Module):
     expansion: int
     kernel: int
     same_padding: bool
-    conv: ModuleDef
-    norm: ModuleDef
+    conv: MakeLayer
+    norm: MakeLayer
 
     @nn.compact
     def __call__(self, x: jax.Array, **norm_args: Any) -> jax.Array:
@@ -90,38 +81,22 @@ def padding(kernel: int, *, same: bool) -> Padding:
     return "SAME" if same else pair(kernel // 2)
 
 
-class MobileNet(nn.Module):
-    """A network of inverted residuals that one set of convolutions runs at several resolutions.
+class MobileNet(Backbone):
+    """A network of inverted residuals with resolution-aware BatchNorm.
 
     Attributes:
-      num_classes: number of outputs.
       stages: of the blocks, see `Stages`.
       width_multiplier: of all features, each rounded to a multiple of 8.
       fixed_ends: stem and head keep their features whatever the width (EfficientNet-Lite).
       head_features: of the last 1x1 convolution; 0: there is none.
       same_padding: pad as TensorFlow does, not as PyTorch.
-      resolution_aware: every BatchNorm has one set of statistics and parameters a resolution.
-      epsilon: of every BatchNorm.
-      min_samples: see `ResolutionBatchNorm`.
-      remat: keep only what goes from block to block for the backward pass (Chen et al. 2016).
-      stock_operations: XLA's own convolutions and pooling on every platform.
-      folded: no BatchNorm; every convolution has a bias (`drnet_jax/inference/folding.py`).
-      dtype: dtype of the computation; parameters and statistics stay float32, logits are float32.
     """
 
-    num_classes: int
     stages: Stages = MOBILENET_V2
     width_multiplier: float = 1.0
     fixed_ends: bool = False
     head_features: int = _HEAD_FEATURES
     same_padding: bool = False
-    resolution_aware: bool = True
-    epsilon: float = 1e-5
-    min_samples: int = 4
-    remat: bool = False
-    stock_operations: bool = False
-    folded: bool = False
-    dtype: DTypeLike = jnp.float32
 
     @property
     def network_stride(self) -> int:
@@ -133,7 +108,7 @@ class MobileNet(nn.Module):
 
     @property
     def feature_width(self) -> int:
-        """Features that the last dense layer sees."""
+        """Channels of the last feature map."""
         if not self.head_features:
             return self._scaled(self.stages[-1][1])
         if self.fixed_ends:
@@ -144,32 +119,12 @@ class MobileNet(nn.Module):
     def _scaled(self, features: int) -> int:
         return rounded(features * self.width_multiplier)
 
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        resolution: int,
-        train: bool,
-        sample_mask: jax.Array | None = None,
-    ) -> jax.Array:
-        """Maps `[n, h, w, 3]` to logits `[n, num_classes]`, float32 at least.
-
-        Args:
-          x: images at `resolution`.
-          resolution: whose BatchNorm to use.
-          train: see `ResolutionBatchNorm`.
-          sample_mask: see `ResolutionBatchNorm`.
-        """
-        conv, norm = conv_and_norm(self)
-        norm_args: dict[str, Any] = dict(
-            resolution=resolution, train=train, sample_mask=sample_mask
-        )
-        run_block = block_runner(self, norm_args)
+    def features(self, x: jax.Array, **norm_args: Any) -> jax.Array:
+        """The last feature map, see `Backbone`."""
         stem = _STEM_FEATURES if self.fixed_ends else self._scaled(_STEM_FEATURES)
         pads = padding(3, same=self.same_padding)
-        x = conv(stem, (3, 3), strides=2, padding=pads, name="stem_conv")(x)
-        x = nn.relu6(norm(name="stem_bn")(x, **norm_args))
+        x = self.conv(stem, (3, 3), strides=2, padding=pads, name="stem_conv")(x)
+        x = nn.relu6(self.norm(name="stem_bn")(x, **norm_args))
         for stage, (expansion, features, blocks, strides, kernel) in enumerate(self.stages):
             for index in range(blocks):
                 block = InvertedResidual(
@@ -178,15 +133,15 @@ class MobileNet(nn.Module):
                     expansion=expansion,
                     kernel=kernel,
                     same_padding=self.same_padding,
-                    conv=conv,
-                    norm=norm,
+                    conv=self.conv,
+                    norm=self.norm,
                     name=f"stage{stage}_{index}",
                 )
-                x = run_block(block, x)
+                x = self.run_block(block, x, **norm_args)
         if self.head_features:
-            x = conv(self.feature_width, (1, 1), name="head_conv")(x)
-            x = nn.relu6(norm(name="head_bn")(x, **norm_args))
-        return classify_features(x, self.num_classes)
+            x = self.conv(self.feature_width, (1, 1), name="head_conv")(x)
+            x = nn.relu6(self.norm(name="head_bn")(x, **norm_args))
+        return x
 
 
 def rounded(features: float, divisor: int = 8) -> int:
@@ -196,32 +151,28 @@ def rounded(features: float, divisor: int = 8) -> int:
 
 
 @register("mobilenetv2")
-def mobilenet_v2(num_classes: int, options: BackboneOptions) -> MobileNet:
+def mobilenet_v2(num_classes: int, *, width_multiplier: float = 1.0) -> MobileNet:
     """MobileNetV2 of any width multiplier."""
-    return MobileNet(num_classes, width_multiplier=options.width_multiplier, **options.common)
+    check_positive(width_multiplier=width_multiplier)
+    return MobileNet(num_classes, MOBILENET_V2, width_multiplier)
 
 
 @register("mobilenetv2_one_block")
-def one_block_a_stage(num_classes: int, options: BackboneOptions) -> MobileNet:
-    """One inverted residual a stage: the predictor of the paper's MobileNetV2, at 64 px."""
-    return MobileNet(
-        num_classes,
-        ONE_BLOCK_A_STAGE,
-        options.width_multiplier,
-        head_features=0,
-        **options.common,
-    )
+def one_block_per_stage(num_classes: int, *, width_multiplier: float = 1.0) -> MobileNet:
+    """One inverted residual per stage: the predictor of the paper's MobileNetV2, at 64 px."""
+    check_positive(width_multiplier=width_multiplier)
+    return MobileNet(num_classes, ONE_BLOCK_PER_STAGE, width_multiplier, head_features=0)
 
 
 @register("efficientnet_lite0")
-def efficientnet_lite0(num_classes: int, options: BackboneOptions) -> MobileNet:
+def efficientnet_lite0(num_classes: int, *, width_multiplier: float = 1.0) -> MobileNet:
     """EfficientNet-Lite0 of any width multiplier."""
+    check_positive(width_multiplier=width_multiplier)
     return MobileNet(
         num_classes,
         EFFICIENTNET_LITE0,
-        options.width_multiplier,
+        width_multiplier,
         fixed_ends=True,
         same_padding=True,
         epsilon=1e-3,
-        **options.common,
     )

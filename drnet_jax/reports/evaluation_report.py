@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.checkpoints.restore import TrainedModel
 from drnet_jax.config import default_config, flatten
 from drnet_jax.data.decode import CorruptImageError
@@ -155,7 +156,7 @@ def plots(summary: Mapping[str, Any], origin: Path) -> dict[str, Any]:
 
 def changed(config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Fields that are not at their default: name, value, default."""
-    default = flatten(default_config())
+    default, config = comparable(flatten(default_config())), comparable(config)
     return [
         (name, value, default.get(name))
         for name, value in sorted(config.items())

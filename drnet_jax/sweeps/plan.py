@@ -9,8 +9,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.config import RESUMABLE_FIELDS, ConfigError, changed_fields, flatten, get_field
 from drnet_jax.config_checks import check_config
+from drnet_jax.models.create import check_model
 
 Overrides = Mapping[str, Any]
 # What stage 1 does not depend on.
@@ -57,7 +59,7 @@ class Job:
 
     def changed(self, theirs: dict[str, Any]) -> list[str]:
         """In what a run was trained otherwise, by its flattened configuration."""
-        theirs = {n: value for n, value in theirs.items() if n in self.config}
+        theirs = {n: value for n, value in comparable(theirs).items() if n in self.config}
         # The directory may have been moved.
         moved = {n: theirs.get(n) for n in ("joint.init_from",) if n in self.config}
         return changed_fields(theirs, self.config | moved)
@@ -115,7 +117,7 @@ def make_plan(sweep: Sweep, base: ConfigDict, directory: Path) -> Plan:
 
 def _changes(base: ConfigDict, overrides: Overrides) -> dict[str, Any]:
     """The overrides that change something, and the seed, by name."""
-    old = flatten(base)
+    old = comparable(flatten(base))
     unknown = sorted(set(overrides) - set(old))
     if unknown:
         raise ConfigError(
@@ -124,12 +126,19 @@ def _changes(base: ConfigDict, overrides: Overrides) -> dict[str, Any]:
         )
     config = _overridden(base, overrides)
     check_config(config, 1)
-    new = flatten(config)
+    check_model(config)
+    new = comparable(flatten(config))
+
+    def differs(name: str) -> bool:
+        """Arguments of another network differ, even if those that are its default are left out."""
+        names = (name, name.replace(".args", ".name"))
+        return any(new[field] != old[field] for field in names)
+
     # The values as the configuration holds them: 1 and 1.0 are the same run.
     return {
-        name: get_field(config, name)
+        name: new[name] if name.endswith(".args") else get_field(config, name)
         for name in sorted(overrides)
-        if name == "seed" or new[name] != old[name]
+        if name == "seed" or differs(name)
     }
 
 
@@ -147,7 +156,7 @@ def _job(base: ConfigDict, changes: Overrides, directory: Path, stage_one: Job |
         stages: dict[str, Any] = {"stages": ("pretrain",)}
     else:
         stages = {"stages": ("joint",), "joint.init_from": str(stage_one.workdir)}
-    config = flatten(_overridden(base, {**changes, **stages}))
+    config = comparable(flatten(_overridden(base, {**changes, **stages})))
     if stage_one is None:
         config = {n: value for n, value in config.items() if not n.startswith(_STAGE_TWO)}
     return Job(changes, directory / _slug(changes), config, stage_one)
