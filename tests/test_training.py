@@ -137,12 +137,13 @@ def test_the_checkpoint_of_the_lowest_objective_is_evaluated(finished: Path) -> 
 
 def test_finished_run_evaluates_again_and_refuses_other_values(finished: Path) -> None:
     first = json.loads((finished / "eval.json").read_text())
-    assert first["num_images"] == 70
+    assert first["num_images"] == 70 and first["finished"] is True
     assert list(first) == [
         *("num_images", "top1", "top5", "gmacs", "gmacs_classifier", "resolutions", "shares"),
         *(
             "fixed",
             "lambda",
+            "resampled",
             "controls",
             "by_resolution",
             "by_class",
@@ -150,7 +151,9 @@ def test_finished_run_evaluates_again_and_refuses_other_values(finished: Path) -
             "num_corrupt",
             "stage",
             "checkpoint_step",
+            "finished",
             "split",
+            "identities",
             "config",
             "environment",
         ),

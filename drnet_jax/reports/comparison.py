@@ -124,8 +124,8 @@ NOTE = (
     "Top-1 in %, differences in points. Cost: multiply-adds with the predictor, over the largest "
     "resolution's. Hull: of the fixed resolutions, at the same cost; random: a choice with the "
     "same shares; cascade: smallest first, stop when sure, at the same cost. ±: half of the 95 % "
-    "interval, by Student's t over the seeds, or by bootstrap over the images where there is one "
-    "seed."
+    "interval, by Student's t over the seeds, or by bootstrap over the images, or over their "
+    "origins where those are known, where there is one seed."
 )
 
 
