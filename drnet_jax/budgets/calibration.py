@@ -141,12 +141,12 @@ class Calibration:
 
         With a confidence, also on new images, if the calibration images are independent draws from
         the same distribution and chose neither the checkpoint nor the lambdas. Here they choose
-        both, the checkpoint by its loss, and images of one origin (those of the embedded data,
-        drawn from few digits) are not independent, so that the bound is a guide rather than a
-        proof. By Learn then Test (Angelopoulos et al. 2021) by fixed-sequence testing. From the
-        costliest choice on, each is tested for a drop above the budget, and the first that is not
-        rejected ends the sequence. The test: exact binomial bounds (Clopper and Pearson 1934) on
-        the fractions lost and won, each at half of 1 - confidence.
+        both, the checkpoint by its loss, and images of one origin (the embedded data is drawn from
+        few digits) are not independent, so that the bound is a guide rather than a proof. By
+        Learn then Test (Angelopoulos et al. 2021) by fixed-sequence testing. From the costliest
+        choice on, each is tested for a drop above the budget, and the first that is not rejected
+        ends the sequence. The test: exact binomial bounds (Clopper and Pearson 1934) on the
+        fractions lost and won, each at half of 1 - confidence.
 
         Raises:
           BudgetError: not even the costliest choice is shown to keep it.
