@@ -69,14 +69,14 @@ def main() -> int:
     print(f"{device}, {os.cpu_count()} cores, {platform.machine()}, {arguments.dtype}")
     print(f"Python {platform.python_version()}, jax {jax.__version__}, {REPEATS} repeats")
     choices = engine.classify(images).choices
-    late = False
+    missed = False
     for size in arguments.batch_sizes:
         for shares, goal in SHARES:
             counts = np.round(np.array(shares) * size).astype(int)
             counts[-1] = size - counts[:-1].sum()
-            late |= report(engine, draw(images, choices, counts), counts, goal)
-    print("a goal is missed" if late else "every goal is met")
-    return int(late)
+            missed |= report(engine, draw(images, choices, counts), counts, goal)
+    print("a goal is missed" if missed else "every goal is met")
+    return int(missed)
 
 
 def report(engine: AdaptiveClassifier, images: np.ndarray, counts: np.ndarray, goal: float) -> bool:

@@ -1,4 +1,4 @@
-"""`--mode=benchmark`: what every method of classifying takes on this device, by batch size."""
+"""`--mode=benchmark`: the latency of every method on this device, by batch size."""
 
 import os
 import platform
@@ -43,7 +43,7 @@ class Method:
       name: what to call it.
       kind: `'fixed'`, `'adaptive'` or `'dense'`.
       correct: `[n]` bool, what it gets right of the calibration split.
-      gmacs: mean cost of an image.
+      gmacs: mean cost per image.
       run: classifies and waits.
     """
 

@@ -93,7 +93,7 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     same device the tables become what they would have been without the interruption.
 
     Returns:
-      `num_images` with a prediction, `num_unreadable`, `shares` `[m]`, `gmacs` (mean of an image),
+      `num_images` with a prediction, `num_unreadable`, `shares` `[m]`, `gmacs` (mean per image),
       `images_per_second` of what was left to do (input included), and `output`, the folder.
 
     Raises:
@@ -193,7 +193,7 @@ def _pictures(root: Path) -> list[str]:
 def _classify_rest(
     run: _Run, engine: FileClassifier, pictures: Sequence[str], tables: PredictionTables
 ) -> float:
-    """Appends what the tables lack, with a progress bar; how many pictures a second."""
+    """Appends what the tables lack, with a progress bar; returns pictures per second."""
     batch_size, done = run.config.eval.batch_size, tables.done
     progress = Progress("predict", len(pictures), done, unit="image")
     start = time.perf_counter()

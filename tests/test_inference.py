@@ -135,7 +135,7 @@ def test_folded_bottlenecks() -> None:
     np.testing.assert_allclose(got, expected, atol=1e-4 * expected.std(), rtol=0)
 
 
-def test_a_lonely_norm_cannot_be_folded() -> None:
+def test_a_norm_without_a_convolution_cannot_be_folded() -> None:
     norm = {"scale_32": np.ones(2), "bias_32": np.zeros(2)}
     variables = {
         "params": {"bn7": norm},

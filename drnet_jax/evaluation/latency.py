@@ -16,7 +16,7 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one method at one batch size.
+    """The timing of one method at one batch size.
 
     Attributes:
       batch_size: images in a batch.
@@ -27,12 +27,12 @@ class Latency:
     seconds: tuple[float, ...]
 
     def percentile(self, percent: float) -> float:
-        """Milliseconds a batch that so many of a hundred repeats stay within."""
+        """A percentile of the repeats, in ms per batch."""
         return 1000 * float(np.percentile(self.seconds, percent))
 
     @property
     def throughput(self) -> tuple[float, float, float]:
-        """Images a second at the median time, and its 95 % interval, by bootstrap (SciPy)."""
+        """Images per second at the median time, and its 95 % interval, by bootstrap (SciPy)."""
         interval = bootstrap(
             (np.array(self.seconds),),
             np.median,

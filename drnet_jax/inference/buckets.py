@@ -62,5 +62,5 @@ class BucketPlan:
 
 
 def proportional_times(buckets: Sequence[int]) -> dict[int, float]:
-    """Times where none are measured: so much an image, and a little a call; 13 = 8 + 4 + 1."""
+    """Times where none are measured: one per image, 0.01 per bucket; 13 = 8 + 4 + 1."""
     return {size: size + 0.01 for size in buckets}

@@ -9,7 +9,7 @@ def choose(scores: np.ndarray, gmacs: np.ndarray, lam: float) -> np.ndarray:
 
     Args:
       scores: `[n, m]`, the predictor's unnormalised log-probabilities.
-      gmacs: `[m]`, c: the classifier's cost at each resolution, in GMACs.
+      gmacs: `[m]`, c: the classifier's cost per resolution, in GMACs.
       lam: lambda, in nats a GMAC. 0 is the paper's choice, a larger one saves, one below 0 spends.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The way of images through an adaptive classifier: score, choose, queue, run, back in order."""
+"""Dispatch of batches: score, choose, queue per resolution, run in buckets, return in order."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -51,7 +51,7 @@ class OpenBatch(Generic[PartT]):
         self.missing = count
 
     def wait_for_choices(self, gmacs: np.ndarray, lam: float) -> None:
-        """The one time that the host waits for a batch before it starts the classifiers."""
+        """Waits for the predictor: the host needs the choices to start the classifiers."""
         if self._outputs:
             pairs = zip(self._outputs, self.parts, strict=True)
             self.scores = np.concatenate([np.asarray(out)[: part.count] for out, part in pairs])
@@ -106,9 +106,9 @@ class Dispatch(Generic[BatchT, PartT]):
     Args:
       images: where the programs get the images from.
       predictor: its program; None with one resolution.
-      classifiers: the classifier's, at every resolution.
+      classifiers: the classifier's, per resolution.
       num_classes: k.
-      gmacs: `[m]`, the classifier's cost at every resolution.
+      gmacs: `[m]`, the classifier's cost per resolution, in GMACs.
       lam: lambda of `choose`.
       max_waiting: batches that may wait for full buckets; 0: none does.
     """

@@ -45,7 +45,7 @@ class Classified:
 
 
 class InferenceEngine:
-    """The predictor, and the classifier at every resolution, compiled for a few batch sizes.
+    """The predictor, and the classifier per resolution, compiled for a few batch sizes.
 
     Calls share nothing that changes: any number of threads may use one engine, and a call that
     fails leaves it as it was. Everything is compiled here, nothing later.

@@ -27,7 +27,7 @@ class FileClassifier(InferenceEngine):
       buckets: batch sizes to compile; groups of other sizes are split.
       crop: side of the centred square that is classified, as a fraction of a picture's shorter
         side.
-      threads: that decode; default: one a core.
+      threads: that decode; default: one per core.
       fold: fold BatchNorm into the convolutions, which is faster and rounds otherwise.
       device: where to run; default: the first.
     """

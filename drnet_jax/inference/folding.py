@@ -44,9 +44,9 @@ def _fold(params: Tree, statistics: Tree, suffix: str, epsilon: float) -> Tree:
             folded[name] = _fold(layer, statistics[name], suffix, epsilon)
         else:
             folded[name] = layer
-    lonely = norms - {name.replace("conv", "bn") for name in params if name not in norms}
-    if lonely:
-        raise ValueError(f"no convolution before {', '.join(sorted(lonely))}: cannot fold them")
+    unmatched = norms - {name.replace("conv", "bn") for name in params if name not in norms}
+    if unmatched:
+        raise ValueError(f"no convolution before {', '.join(sorted(unmatched))}: cannot fold them")
     return folded
 
 

@@ -85,7 +85,7 @@ class DeviceImages:
         return parts, {}
 
     def gather(self, choice: int, bucket: int, rows: Sequence[Rows[Part]]) -> Array:
-        """Rows of any chunks, on the device, one small program a chunk; black after them."""
+        """Rows of any chunks, on the device, one small program per chunk; black after them."""
         del choice
         gathered = self._blank[bucket]
         for chunk, sources, places in _pieces(rows):

@@ -44,22 +44,22 @@ def predictor_network(
     """
     if model.predictor is None:
         return None
-    part = {name: tree["predictor"]["network"] for name, tree in _having(variables, "predictor")}
+    part = {name: tree["predictor"]["network"] for name, tree in _with_part(variables, "predictor")}
     return _network(model.predictor.network, part, model.predictor.size, mean, std, fold)
 
 
 def classifier_networks(
     model: DRNet, variables: Any, mean: Sequence[float], std: Sequence[float], *, fold: bool
 ) -> tuple[InferenceNetwork, ...]:
-    """The classifier at every resolution; arguments as of `predictor_network`."""
-    part = {name: tree["classifier"] for name, tree in _having(variables, "classifier")}
+    """The classifier per resolution; arguments as of `predictor_network`."""
+    part = {name: tree["classifier"] for name, tree in _with_part(variables, "classifier")}
     return tuple(
         _network(model.classifier, part, resolution, mean, std, fold)
         for resolution in model.resolutions
     )
 
 
-def _having(variables: Any, part: str) -> list[tuple[str, Any]]:
+def _with_part(variables: Any, part: str) -> list[tuple[str, Any]]:
     return [(name, tree) for name, tree in variables.items() if part in tree]
 
 

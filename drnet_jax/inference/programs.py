@@ -17,7 +17,7 @@ from jax.sharding import SingleDeviceSharding
 from drnet_jax.inference.buckets import BucketPlan, proportional_times
 
 # Runs that are timed together, as a pass starts the next bucket before it waits for the last.
-_SIDE_BY_SIDE = 2
+_RUNS_IN_FLIGHT = 2
 Array = jax.Array | np.ndarray
 # Maps variables and uint8 images [n, h, w, 3] to [n, k].
 Apply = Callable[[Any, jax.Array], jax.Array]
@@ -29,7 +29,7 @@ class CostTable:
 
     Attributes:
       predictor: by bucket, with the upload of its images; None without a predictor.
-      classifiers: by bucket, at every resolution, of images that are on the device; with their
+      classifiers: per resolution, by bucket, of images that are on the device; with their
         upload where networks take images of their own sizes.
     """
 
@@ -54,13 +54,13 @@ class CostTable:
 
 
 def compile_all(lowered: Sequence[Any]) -> list[Any]:
-    """Executables of `jax.stages.Lowered` programs, compiled side by side."""
+    """Executables of `jax.stages.Lowered` programs, compiled in parallel."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(lambda program: program.compile(), lowered))
 
 
 class Program:
-    """One executable a bucket, of one network at one image size, on one device.
+    """One executable per bucket, of one network at one image size, on one device.
 
     Nothing is compiled after the constructor, and nothing in it changes: any number of threads may
     use it. `replan` gives another one that shares the executables.
@@ -118,10 +118,10 @@ class Program:
                 if not upload:
                     part = jax.block_until_ready(jax.device_put(part, self._device))
                 start = time.perf_counter()
-                for output in [self.run(part) for _ in range(_SIDE_BY_SIDE)]:
+                for output in [self.run(part) for _ in range(_RUNS_IN_FLIGHT)]:
                     np.asarray(output)
                 if repeat:
-                    seconds.append((time.perf_counter() - start) / _SIDE_BY_SIDE)
+                    seconds.append((time.perf_counter() - start) / _RUNS_IN_FLIGHT)
         return {bucket: statistics.median(seconds) for bucket, seconds in times.items()}
 
     def replan(self, times: Mapping[int, float]) -> "Program":

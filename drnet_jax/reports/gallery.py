@@ -16,7 +16,7 @@ class Card:
     """A picture of the gallery.
 
     Attributes:
-      prediction: what is said of it.
+      prediction: its row of the table.
       image: a data URI.
     """
 
@@ -40,7 +40,7 @@ def gallery(
       predictions: of every picture, at least one, in order.
       unreadable: the others.
       resolutions: the candidates, in pixels.
-      shown: pictures of every resolution, at most, spread evenly over the input.
+      shown: pictures per resolution, at most, spread evenly over the input.
       title: of the page.
       facts: what was run, by what to call it.
       pixels: what the classifier saw, `[r, r, 3]` uint8; None: the picture is not shown.

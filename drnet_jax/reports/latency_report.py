@@ -1,4 +1,4 @@
-"""The latency table as Markdown and as a picture, and what it says in words."""
+"""The latency table as Markdown and as a picture, and verdicts in words."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Row:
       name: of the method.
       kind: `'fixed'`, `'adaptive'` or `'dense'`.
       correct: `[n]` bool, what it gets right of the calibration split.
-      gmacs: mean cost of an image.
+      gmacs: mean cost per image.
       latency: what was measured.
     """
 
@@ -61,7 +61,7 @@ class Row:
         return float(self.correct.mean())
 
     def figures(self) -> dict[str, Any]:
-        """What `table.json` holds of it; times in ms a batch."""
+        """Its entry in `table.json`; times in ms per batch."""
         throughput, low, high = self.latency.throughput
         return {
             "input": self.input,
@@ -79,7 +79,7 @@ class Row:
 
 
 def markdown(rows: Sequence[Row], setting: str) -> str:
-    """A table an input, and the verdicts."""
+    """A table per input, and the verdicts."""
     lines = [setting]
     titles = {"pixels": "Images in memory", "jpeg": "With JPEG decoding and cropping"}
     for name, title in titles.items():
@@ -135,7 +135,7 @@ def _verdicts(group: Sequence[Row]) -> Iterator[str]:
 
 
 def plot(rows: Sequence[Row], setting: str, path: Path) -> None:
-    """Images a second by batch size, a line per method, with its interval; one panel an input."""
+    """Images per second by batch size, a line per method with its interval, a panel per input."""
     figure = Figure(figsize=(11, 5), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     titles = {"pixels": "images in memory", "jpeg": "with JPEG decoding and cropping"}

@@ -1,0 +1,52 @@
+"""Tables of predictions: what is kept of a file that was cut off anywhere."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drnet_jax.reports.predictions import Prediction, Table, Unreadable
+
+NAMES = ["a.png", '"b"\r\n,.png', "é 猫.png", os.fsdecode(b"\xff\n.png"), "e.png"]
+
+
+def tables(folder: Path) -> Iterator[tuple[Table[Any], list[Any]]]:
+    """Of every kind, each with rows for it."""
+    predictions = [
+        Prediction(file, f'label, "{row}"\n', row, 1 / (row + 3), 2**row, 0.1 * row)
+        for row, file in enumerate(NAMES)
+    ]
+    yield Table(folder / "predictions.csv", Prediction), predictions
+    yield Table(folder / "predictions.jsonl", Prediction), predictions
+    unreadable = [Unreadable(file, f"{file}\n\r") for file in NAMES]
+    yield Table(folder / "unreadable.csv", Unreadable), unreadable
+
+
+def test_a_table_cut_anywhere(tmp_path: Path) -> None:
+    """Whole rows are kept, half a row or half a header is not, and what follows fits."""
+    for table, rows in tables(tmp_path):
+        assert table.repair() == [] == table.repair()
+        ends = [table.path.stat().st_size]
+        for row in rows:
+            table.append([row])
+            ends.append(table.path.stat().st_size)
+        content = table.path.read_bytes()
+        assert table.read() == rows
+        for length in range(len(content) + 1):
+            table.path.write_bytes(content[:length])
+            whole = sum(end <= length for end in ends[1:])
+            assert table.read() == table.repair() == rows[:whole]
+            assert table.path.read_bytes() == content[: ends[whole]]
+            table.append(rows[whole:])
+            assert table.path.read_bytes() == content
+
+
+def test_lines_of_other_json_are_refused(tmp_path: Path) -> None:
+    table = Table(tmp_path / "predictions.jsonl", Prediction)
+    for line in ("[]", "5", '{"file": "x"}', "{", "text"):
+        table.path.write_text(f"{line}\n")
+        with pytest.raises(ValueError):
+            table.repair()
+        assert table.path.read_text() == f"{line}\n"
