@@ -21,7 +21,7 @@ def random_input(shape: tuple[int, ...] = (8, 6, 6, CHANNELS), seed: int = 0) ->
 
 
 def random_variables(suffixes: tuple[str, ...]) -> dict[str, Any]:
-    """Statistics and parameters unlike the initial ones, one set a suffix."""
+    """Statistics and parameters unlike the initial ones, one set per suffix."""
     rng = np.random.default_rng(42)
     variables: dict[str, Any] = {"params": {}}
     for suffix in suffixes:

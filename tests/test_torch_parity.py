@@ -92,7 +92,7 @@ def test_logits_and_stages(reference: Any, name: str, size: int) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_running_statistics(reference: Any, name: str) -> None:
-    """PyTorch keeps the unbiased variance: n / (n - 1) of ours, of n values a channel."""
+    """PyTorch keeps the unbiased variance: n / (n - 1) of ours, of n values per channel."""
     needs(reference, name)
     size, state = 64, part(reference, f"{name}/state/")
     variables = variables_from_torch(network(name), state, (size,))

@@ -10,7 +10,7 @@ from drnet_jax.models.layers import resize
 class ResolutionPredictor(nn.Module):
     """Resizes images to `size` and scores the candidates with `network`.
 
-    The paper's, for ResNet: 128 px, one basic block a stage, 64/128/256/512 features, ordinary
+    The paper's, for ResNet: 128 px, one basic block per stage, 64/128/256/512 features, ordinary
     BatchNorm (0.290 GMACs). The scores are unnormalised log-probabilities.
 
     Attributes:

@@ -65,17 +65,17 @@ def _variables_at(
         if name not in state:
             raise WeightsError(f"{name} is missing: the weights are of another network")
         used.add(name)
-        array = _turned(np.asarray(state[name]), wanted.ndim)
+        array = _transposed(np.asarray(state[name]), wanted.ndim)
         if array.shape != wanted.shape:
             raise WeightsError(
-                f"{name} has shape {array.shape} once turned, not {wanted.shape}: another network, "
-                "width or number of classes"
+                f"{name} has shape {array.shape} once transposed, not {wanted.shape}: another "
+                "network, width or number of classes"
             )
         converted[path] = jnp.asarray(array, wanted.dtype)
     return flax.traverse_util.unflatten_dict(converted)
 
 
-def _turned(array: np.ndarray, ndim: int) -> np.ndarray:
+def _transposed(array: np.ndarray, ndim: int) -> np.ndarray:
     """Kernels from `[out, in, h, w]` to `[h, w, in, out]`, matrices from `[out, in]`."""
     return array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(ndim, range(ndim)))
 
