@@ -32,6 +32,7 @@ from drnet_jax.models.resnet import ResNet
 from drnet_jax.models.variables import init_variables
 from drnet_jax.predict import classify_files, restore_and_predict
 from drnet_jax.reports.pages import spread
+from tests.pictures import png
 from tests.random_model import write_run
 from tests.small_run import small_config
 from tests.test_gallery import NAMES, Page
@@ -46,12 +47,6 @@ MODEL = {"predictor.size": 24, "inference.fold": False}
 def config_for(root: Path, output: Path, **further: Any) -> Any:
     fields = {"predict.input": str(root), "predict.output": str(output), "predict.gallery": 4}
     return small_config(**MODEL, **(fields | further))
-
-
-def png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -322,11 +317,8 @@ def test_the_page_shows_the_pixels_that_were_classified(
         row = names.index(name or "")
         side = int(rows[row]["resolution"])
         square = triangle(halved(images[row : row + 1])[0], side)
-        np.testing.assert_array_equal(decoded(source), square)
-
-
-def decoded(uri: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))))
+        pixels = Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1])))
+        np.testing.assert_array_equal(pixels, square)
 
 
 @pytest.mark.parametrize("sides", [(224, 128), (224, 112), (64, 48), (30, 32)])

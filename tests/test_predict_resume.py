@@ -1,6 +1,5 @@
 """Predictions that are interrupted and resumed: as if they had not been."""
 
-import io
 import json
 import os
 import shutil
@@ -11,9 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from drnet_jax.config import ConfigError
 from drnet_jax.data.digits_on_photos import compose
@@ -21,6 +18,7 @@ from drnet_jax.inference.encoded import EncodedImages
 from drnet_jax.inference.engine import InferenceEngine
 from drnet_jax.predict import restore_and_predict
 from drnet_jax.reports.prediction_folder import locked
+from tests.pictures import png
 from tests.random_model import write_run
 from tests.small_run import OVERRIDES, small_config
 
@@ -55,12 +53,6 @@ def whole(workdir: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def name(number: int) -> str:
     return f"{number:02}.png"
-
-
-def png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def config_for(root: Path, output: Path, **further: Any) -> Any:
@@ -106,6 +98,9 @@ def test_resumed(
     """After whole batches; with half a last row; and with a batch of which some rows are there."""
     output = tmp_path / "output"
     config = config_for(root, output)
+    # What is left of a run that was killed before its first row.
+    output.mkdir()
+    (output / "predict.tmp").write_text("{")
     interruption.stop_at = 4 * BATCH
     with pytest.raises(KeyboardInterrupt):
         restore_and_predict(config, workdir)
@@ -264,39 +259,18 @@ def test_another_input_or_checkpoint_is_refused(
         restore_and_predict(config_for(root, begun), tmp_path / "run")
 
 
-def first_rows_twice(table: list[bytes]) -> list[bytes]:
-    return [*table, *table[1:3]]
-
-
-def a_row_missing(table: list[bytes]) -> list[bytes]:
-    return [*table[:2], *table[3:]]
-
-
-def another_order(table: list[bytes]) -> list[bytes]:
-    return [table[0], table[2], table[1], *table[3:]]
-
-
-def another_name(table: list[bytes]) -> list[bytes]:
-    return [table[0], b"x" + table[1], *table[2:]]
-
-
-def another_header(table: list[bytes]) -> list[bytes]:
-    return [b"x" + table[0], *table[1:]]
-
-
-def a_broken_quote(table: list[bytes]) -> list[bytes]:
-    return [table[0], b'"x"' + table[1], *table[2:]]
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (first_rows_twice, "in another order"),
-        (a_row_missing, "rows are missing"),
-        (another_order, "in another order"),
-        (another_name, "'x00.png' is none of its pictures"),
-        (another_header, "its header is not file,label"),
-        (a_broken_quote, "expected after"),
+        (lambda table: [*table, *table[1:3]], "in another order"),
+        (lambda table: [*table[:2], *table[3:]], "rows are missing"),
+        (lambda table: [table[0], table[2], table[1], *table[3:]], "in another order"),
+        (
+            lambda table: [table[0], b"x" + table[1], *table[2:]],
+            "'x00.png' is none of",
+        ),
+        (lambda table: [b"x" + table[0], *table[1:]], "its header is not file,label"),
+        (lambda table: [table[0], b'"x"' + table[1], *table[2:]], "expected after"),
     ],
 )
 def test_other_tables_are_refused(

@@ -38,7 +38,10 @@ def find_begun(output: Path) -> Begun | None:
     Raises:
       ConfigError: the job is finished, or the folder holds something else.
     """
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+    # A file that was being written when its run was killed counts as none.
+    if not output.exists() or (
+        output.is_dir() and all(path.suffix == ".tmp" for path in output.iterdir())
+    ):
         return None
     state = output / "predict.json"
     remedy = "give another folder, --config.predict.output=..., or remove it"
