@@ -24,6 +24,8 @@ MAIN = Path(__file__).parents[1] / "main.py"
             "--config.data.name=cifar",
             "data.name='cifar' is neither digits_on_photos, folder, imagenet100 nor a data set",
         ),
+        ("--config.model.name=mobilenetv2", "does not fit mobilenetv2: there is no width and no"),
+        ("--config.model.args=width=8, stem='s'", "stem='s' must be one of 'imagenet', 'small'"),
         ("--mode=eval", "no checkpoint in "),
     ],
 )
