@@ -59,6 +59,10 @@ def test_what_is_read(text: str, expected: dict[str, Any]) -> None:
         ("width=8)", "cannot be read as keyword=value"),
         ("width=8) + f(width=9", "cannot be read as keyword=value"),
         ("width=8)(width=9", "cannot be read as keyword=value"),
+        ("width=16) # stem='small'", "cannot be read as keyword=value"),
+        ("width=16 # stem='small'", "it has a comment"),
+        ("width={[]: 1}", "is neither a literal nor a word"),
+        (f"scale=1{400 * '0'}", "scale is too large"),
         ("width=\0", "cannot be read as keyword=value"),
         ("width=__import__('os').getpid()", "is neither a literal nor a word"),
         ("width=2 * 8", "width=2 * 8 is neither a literal nor a word"),
@@ -90,10 +94,18 @@ def test_every_option_of_a_builder_can_be_left_out_and_given() -> None:
 
     def typeless(num_classes: int, *, table: dict[str, int] | None = None) -> Any: ...
 
+    def fractional(num_classes: int, *, width: int = 1.5) -> Any: ...
+
+    sizes: Any = [1]
+
+    def listed(num_classes: int, *, sizes: tuple[int, ...] = sizes) -> Any: ...
+
     for builder, words in (
         (needed, "width of .* with a default"),
         (positional, "width of .* keyword-only"),
         (typeless, "table is a .*: use bool, int"),
+        (fractional, "width=1.5 must be of type int"),
+        (listed, "sizes of .* is of another type"),
     ):
         with pytest.raises(TypeError, match=words):
             register("refused")(builder)

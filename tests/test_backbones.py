@@ -42,6 +42,9 @@ def test_every_backbone(name: str) -> None:
     assert set(shapes(shared, size)[0]) == {"params", "batch_stats"}
     folded = shapes(network.clone(folded=True), size)[0]
     assert set(folded) == {"params"}
+    # Every BatchNorm can be folded into the convolution before it.
+    weights = jax.eval_shape(lambda v: fold_batch_norm(network, v, size)[1], variables)
+    assert jax.tree.map(np.shape, weights) == jax.tree.map(np.shape, folded)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

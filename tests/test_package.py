@@ -7,9 +7,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from fnmatch import fnmatch
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import jax
@@ -65,7 +64,8 @@ def test_importing_and_reading_flags_is_quick(tmp_path: Path) -> None:
     code = (
         "import sys, drnet_jax, drnet_jax.cli\n"
         "drnet_jax.ConfigError, drnet_jax.default_config(), drnet_jax.load_config('paper')\n"
-        "print({'jax', 'flax', 'grain', 'orbax', 'matplotlib', 'cv2'} & set(sys.modules))"
+        "heavy = {'jax', 'flax', 'grain', 'orbax', 'matplotlib', 'PIL', 'sklearn'}\n"
+        "print(heavy & set(sys.modules))"
     )
     assert python(code, tmp_path).stdout == "set()\n"
 
@@ -152,4 +152,15 @@ def test_every_file_of_the_package_is_installed() -> None:
         if path.suffix == ".py":
             assert (path.parent / "__init__.py").exists(), f"{name} is in no package"
         else:
-            assert any(fnmatch(name, pattern) for pattern in patterns), f"{name} is not installed"
+            installed = any(PurePath(name).match(pattern) for pattern in patterns)
+            assert installed, f"{name} is not installed"
+
+
+def test_every_folder_of_configs_is_installed() -> None:
+    """`setup.py` names them one by one."""
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.py")}
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    (mapping,) = (node for node in ast.walk(tree) if isinstance(node, ast.Dict))
+    assert ast.literal_eval(mapping) == {
+        ".".join(("drnet_jax", *folder.parts)): folder.as_posix() for folder in folders
+    }

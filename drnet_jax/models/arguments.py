@@ -65,13 +65,22 @@ def check_signature(builder: Callable[..., Any]) -> None:
     for name, option in _options(builder).items():
         if option.kind is not option.KEYWORD_ONLY or option.default is option.empty:
             raise TypeError(f"{name} of {builder} must be keyword-only, with a default")
-        _typed(name, option.default, option.annotation)
+        default = option.default
+        try:
+            typed = _typed(name, default, option.annotation)
+        except ValueError as error:
+            raise TypeError(f"the default of {builder}: {error}") from error
+        # A list in the place of a tuple would make the network unhashable.
+        if isinstance(default, list) or typed != default:
+            raise TypeError(f"the default {default!r} of {name} of {builder} is of another type")
 
 
 def _keywords(text: str) -> dict[str, Any]:
+    if "#" in text:
+        raise ValueError("cannot be read as keyword=value, keyword=value: it has a comment")
     try:
         call = ast.parse(f"f({text})", mode="eval").body
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"cannot be read as keyword=value, keyword=value: {error}") from error
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
         raise ValueError("cannot be read as keyword=value, keyword=value")
@@ -86,7 +95,7 @@ def _keywords(text: str) -> dict[str, Any]:
             raise ValueError(f"{name} is given twice")
         try:
             found[name] = value.id if isinstance(value, ast.Name) else ast.literal_eval(value)
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError, MemoryError) as error:
             raise ValueError(
                 f"{name}={ast.unparse(value)} is neither a literal nor a word"
             ) from error
@@ -108,7 +117,10 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     """
     origin, inner = get_origin(kind), get_args(kind)
     if kind is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ValueError(f"{name} is too large") from error
     if kind in (bool, int, float, str):
         if type(value) is kind:
             return value

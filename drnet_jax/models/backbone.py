@@ -177,7 +177,7 @@ def check_positive(**options: float | tuple[float, ...]) -> None:
     """
     for name, value in options.items():
         numbers = value if isinstance(value, tuple) else (value,)
-        if not numbers or not all(number > 0 and math.isfinite(number) for number in numbers):
+        if not numbers or not all(0 < number < math.inf for number in numbers):
             raise ValueError(f"{name}={value!r} must be above zero")
 
 
