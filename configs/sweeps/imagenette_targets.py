@@ -3,8 +3,8 @@
 python -m drnet_jax.sweep configs/sweeps/imagenette_targets.py --dir runs/imagenette \
     --results runs/imagenette_targets --config.data.dir=PATH
 
-The directory is that of `imagenette.py`, whose runs of stage 1 serve here too; the table goes
-elsewhere, beside which that of `imagenette.py` stays.
+The directory is that of `imagenette.py`, whose runs of stage 1 serve here too; with `--results`
+its table is not overwritten.
 """
 
 from drnet_jax.sweeps.plan import Sweep
