@@ -1,9 +1,10 @@
 """Ten classes of photographs in a folder (Imagenette, say): settings of stage 2, at one seed.
 
-python -m drnet_jax.sweep configs/sweeps/imagenette_settings.py --dir runs/imagenette_settings \
-    --config.data.dir=PATH --config.eval.split=calibration
+python -m drnet_jax.sweep configs/sweeps/imagenette_settings.py --config.data.dir=PATH \
+    --config.eval.split=calibration
 
-On the calibration split, by which settings may be chosen.
+On the calibration split, by which settings may be chosen. In a directory of its own: runs that are
+evaluated on the test split would be evaluated anew.
 """
 
 from drnet_jax.sweeps.plan import Sweep

@@ -1,9 +1,10 @@
 """Ten classes of photographs in a folder (Imagenette, say): three targets of the cost.
 
 python -m drnet_jax.sweep configs/sweeps/imagenette_targets.py --dir runs/imagenette \
-    --config.data.dir=PATH
+    --results runs/imagenette_targets --config.data.dir=PATH
 
-The directory is that of `imagenette.py`, whose runs of stage 1 serve here too.
+The directory is that of `imagenette.py`, whose runs of stage 1 serve here too; with `--results`
+its table is not overwritten.
 """
 
 from drnet_jax.sweeps.plan import Sweep

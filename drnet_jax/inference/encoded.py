@@ -22,10 +22,10 @@ class EncodedPart(Part):
 class EncodedImages:
     """Pictures, each read and decoded once, at the largest resolution.
 
-    A reduced scale for the predictor, and decoding again for the chosen resolution, costs as much
-    or more, as most of a JPEG's time goes before its scale matters, and it gives other pixels than
-    those that networks are trained on (`benchmarks/predict.py`). What is resized on the host is not
-    resized on the device, and no more is uploaded than a network sees.
+    A reduced scale for the predictor, and decoding again for the chosen resolution, costs about as
+    much, as most of a JPEG's time goes before its scale matters, and its pixels are more than 1 of
+    255 off those that networks are trained on (`benchmarks/predict.py`). What is resized on the
+    host is not resized on the device, and no more is uploaded than a network sees.
 
     Args:
       view: how pictures are decoded: to the largest resolution, as in training.
