@@ -156,11 +156,15 @@ def test_bad_values_of_every_field_are_one_clear_error(name: str) -> None:
 
 def test_unknown_and_missing_fields() -> None:
     config = default_config()
-    config.pretrain.nun_epochs = 3
+    with pytest.raises(AttributeError):
+        config.pretrain.nun_epochs = 3
+    with config.unlocked():
+        config.pretrain.nun_epochs = 3
     with pytest.raises(ConfigError, match="no field pretrain.nun_epochs; did you mean"):
         check_config(config, 1)
     config = default_config()
-    del config.joint
+    with config.unlocked():
+        del config.joint
     with pytest.raises(ConfigError, match=r"joint\.\w+ is missing"):
         check_config(config, 1)
 

@@ -100,7 +100,7 @@ class EncodedDataset(Protocol):
 
 @dataclass(frozen=True)
 class EncodedSource:
-    """Encoded images (JPEG, PNG, WebP), decoded and cropped by the workers of the pipeline.
+    """Encoded images (JPEG, PNG, WebP, GIF, BMP), decoded and cropped by the workers of the pipeline.
 
     Attributes:
       reader: where the bytes are.

@@ -34,7 +34,7 @@ def runs_table(jobs: Iterable[Job]) -> str:
                 " / ".join(_percent(share) for share in summary["shares"]),
             ]
         )
-    note = "Minutes: of both stages, each with its start and evaluation. Oracle: right at one "
+    note = "Minutes: of both stages, each with its start and evaluation. Oracle: correct at one "
     return f"**Runs**\n\n{note}resolution at least.\n\n{_table(lines)}"
 
 
