@@ -100,7 +100,7 @@ class EncodedDataset(Protocol):
 
 @dataclass(frozen=True)
 class EncodedSource:
-    """Encoded images (JPEG, PNG, WebP, GIF, BMP), decoded and cropped by the workers of the pipeline.
+    """Encoded images of any format of `decode`, decoded and cropped by the pipeline's workers.
 
     Attributes:
       reader: where the bytes are.
