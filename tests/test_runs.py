@@ -82,7 +82,7 @@ def test_a_stage_that_is_trained_anew_is_not_finished(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "StageLoop", interrupted)
+    monkeypatch.setattr(train, "run_stage", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train.train_stage(run, "pretrain")
     assert not finished_path(tmp_path, "pretrain").exists()
