@@ -1,6 +1,5 @@
 """Training: stage 1 `pretrain`, stage 2 `joint`, resuming whatever is already done."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,13 @@ from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
 from drnet_jax.checkpoints.config_history import comparable
-from drnet_jax.checkpoints.restore import check_data, load_variables, trained_config, write_data
+from drnet_jax.checkpoints.restore import (
+    check_data,
+    load_variables,
+    read_config,
+    trained_config,
+    write_data,
+)
 from drnet_jax.checkpoints.runs import finished_path
 from drnet_jax.config import (
     SPLITS,
@@ -47,7 +52,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
       ConfigError: a bad field, or one that differs from the run that `workdir` holds.
       DataError: the data cannot be read.
-      CheckpointError: `joint.init_from` has no checkpoint of stage 1 of this model.
+      CheckpointError: `joint.init_from` has no checkpoint of stage 1 of this model, or a file
+        beside checkpoints is missing or damaged.
       TrainingError: a non-finite loss, or an interruption by a signal.
     """
     run = prepare(config, workdir)
@@ -108,12 +114,10 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
 
 
 def _check_workdir(config: ConfigDict, workdir: Path) -> None:
-    path = workdir / "config.json"
-    if not path.exists():
+    if not any(_has_checkpoint(workdir / stage) for stage in STAGES):
         return
-    stored = json.loads(path.read_text())
-    changed = changed_fields(comparable(stored), comparable(flatten(config)))
-    if changed and any(_has_checkpoint(workdir / stage) for stage in STAGES):
+    changed = changed_fields(read_config(workdir), comparable(flatten(config)))
+    if changed:
         hint = ""
         if any(change.startswith("stages") for change in changed):
             hint = f"; stage 2 alone: another --workdir, --config.joint.init_from={workdir}"

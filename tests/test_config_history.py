@@ -103,9 +103,7 @@ def write_run(run: Path, config: dict[str, Any]) -> Path:
     return run
 
 
-def test_an_old_run_is_restored_and_another_network_refused(
-    old_run: Path, tmp_path: Path
-) -> None:
+def test_an_old_run_is_restored_and_another_network_refused(old_run: Path, tmp_path: Path) -> None:
     spelled = {"model.args": "stem=small,width=4,zero_init_residual=False"}
     found = find_model(small_config(**spelled), old_run)
     assert found.model == create_model(small_config(), 10)

@@ -18,7 +18,7 @@ from drnet_jax.reports.comparison import Setting
 from drnet_jax.runtime.files import write_json
 from drnet_jax.sweep import main
 from drnet_jax.sweeps import jobs as jobs_module
-from drnet_jax.sweeps.jobs import is_finished
+from drnet_jax.sweeps.jobs import JobRunner, is_finished
 from drnet_jax.sweeps.plan import Plan, Sweep, make_plan
 from drnet_jax.sweeps.tables import size_table
 from tests.small_run import small_config
@@ -266,6 +266,41 @@ def test_an_unfinished_first_variant_is_no_other_variant(project: Path) -> None:
     assert table["eta"]["0.3"] == [] and len(table["eta"]["0.5"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("seed=0/config.json", '{"seed": 0'),
+        ("seed=0/eval.json", "[1, 2]"),
+        ("stage1/seed=0/time.json", "{}"),
+    ],
+)
+def test_damaged_files_are_one_clear_error(
+    file: str, text: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
+    assert main(arguments) == 0
+    (project / "runs" / file).write_text(text)
+    ran(project)
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2 and ran(project) == []
+    assert f"{Path(file).name} is damaged" in capsys.readouterr().err
+
+
+def test_a_configuration_goes_to_the_jobs_as_it_is_named(project: Path) -> None:
+    """A shipped one by its name, or with an argument of `get_config`."""
+    (project / "sized.py").write_text(
+        "from tests.small_run import small_config\n"
+        "def get_config(eta='0.3'):\n    return small_config(**{'joint.eta': float(eta)})\n"
+    )
+    (project / "sweep.py").write_text(SWEEP.replace("config.py", "sized.py:0.3"))
+    assert main([str(project / "sweep.py"), "--dir", str(project / "runs")]) == 0
+    line = (project / "runs" / "seed=0" / "log.txt").read_text().splitlines()[0]
+    assert "--config=sized.py:0.3 " in line
+    runner = JobRunner("tiny", (), [""])
+    assert "--config=tiny" in runner.command(plan().stage_one[0])
+
+
 def test_two_sweeps_do_not_share_a_directory(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -329,7 +364,17 @@ def test_devices_work_side_by_side(project: Path) -> None:
 
 
 def test_bad_arguments(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = SWEEP[: SWEEP.index("{")]
+    for name, text in (
+        ("none", "def get_sweep():\n    pass\n"),
+        ("no_question", empty + "{})\n"),
+        ("no_variant", empty + "{'eta': {}})\n"),
+    ):
+        (project / f"{name}.py").write_text(text)
     for arguments, words in (
+        ([str(project / "none.py")], "gives NoneType, no Sweep"),
+        ([str(project / "no_question.py")], "no question, or one without variants"),
+        ([str(project / "no_variant.py")], "no question, or one without variants"),
         (["nowhere.py"], "nowhere.py does not exist"),
         ([str(project / "config.py")], "has no function get_sweep"),
         ([str(project / "sweep.py"), "--confg.seed=1"], "unknown arguments"),

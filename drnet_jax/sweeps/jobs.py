@@ -1,6 +1,5 @@
 """The jobs of a sweep as runs of the program."""
 
-import json
 import os
 import shlex
 import subprocess
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
+from drnet_jax.checkpoints.checkpoint import damaged, read_object
 from drnet_jax.checkpoints.runs import finished_path
 from drnet_jax.reports.comparison import read_summary
 from drnet_jax.runtime.files import write_json
@@ -26,6 +26,9 @@ def is_finished(job: Job) -> bool:
 
     An `eval.json` may also be of a model that was half trained, or of another run's
     (`restore_from`).
+
+    Raises:
+      CheckpointError: its `eval.json` is damaged.
     """
     stage = "pretrain" if job.stage_one is None else "joint"
     summary = read_summary(job.workdir)
@@ -41,13 +44,20 @@ def is_finished(job: Job) -> bool:
 
 
 def minutes(job: Job) -> float | None:
-    """What a run took, stage 1 included; None where it was resumed."""
+    """What a run took, stage 1 included; None where it was resumed.
+
+    Raises:
+      CheckpointError: a `time.json` is damaged.
+    """
     total = 0.0
     for part in filter(None, (job, job.stage_one)):
         path = part.workdir / "time.json"
         if not path.exists():
             return None
-        total += json.loads(path.read_text())["seconds"] / 60
+        seconds = read_object(path).get("seconds")
+        if not isinstance(seconds, int | float):
+            raise damaged(path, "it has no seconds")
+        total += seconds / 60
     return total
 
 
@@ -55,12 +65,12 @@ class JobRunner:
     """Runs jobs, each on a device that is free.
 
     Args:
-      config: the file of the configuration.
+      config: the configuration, as `--config` takes it.
       overrides: of every job, as arguments of the program.
       devices: GPUs by number; an empty name: whatever the program finds.
     """
 
-    def __init__(self, config: Path, overrides: Sequence[str], devices: Sequence[str]) -> None:
+    def __init__(self, config: str, overrides: Sequence[str], devices: Sequence[str]) -> None:
         self._start = [*PROGRAM, f"--config={config}"]
         self._start += overrides
         self._running: set[subprocess.Popen[bytes]] = set()
