@@ -25,6 +25,9 @@ MAIN = Path(__file__).parents[1] / "main.py"
             "data.name='cifar' is neither digits_on_photos, folder, imagenet100 nor a data set",
         ),
         ("--mode=eval", "no checkpoint in "),
+        ("configs/tiny.py", "'configs/tiny.py' belongs to no flag: --config=configs/tiny.py"),
+        ("eval", "'eval' belongs to no flag: --mode=eval"),
+        ("runs/a", "--workdir=<folder>"),
     ],
 )
 def test_one_clear_line(flag: str, words: str, tmp_path: Path) -> None:

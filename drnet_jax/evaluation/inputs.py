@@ -172,7 +172,8 @@ def joined(known: Logits, further: Logits, indices: Sequence[int]) -> Logits:
     order = np.argsort(np.concatenate([known.index, further.index]))
     names = ("logits", "scores", "label", "index", "name")
     rows = {n: np.concatenate([getattr(known, n), getattr(further, n)])[order] for n in names}
-    devices = sorted({str(known.device), str(further.device)})
+    # Those that are known may be of several devices already.
+    devices = sorted({*str(known.device).split("; "), *str(further.device).split("; ")})
     return Logits(**rows, device=np.array("; ".join(devices)))
 
 
