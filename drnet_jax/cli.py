@@ -103,7 +103,9 @@ def _main(config: ConfigDict, file: str, _: Sequence[str]) -> None:
         keep_freed_memory()
     print(f"workdir: {workdir} | devices: {jax.device_count()} x {jax.devices()[0].device_kind}")
     try:
-        check_config(config, jax.device_count())
+        # The training does it itself.
+        if mode != "train":
+            check_config(config, jax.device_count())
         _job(mode, config)(config, workdir)
     except (ConfigError, DataError, CheckpointError, TrainingError, BudgetError, OSError) as error:
         _fail(str(error))

@@ -10,8 +10,15 @@ from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.checkpoints.restore import read_config
-from drnet_jax.config import RESUMABLE_FIELDS, ConfigError, changed_fields, flatten, get_field
-from drnet_jax.config_checks import check_config
+from drnet_jax.config import (
+    RESUMABLE_FIELDS,
+    STAGES,
+    ConfigError,
+    changed_fields,
+    flatten,
+    get_field,
+)
+from drnet_jax.config_checks import check_config, check_training
 from drnet_jax.models.create import check_model
 
 Overrides = Mapping[str, Any]
@@ -128,6 +135,7 @@ def _changes(base: ConfigDict, overrides: Overrides) -> dict[str, Any]:
         )
     config = _overridden(base, overrides)
     check_config(config, 1)
+    check_training(config, STAGES)
     check_model(config)
     new = comparable(flatten(config))
 
