@@ -26,7 +26,7 @@ from drnet_jax.config import (
     changed_fields,
     flatten,
 )
-from drnet_jax.config_checks import check_config
+from drnet_jax.config_checks import check_config, check_training
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import DataError
@@ -68,6 +68,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 def prepare(config: ConfigDict, workdir: Path) -> Run:
     """Checks everything that can be checked, loads the data and claims the workdir."""
     check_config(config, jax.device_count())
+    check_training(config, config.stages)
     check_model(config)
     if config.restore_from:
         raise ConfigError(
@@ -107,7 +108,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
                 "images"
             )
     # A finished run was trained with what the file says already.
-    if not all(_is_finished(workdir, stage) for stage in config.stages):
+    if not _is_finished(workdir, config.stages[-1]):
         write_json(workdir / "config.json", flatten(config))
     write_data(workdir, classes, identities)
     return Run(config, workdir, model, cost, target, create_mesh(), train, calibration)
@@ -132,10 +133,14 @@ def _is_finished(workdir: Path, stage: str) -> bool:
 
 
 def _has_checkpoint(directory: Path) -> bool:
+    return _latest_step(directory) is not None
+
+
+def _latest_step(directory: Path) -> int | None:
     if not directory.is_dir():
-        return False
+        return None
     with StageCheckpoints(directory, read_only=True) as checkpoints:
-        return checkpoints.latest_step is not None
+        return checkpoints.latest_step
 
 
 def train_stage(run: Run, name: str) -> None:
@@ -160,7 +165,9 @@ def train_stage(run: Run, name: str) -> None:
         untrained: Any = {}
         if name == "pretrain":
             initial, untrained = split_classifier(initial)
-        tx, train_step = create_stage_step(run.config, name, run.model, run.cost, steps_per_epoch)
+        tx, train_step = create_stage_step(
+            run.config, name, run.model, run.cost, run.target, steps_per_epoch
+        )
         state = create_train_state(initial, tx, ema=section.ema_decay > 0)
         state = jax.device_put(state, replicated)
         if start:
@@ -184,8 +191,12 @@ def load_state(checkpoints: StageCheckpoints, step: int, like: TrainState) -> Tr
         raise CheckpointError(
             f"the training in {checkpoints.directory} cannot be resumed: step {step} does not hold "
             "the state of the configured optimiser (RMSProp's was another in earlier versions); "
-            "train in another --workdir, or evaluate this one as it is"
+            f"train in another --workdir, or evaluate this one as it is ({_first_line(error)})"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def stage_two_variables(run: Run, fresh: Any) -> Any:
@@ -198,21 +209,20 @@ def stage_two_variables(run: Run, fresh: Any) -> Any:
     else:
         log("joint: no stage 1 and no joint.init_from, starting from random weights")
         return fresh
-    trained = check_stage_one(config, origin)
+    trained, step = check_stage_one(config, origin)
     with StageCheckpoints(origin / "pretrain", read_only=True) as checkpoints:
-        step = checkpoints.latest_step
-        assert step is not None
         log(f"joint: starting from step {step} of {checkpoints.directory}")
         ema = trained["pretrain.ema_decay"] > 0
         return load_variables(checkpoints, step, fresh, stage="pretrain", ema=ema)
 
 
-def check_stage_one(config: ConfigDict, origin: Path) -> dict[str, Any]:
-    """The flattened configuration of the finished stage 1 in `origin`.
+def check_stage_one(config: ConfigDict, origin: Path) -> tuple[dict[str, Any], int]:
+    """The flattened configuration of the finished stage 1 in `origin`, and its last step.
 
     Raises:
       CheckpointError: there is none, it is not finished, or it is of another model.
     """
-    if not finished_path(origin, "pretrain").exists():
+    step = _latest_step(origin / "pretrain")
+    if step is None or not finished_path(origin, "pretrain").exists():
         raise CheckpointError(f"no finished stage 1 in {origin}: finish it, or name another run")
-    return trained_config(config, origin, fields=STAGE_ONE_FIELDS)
+    return trained_config(config, origin, fields=STAGE_ONE_FIELDS), step

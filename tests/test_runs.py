@@ -62,9 +62,8 @@ def test_a_finished_run_keeps_its_config(workdir: Path, tmp_path: Path) -> None:
     first = (copy / "config.json").read_text()
     config = stored_config(copy)
     config.log.every_steps = 50
-    for stage in ("pretrain", "joint"):
-        finished_path(copy, stage).write_text("{}")
-    shutil.copytree(copy / "joint", copy / "pretrain")
+    # Of stage 1 nothing is needed any more.
+    finished_path(copy, "joint").write_text("{}")
     prepare(config, copy)
     assert (copy / "config.json").read_text() == first
     # Half a run goes on as it is told to.

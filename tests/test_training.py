@@ -22,6 +22,7 @@ from PIL import Image
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
 from drnet_jax.checkpoints.restore import check_data, restore_model
+from drnet_jax.checkpoints.runs import finished_path
 from drnet_jax.config import ConfigError, flatten
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.settings import DataSettings, data_settings
@@ -31,9 +32,17 @@ from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.evaluation.outputs import evaluate, make_eval_step
 from drnet_jax.models.create import create_model
 from drnet_jax.models.variables import init_variables
+from drnet_jax.runtime.files import write_json
 from drnet_jax.runtime.sharding import create_mesh
-from drnet_jax.train import load_state, prepare, stage_two_variables, train_and_evaluate
+from drnet_jax.train import (
+    check_stage_one,
+    load_state,
+    prepare,
+    stage_two_variables,
+    train_and_evaluate,
+)
 from drnet_jax.training import create
+from drnet_jax.training.optim import create_optimizer
 from drnet_jax.training.stops import TrainingError
 from drnet_jax.training.train_state import create_train_state
 from tests.small_run import OVERRIDES, small_config
@@ -200,6 +209,14 @@ def test_stage_two_needs_a_finished_stage_one(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no finished stage 1 in .*none"):
         train_and_evaluate(config, tmp_path / "here")
     assert not (tmp_path / "here").exists()
+    # Finished it was, but its checkpoints were removed.
+    write_json(finished_path(tmp_path / "none", "pretrain"), {"num_steps": 16})
+    write_json(tmp_path / "none" / "config.json", flatten(small_config()))
+    for kept in (False, True):
+        if kept:
+            (tmp_path / "none" / "pretrain").mkdir()
+        with pytest.raises(CheckpointError, match="no finished stage 1 in .*none"):
+            check_stage_one(config, tmp_path / "none")
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "joint"])
@@ -221,6 +238,28 @@ def test_another_optimisers_state_is_one_clear_error(tmp_path: Path) -> None:
             load_state(checkpoints, 1, adam)
         same = load_state(checkpoints, 1, sgd)
     np.testing.assert_array_equal(same.params["classifier"], np.ones((2, 2)))
+
+
+def test_rmsprop_of_earlier_versions_cannot_be_resumed(tmp_path: Path) -> None:
+    """Its rate was outside the momentum, and its state one chain with the decay."""
+    section = small_config(**{"joint.optimizer": "rmsprop"}).joint
+    schedule = optax.constant_schedule(0.1)
+    former = optax.chain(
+        optax.add_decayed_weights(section.weight_decay),
+        optax.scale_by_rms(decay=0.9, eps=1.0, initial_scale=1.0, eps_in_sqrt=True),
+        optax.trace(decay=section.momentum),
+        optax.scale_by_learning_rate(schedule),
+    )
+    labels = {"classifier": "classifier"}
+    params = {"params": {"classifier": jnp.ones((2, 2))}}
+    old = create_train_state(params, optax.partition({"classifier": former}, labels), ema=False)
+    today = create_optimizer(section, {"classifier": schedule})
+    with StageCheckpoints(tmp_path / "joint") as checkpoints:
+        checkpoints.save(1, old)
+    with StageCheckpoints(tmp_path / "joint") as checkpoints:
+        with pytest.raises(CheckpointError, match=r"RMSProp's was another .* as it is \(.+\)$"):
+            load_state(checkpoints, 1, create_train_state(params, today, ema=False))
+        load_state(checkpoints, 1, old)
 
 
 @pytest.fixture
