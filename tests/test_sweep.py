@@ -98,6 +98,7 @@ def test_jobs_are_planned_once_and_share_stage_one() -> None:
         ({"joint.etta": 1.0}, "unknown fields: joint.etta"),
         ({"joint.eta": "much"}, "joint.eta"),
         ({"joint.eta": -1.0}, "joint.eta=-1.0 must be zero or more"),
+        ({"pretrain.accumulate": 20}, "raise pretrain.batch_size"),
     ],
 )
 def test_bad_overrides_are_refused_before_any_run(overrides: dict[str, Any], words: str) -> None:
@@ -227,6 +228,9 @@ def test_an_evaluation_of_something_else_is_none_of_the_sweeps(
     write_json(job.workdir / "eval.json", good)
     assert not is_finished(job)
     write_json(job.workdir / "joint_finished.json", {"num_steps": 16})
+    assert is_finished(job)
+    there = {"config": job.config | {"data.dir": str(Path("here").resolve())}}
+    write_json(job.workdir / "eval.json", good | there)
     assert is_finished(job)
     config = job.config | evaluated.get("config", {})
     write_json(job.workdir / "eval.json", good | evaluated | {"config": config})

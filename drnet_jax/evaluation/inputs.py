@@ -17,7 +17,7 @@ from drnet_jax.checkpoints.restore import (
     find_model,
     restore_variables,
 )
-from drnet_jax.config import flatten
+from drnet_jax.config import EVALUATION_FIELDS, flatten
 from drnet_jax.data.crops import is_corrupt
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.settings import data_settings
@@ -185,14 +185,5 @@ def logits_key(config: ConfigDict, trained: TrainedModel) -> str:
 
 def evaluation_fields(config: ConfigDict) -> dict[str, Any]:
     """The fields that belong to the evaluation, not to the training."""
-    names = (
-        "eval.",
-        "budget.",
-        "inference.",
-        "benchmark.",
-        "data.eval_",
-        "data.dir",
-        "data.skip_corrupt",
-        "restore_from",
-    )
-    return {name: value for name, value in flatten(config).items() if name.startswith(names)}
+    fields = flatten(config).items()
+    return {name: value for name, value in fields if name.startswith(EVALUATION_FIELDS)}

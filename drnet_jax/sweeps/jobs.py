@@ -5,12 +5,14 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from drnet_jax.checkpoints.checkpoint import damaged, read_object
 from drnet_jax.checkpoints.runs import finished_path
+from drnet_jax.config import IMAGE_FIELDS
 from drnet_jax.reports.comparison import read_summary
 from drnet_jax.runtime.files import write_json
 from drnet_jax.sweeps.plan import Job
@@ -18,7 +20,7 @@ from drnet_jax.sweeps.plan import Job
 PROGRAM = (sys.executable, "-m", "drnet_jax")
 _PACKAGE = Path(__file__).parents[1]
 # What of a configuration changes the figures of an evaluation, but not the trained model.
-_EVALUATED = ("eval.split", "eval.controls", "data.dir", "data.skip_corrupt")
+_EVALUATED = (*IMAGE_FIELDS, "eval.controls")
 
 
 def is_finished(job: Job) -> bool:
@@ -40,7 +42,14 @@ def is_finished(job: Job) -> bool:
     evaluated = summary["config"]
     if evaluated["restore_from"] or job.changed(evaluated):
         return False
-    return all(evaluated.get(name) == job.config[name] for name in _EVALUATED if name in job.config)
+    names = [name for name in _EVALUATED if name in job.config]
+    return all(_resolved(evaluated, name) == _resolved(job.config, name) for name in names)
+
+
+def _resolved(config: Mapping[str, Any], name: str) -> Any:
+    """A field, a directory as an absolute path."""
+    value = config.get(name)
+    return Path(value).resolve() if name == "data.dir" and value else value
 
 
 def minutes(job: Job) -> float | None:
