@@ -43,7 +43,8 @@ class TrainedModel:
       origin: the workdir of the run.
       classes: their names, in the order of the logits.
       identities: of the train, calibration and test splits it was trained with.
-      config: flattened, as `config.json` has it since the model was trained.
+      config: what it was trained with, as `read_config` gives it: flattened, in today's fields,
+        newer ones at their default.
     """
 
     model: DRNet
