@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
+from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints, cause
 from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.checkpoints.restore import (
     check_data,
@@ -191,12 +191,8 @@ def load_state(checkpoints: StageCheckpoints, step: int, like: TrainState) -> Tr
         raise CheckpointError(
             f"the training in {checkpoints.directory} cannot be resumed: step {step} does not hold "
             "the state of the configured optimiser (RMSProp's was another in earlier versions); "
-            f"train in another --workdir, or evaluate this one as it is ({_first_line(error)})"
+            f"train in another --workdir, or evaluate this one as it is ({cause(error)})"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def stage_two_variables(run: Run, fresh: Any) -> Any:

@@ -102,6 +102,14 @@ class StageCheckpoints:
         self.close()
 
 
+def cause(error: BaseException) -> str:
+    """What Orbax could not load, in a line: the error that its others were raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    # The second line names the first array that differs.
+    return " ".join(map(str.strip, str(error).splitlines()[:2])).rstrip(":")
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a run.
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from drnet_jax.checkpoints.checkpoint import (
     CheckpointError,
     StageCheckpoints,
+    cause,
     damaged,
     read_object,
 )
@@ -271,7 +272,7 @@ def load_variables(
     try:
         loaded = checkpoints.load_partial(step, {"ema": like} if ema else like)
     except (ValueError, KeyError, TypeError) as error:
-        raise _other_model(checkpoints, step, str(error)) from error
+        raise _other_model(checkpoints, step, cause(error)) from error
     # Orbax leaves the description in the place of what a checkpoint lacks.
     lacking = [
         jax.tree_util.keystr(path)
