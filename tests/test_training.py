@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
-from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
+from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.checkpoints.restore import check_data, restore_model
 from drnet_jax.checkpoints.runs import finished_path
 from drnet_jax.config import ConfigError, flatten
@@ -36,15 +34,12 @@ from drnet_jax.runtime.files import write_json
 from drnet_jax.runtime.sharding import create_mesh
 from drnet_jax.train import (
     check_stage_one,
-    load_state,
     prepare,
     stage_two_variables,
     train_and_evaluate,
 )
 from drnet_jax.training import create
-from drnet_jax.training.optim import create_optimizer
 from drnet_jax.training.stops import TrainingError
-from drnet_jax.training.train_state import create_train_state
 from tests.small_run import OVERRIDES, small_config
 
 ROOT = Path(__file__).parents[1]
@@ -225,43 +220,6 @@ def test_batches_of_every_stage_are_checked_before_the_first(stage: str, tmp_pat
     with pytest.raises(ConfigError, match=f"{stage}.batch_size=324 exceeds the 320 training"):
         train_and_evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_another_optimisers_state_is_one_clear_error(tmp_path: Path) -> None:
-    params = {"params": {"classifier": jnp.ones((2, 2))}}
-    sgd = create_train_state(params, optax.sgd(0.1, momentum=0.9), ema=False)
-    with StageCheckpoints(tmp_path / "joint") as checkpoints:
-        checkpoints.save(1, sgd)
-    adam = create_train_state(params, optax.adam(0.1), ema=False)
-    with StageCheckpoints(tmp_path / "joint") as checkpoints:
-        with pytest.raises(CheckpointError, match="joint cannot be resumed: step 1 does not"):
-            load_state(checkpoints, 1, adam)
-        same = load_state(checkpoints, 1, sgd)
-    np.testing.assert_array_equal(same.params["classifier"], np.ones((2, 2)))
-
-
-def test_rmsprop_of_earlier_versions_cannot_be_resumed(tmp_path: Path) -> None:
-    """Its rate was outside the momentum, and its state one chain with the decay."""
-    section = small_config(**{"joint.optimizer": "rmsprop"}).joint
-    schedule = optax.constant_schedule(0.1)
-    former = optax.chain(
-        optax.add_decayed_weights(section.weight_decay),
-        optax.scale_by_rms(decay=0.9, eps=1.0, initial_scale=1.0, eps_in_sqrt=True),
-        optax.trace(decay=section.momentum),
-        optax.scale_by_learning_rate(schedule),
-    )
-    labels = {"classifier": "classifier"}
-    params = {"params": {"classifier": jnp.ones((2, 2))}}
-    old = create_train_state(params, optax.partition({"classifier": former}, labels), ema=False)
-    today = create_optimizer(section, {"classifier": schedule})
-    with StageCheckpoints(tmp_path / "joint") as checkpoints:
-        checkpoints.save(1, old)
-    with StageCheckpoints(tmp_path / "joint") as checkpoints:
-        with pytest.raises(
-            CheckpointError, match=r"RMSProp's was another .* as it is \(.*opt_state.*\)$"
-        ):
-            load_state(checkpoints, 1, create_train_state(params, today, ema=False))
-        load_state(checkpoints, 1, old)
 
 
 @pytest.fixture
