@@ -68,9 +68,22 @@ def _define_flags() -> None:
 
 def _parse_flags(arguments: list[str]) -> list[str]:
     try:
-        return flags.FLAGS(arguments)
+        left = flags.FLAGS(arguments)
     except flags.Error as error:
         _fail(str(error).splitlines()[0])
+    # The first one is the program.
+    for argument in left[1:]:
+        _fail(f"argument {argument!r} belongs to no flag: {_as_flag(argument)}")
+    return left
+
+
+def _as_flag(argument: str) -> str:
+    """How to write what was given without a flag."""
+    if argument in MODES:
+        return f"--mode={argument}"
+    if argument.partition(":")[0].endswith(".py"):
+        return f"--config={argument}"
+    return "--config=<file>, --workdir=<folder>, --mode=<mode> or --config.<field>=<value>"
 
 
 def _main(config: ConfigDict, file: str, _: Sequence[str]) -> None:
@@ -90,7 +103,9 @@ def _main(config: ConfigDict, file: str, _: Sequence[str]) -> None:
         keep_freed_memory()
     print(f"workdir: {workdir} | devices: {jax.device_count()} x {jax.devices()[0].device_kind}")
     try:
-        check_config(config, jax.device_count())
+        # The training does it itself.
+        if mode != "train":
+            check_config(config, jax.device_count())
         _job(mode, config)(config, workdir)
     except (ConfigError, DataError, CheckpointError, TrainingError, BudgetError, OSError) as error:
         _fail(str(error))

@@ -25,6 +25,13 @@ EXECUTION_FIELDS = (
     *("model.remat", "model.stock_operations"),
     *("data.dir", "data.num_workers", "data.max_corrupt"),
 )
+# Of which images an evaluation is.
+IMAGE_FIELDS = ("eval.split", "data.dir", "data.skip_corrupt")
+# What an evaluation is done with, whatever its model was trained with.
+EVALUATION_FIELDS = (
+    *(*IMAGE_FIELDS, "data.eval_", "restore_from"),
+    *("eval.", "budget.", "inference.", "benchmark."),
+)
 # What may differ when a run is resumed. All other fields count as changing what a training computes
 # or which of its checkpoints is the best.
 RESUMABLE_FIELDS = (*OUTPUT_FIELDS, *EXECUTION_FIELDS)

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -244,8 +244,17 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
     _check_stages(config)
     for stage in STAGES:
         _check_batch(config, stage, config[stage].accumulate, num_devices)
-        _check_statistics(config, stage)
     _check_batch(config, "eval", 1, num_devices)
+
+
+def check_training(config: ConfigDict, stages: Iterable[str]) -> None:
+    """Checks what only matters to a training of these stages.
+
+    Raises:
+      ConfigError: naming the field and the remedy.
+    """
+    for stage in stages:
+        _check_statistics(config, stage)
 
 
 def _check_fields(config: ConfigDict) -> None:

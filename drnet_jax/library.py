@@ -31,8 +31,10 @@ def load_classifier(
         `inference.measure`.
 
     Raises:
-      CheckpointError: the run has no trained predictor, or its `config.json` is damaged.
-      ConfigError: bad buckets, or several hosts.
+      CheckpointError: the run has no trained predictor, or its `config.json` is missing, damaged
+        or of another version of the program.
+      ConfigError: bad buckets, a value in `config.json` that this version refuses, or several
+        hosts.
     """
     config = stored_config(run.origin)
     if buckets is not None:

@@ -27,8 +27,6 @@ from drnet_jax.runtime.progress import log
 
 # What differs between the seeds of a setting, or does not change what is trained.
 _NOT_A_SETTING = ("seed", "joint.init_from", "stages", *RESUMABLE_FIELDS)
-# What of that changes the images or the choices that the figures are of.
-_EVALUATED = ("data.dir", "budget.")
 
 
 def compare_runs(config: ConfigDict, workdir: Path) -> list[Setting]:
@@ -118,13 +116,15 @@ def group(summaries: Mapping[Path, dict[str, Any]]) -> list[Setting]:
 
 def _setting(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What runs of one setting have in common: fields of the configuration, and the data."""
+    identities = summary.get("identities", {})
+    # What changes the images or the choices that the figures are of. An eval.json of an earlier
+    # version does not identify its images: those of another directory may be others.
+    evaluated = ("budget.",) if identities else ("budget.", "data.dir")
     found = {
         name: value
         for name, value in comparable(summary["config"]).items()
-        if name.startswith(_EVALUATED) or not name.startswith(_NOT_A_SETTING)
+        if name.startswith(evaluated) or not name.startswith(_NOT_A_SETTING)
     }
-    # Without them the eval.json is of an earlier version.
-    identities = summary.get("identities", {})
     found |= {f"{split} images": identity for split, identity in identities.items()}
     return found | {"split": summary["split"], "images": summary["num_images"]}
 

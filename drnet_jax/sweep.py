@@ -1,6 +1,6 @@
 """Runs a sweep: python -m drnet_jax.sweep configs/sweeps/digits.py [--config.x=y ...]
 
-Every job is a run of `main.py` with a workdir and a log of its own. What is finished is skipped,
+Every job is a run of the program with a workdir and a log of its own. What is finished is skipped,
 what was stopped is resumed, and runs that start from the same stage 1 share it. After every job of
 stage 2 the table (`sweep.md`, `sweep.json`) and the plot (`sweep.png`) are written anew.
 """
@@ -20,6 +20,7 @@ from typing import NoReturn
 import jax
 from ml_collections import ConfigDict
 
+from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError
 from drnet_jax.config_files import call_file, find_config, load_config
 from drnet_jax.config_overrides import override
@@ -50,10 +51,10 @@ def main(arguments: Sequence[str]) -> int:
     jax.config.update("jax_platforms", "cpu")
     directory = (given.dir or Path("runs") / given.sweep.stem).resolve()
     try:
-        sweep = call_file(find_config(given.sweep), "get_sweep")
+        sweep = load_sweep(given.sweep)
         plan = make_plan(sweep, _base(sweep, overrides), directory)
         check_directory(plan)
-    except ConfigError as error:
+    except (ConfigError, CheckpointError) as error:
         parser.exit(2, f"error: {error}\n")
     command = shlex.join(["python", "-m", "drnet_jax.sweep", *arguments])
     results = given.results or directory
@@ -62,18 +63,30 @@ def main(arguments: Sequence[str]) -> int:
         """The table and the plot, as far as they go."""
         _write(plan, command, results)
 
-    runner = JobRunner(find_config(sweep.config), overrides, given.devices)
+    runner = JobRunner(sweep.config, overrides, given.devices)
     try:
         with _locked(directory), _terminations(runner):
             failed = _run_all(runner, plan.stage_one) + _run_all(runner, plan.stage_two, write)
-    except ConfigError as error:
+        write()
+    except (ConfigError, CheckpointError) as error:
         parser.exit(2, f"error: {error}\n")
     except KeyboardInterrupt:
         parser.exit(2, "error: interrupted; run the same command to resume\n")
-    write()
     table = (results / "sweep.md").read_text()
     print(f"\n{table}\nwrote sweep.md, sweep.json and sweep.png in {results}")
     return int(failed > 0)
+
+
+def load_sweep(path: Path) -> Sweep:
+    """What `get_sweep()` of a file gives.
+
+    Raises:
+      ConfigError: there is no such file, or it gives no sweep.
+    """
+    sweep = call_file(find_config(path), "get_sweep")
+    if not isinstance(sweep, Sweep):
+        raise ConfigError(f"get_sweep() of {path} gives {type(sweep).__name__}, no Sweep")
+    return sweep
 
 
 def _base(sweep: Sweep, overrides: Sequence[str]) -> ConfigDict:
@@ -137,8 +150,8 @@ def _run_all(
                 failed += bool(problem)
                 if after_each is not None:
                     after_each()
-        except KeyboardInterrupt:
-            # The running jobs are interrupted too; they save what they have.
+        # By Ctrl-C the running jobs are interrupted too; they save what they have.
+        except (KeyboardInterrupt, CheckpointError):
             pool.shutdown(cancel_futures=True)
             raise
     return failed

@@ -1,15 +1,20 @@
 """Training: stage 1 `pretrain`, stage 2 `joint`, resuming whatever is already done."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
+from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints, cause
 from drnet_jax.checkpoints.config_history import comparable
-from drnet_jax.checkpoints.restore import check_data, load_variables, trained_config, write_data
+from drnet_jax.checkpoints.restore import (
+    check_data,
+    load_variables,
+    read_config,
+    trained_config,
+    write_data,
+)
 from drnet_jax.checkpoints.runs import finished_path
 from drnet_jax.config import (
     SPLITS,
@@ -21,7 +26,7 @@ from drnet_jax.config import (
     changed_fields,
     flatten,
 )
-from drnet_jax.config_checks import check_config
+from drnet_jax.config_checks import check_config, check_training
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import DataError
@@ -47,7 +52,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
       ConfigError: a bad field, or one that differs from the run that `workdir` holds.
       DataError: the data cannot be read.
-      CheckpointError: `joint.init_from` has no checkpoint of stage 1 of this model.
+      CheckpointError: `joint.init_from` has no checkpoint of stage 1 of this model, or a file
+        beside checkpoints is missing or damaged.
       TrainingError: a non-finite loss, or an interruption by a signal.
     """
     run = prepare(config, workdir)
@@ -62,6 +68,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 def prepare(config: ConfigDict, workdir: Path) -> Run:
     """Checks everything that can be checked, loads the data and claims the workdir."""
     check_config(config, jax.device_count())
+    check_training(config, config.stages)
     check_model(config)
     if config.restore_from:
         raise ConfigError(
@@ -101,19 +108,17 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
                 "images"
             )
     # A finished run was trained with what the file says already.
-    if not all(_is_finished(workdir, stage) for stage in config.stages):
+    if not _is_finished(workdir, config.stages[-1]):
         write_json(workdir / "config.json", flatten(config))
     write_data(workdir, classes, identities)
     return Run(config, workdir, model, cost, target, create_mesh(), train, calibration)
 
 
 def _check_workdir(config: ConfigDict, workdir: Path) -> None:
-    path = workdir / "config.json"
-    if not path.exists():
+    if not any(_has_checkpoint(workdir / stage) for stage in STAGES):
         return
-    stored = json.loads(path.read_text())
-    changed = changed_fields(comparable(stored), comparable(flatten(config)))
-    if changed and any(_has_checkpoint(workdir / stage) for stage in STAGES):
+    changed = changed_fields(read_config(workdir), comparable(flatten(config)))
+    if changed:
         hint = ""
         if any(change.startswith("stages") for change in changed):
             hint = f"; stage 2 alone: another --workdir, --config.joint.init_from={workdir}"
@@ -128,10 +133,14 @@ def _is_finished(workdir: Path, stage: str) -> bool:
 
 
 def _has_checkpoint(directory: Path) -> bool:
+    return _latest_step(directory) is not None
+
+
+def _latest_step(directory: Path) -> int | None:
     if not directory.is_dir():
-        return False
+        return None
     with StageCheckpoints(directory, read_only=True) as checkpoints:
-        return checkpoints.latest_step is not None
+        return checkpoints.latest_step
 
 
 def train_stage(run: Run, name: str) -> None:
@@ -156,7 +165,9 @@ def train_stage(run: Run, name: str) -> None:
         untrained: Any = {}
         if name == "pretrain":
             initial, untrained = split_classifier(initial)
-        tx, train_step = create_stage_step(run.config, name, run.model, run.cost, steps_per_epoch)
+        tx, train_step = create_stage_step(
+            run.config, name, run.model, run.cost, run.target, steps_per_epoch
+        )
         state = create_train_state(initial, tx, ema=section.ema_decay > 0)
         state = jax.device_put(state, replicated)
         if start:
@@ -180,7 +191,7 @@ def load_state(checkpoints: StageCheckpoints, step: int, like: TrainState) -> Tr
         raise CheckpointError(
             f"the training in {checkpoints.directory} cannot be resumed: step {step} does not hold "
             "the state of the configured optimiser (RMSProp's was another in earlier versions); "
-            "train in another --workdir, or evaluate this one as it is"
+            f"train in another --workdir, or evaluate this one as it is ({cause(error)})"
         ) from error
 
 
@@ -194,21 +205,20 @@ def stage_two_variables(run: Run, fresh: Any) -> Any:
     else:
         log("joint: no stage 1 and no joint.init_from, starting from random weights")
         return fresh
-    trained = check_stage_one(config, origin)
+    trained, step = check_stage_one(config, origin)
     with StageCheckpoints(origin / "pretrain", read_only=True) as checkpoints:
-        step = checkpoints.latest_step
-        assert step is not None
         log(f"joint: starting from step {step} of {checkpoints.directory}")
         ema = trained["pretrain.ema_decay"] > 0
         return load_variables(checkpoints, step, fresh, stage="pretrain", ema=ema)
 
 
-def check_stage_one(config: ConfigDict, origin: Path) -> dict[str, Any]:
-    """The flattened configuration of the finished stage 1 in `origin`.
+def check_stage_one(config: ConfigDict, origin: Path) -> tuple[dict[str, Any], int]:
+    """The flattened configuration of the finished stage 1 in `origin`, and its last step.
 
     Raises:
       CheckpointError: there is none, it is not finished, or it is of another model.
     """
-    if not finished_path(origin, "pretrain").exists():
+    step = _latest_step(origin / "pretrain")
+    if step is None or not finished_path(origin, "pretrain").exists():
         raise CheckpointError(f"no finished stage 1 in {origin}: finish it, or name another run")
-    return trained_config(config, origin, fields=STAGE_ONE_FIELDS)
+    return trained_config(config, origin, fields=STAGE_ONE_FIELDS), step

@@ -9,6 +9,7 @@ import pytest
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
 from drnet_jax.checkpoints.config_history import comparable
+from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.checkpoints.restore import find_model, write_data
 from drnet_jax.config import SPLITS, ConfigError, flatten
 from drnet_jax.config_files import load_config
@@ -89,21 +90,26 @@ def test_what_fits_no_network_is_left_as_it_is() -> None:
 
 @pytest.fixture
 def old_run(tmp_path: Path) -> Path:
-    """What a run of a former version leaves beside its weights, and a checkpoint of others."""
-    run = tmp_path / "run"
+    """What a run of a former version leaves."""
+    return write_run(tmp_path / "run", former(flatten(small_config()), SMALL))
+
+
+def write_run(run: Path, config: dict[str, Any]) -> Path:
+    """What a run leaves beside its weights, and a checkpoint of others."""
     with StageCheckpoints(run / "joint") as checkpoints:
         checkpoints.save(1, {"params": np.zeros(1)})
-    write_json(run / "config.json", former(flatten(small_config()), SMALL))
+    write_json(run / "config.json", config)
     write_data(run, tuple("0123456789"), {split: split for split in SPLITS})
     return run
 
 
-def test_an_old_run_is_restored_and_another_network_refused(old_run: Path) -> None:
+def test_an_old_run_is_restored_and_another_network_refused(old_run: Path, tmp_path: Path) -> None:
     spelled = {"model.args": "stem=small,width=4,zero_init_residual=False"}
     found = find_model(small_config(**spelled), old_run)
     assert found.model == create_model(small_config(), 10)
-    # The key of what is kept for it, calibration and outputs, is of what is stored.
-    assert found.config == json.loads((old_run / "config.json").read_text())
+    today = find_model(small_config(), write_run(tmp_path / "today", flatten(small_config())))
+    # What is kept for it, calibration and outputs, stays its own.
+    assert model_key(small_config(), found) == model_key(small_config(), today)
     with pytest.raises(CheckpointError, match="model.args: width=4, stem='small' -> width=5"):
         find_model(small_config(**{"model.args": "width=5, stem=small"}), old_run)
     with pytest.raises(CheckpointError, match="predictor.args: stage_sizes=.* -> width=4"):
@@ -127,7 +133,7 @@ def test_an_old_run_can_be_resumed(old_run: Path) -> None:
 
 def test_runs_of_both_kinds_are_one_setting() -> None:
     def summary(config: dict[str, Any], seed: int) -> dict[str, Any]:
-        return {"config": config | {"seed": seed}}
+        return {"config": config | {"seed": seed}, "split": "test", "num_images": 70}
 
     today = flatten(small_config())
     wide = former(today, SMALL | {"model.width": 6})

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as st_numpy
 from scipy.special import softmax
 
 from drnet_jax.evaluation.controls import by_choice, cascade, mixture, needed, oracle
-from drnet_jax.evaluation.intervals import auroc
+from drnet_jax.evaluation.intervals import auroc, auroc_interval
 from drnet_jax.evaluation.metrics import hull_weights
 
 
@@ -111,3 +111,10 @@ def test_auroc(images: list[tuple[bool, int]]) -> None:
     times = np.arange(len(images)) % 4
     repeated = auroc(np.repeat(positive, times), np.repeat(score, times))
     assert auroc(positive, score, times) == pytest.approx(repeated, nan_ok=True)
+
+
+def test_auroc_of_a_score_that_is_not_defined() -> None:
+    positive, score = np.array([True, False, True]), np.array([0.5, np.nan, 0.1])
+    assert np.isnan(auroc(positive, score))
+    found = auroc_interval(positive, score)
+    assert np.isnan([found.value, found.low, found.high]).all()

@@ -21,7 +21,7 @@ from drnet_jax.data.sources import DataError, EncodedSource, Source
 from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.evaluation import inputs as eval_inputs
 from drnet_jax.evaluation import logits, metrics
-from drnet_jax.evaluation.inputs import ModelOutputs, logits_key, missing, same_images
+from drnet_jax.evaluation.inputs import ModelOutputs, joined, logits_key, missing, same_images
 from drnet_jax.evaluation.logits import Logits, LogitsError
 from drnet_jax.evaluation.metrics import record
 from drnet_jax.evaluation.outputs import evaluate_logits
@@ -59,6 +59,15 @@ def test_what_is_not_a_number_is_wrong() -> None:
     broken = np.array([[[np.nan, np.nan]], [[0.0, np.nan]]], np.float32)
     got = record(broken, np.zeros((2, 1)), np.array([0, 0]), np.arange(2))
     assert not got.top1.any()
+
+
+def test_devices_of_joined_outputs_are_named_once() -> None:
+    first = replace(synthetic_logits(3, 2, 3), device=np.array("a (JAX 1)"))
+    device = np.array("b (JAX 1)")
+    both = joined(first, replace(synthetic_logits(1, 2, 3, 1), device=device), [3])
+    third = joined(both, replace(synthetic_logits(1, 2, 3, 2), device=device), [4])
+    assert str(both.device) == str(third.device) == "a (JAX 1); b (JAX 1)"
+    assert third.index.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_file(tmp_path: Path) -> None:

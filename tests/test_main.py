@@ -27,6 +27,9 @@ MAIN = Path(__file__).parents[1] / "main.py"
         ("--config.model.name=mobilenetv2", "does not fit mobilenetv2: there is no width and no"),
         ("--config.model.args=width=8, stem='s'", "stem='s' must be one of 'imagenet', 'small'"),
         ("--mode=eval", "no checkpoint in "),
+        ("configs/tiny.py", "'configs/tiny.py' belongs to no flag: --config=configs/tiny.py"),
+        ("eval", "'eval' belongs to no flag: --mode=eval"),
+        ("runs/a", "--workdir=<folder>"),
     ],
 )
 def test_one_clear_line(flag: str, words: str, tmp_path: Path) -> None:

@@ -249,7 +249,6 @@ def test_comparison_refuses_what_it_cannot_compare(tmp_path: Path) -> None:
         {"split": "calibration"},
         {"num_images": 29},
         {"identities": {"test": "b"}},
-        {"config": {"data.dir": "elsewhere"}},
         {"config": {"data.eval_images": 29}},
         {"config": {"budget.gmacs": 1.0}},
     ],
@@ -264,6 +263,20 @@ def test_runs_on_other_images_are_another_setting(other: dict[str, Any]) -> None
     found = group({Path("a"): first, Path("b"): third})
     assert [s.seeds for s in found] == [[0], [1]]
     assert len({s.name for s in found}) == 2
+
+
+def test_where_the_images_are_counts_only_if_nothing_tells_which_they_are() -> None:
+    def settings_of_moved_data(further: dict[str, Any]) -> list[list[int]]:
+        """Two seeds, the second with its data in another directory."""
+        summaries = {}
+        for seed, place in enumerate(("here", "there")):
+            config = flatten(small_config(**{"data.name": "folder", "data.dir": place}))
+            summary = {"split": "test", "num_images": 30, "config": config | {"seed": seed}}
+            summaries[Path(place)] = summary | further
+        return [setting.seeds for setting in group(summaries)]
+
+    assert settings_of_moved_data({"identities": {"test": "a"}}) == [[0, 1]]
+    assert settings_of_moved_data({}) == [[0], [1]]
 
 
 def test_differing_evaluations_are_said() -> None:

@@ -13,6 +13,7 @@ from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.checkpoints.restore import restore_model
 from drnet_jax.checkpoints.runs import finished_path, load_run, stored_config
 from drnet_jax.config import flatten
+from drnet_jax.reports.comparison import read_summary
 from drnet_jax.train import prepare
 from tests.random_model import write_run
 from tests.small_run import small_config
@@ -61,9 +62,8 @@ def test_a_finished_run_keeps_its_config(workdir: Path, tmp_path: Path) -> None:
     first = (copy / "config.json").read_text()
     config = stored_config(copy)
     config.log.every_steps = 50
-    for stage in ("pretrain", "joint"):
-        finished_path(copy, stage).write_text("{}")
-    shutil.copytree(copy / "joint", copy / "pretrain")
+    # Of stage 1 nothing is needed any more.
+    finished_path(copy, "joint").write_text("{}")
     prepare(config, copy)
     assert (copy / "config.json").read_text() == first
     # Half a run goes on as it is told to.
@@ -82,7 +82,7 @@ def test_a_stage_that_is_trained_anew_is_not_finished(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "StageLoop", interrupted)
+    monkeypatch.setattr(train, "run_stage", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train.train_stage(run, "pretrain")
     assert not finished_path(tmp_path, "pretrain").exists()
@@ -100,3 +100,25 @@ def test_what_cannot_be_loaded(workdir: Path, tmp_path: Path) -> None:
         (tmp_path / "cut" / "config.json").write_text(text)
         with pytest.raises(CheckpointError, match="config.json is damaged"):
             load_run(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("text", ['{"classes": ["0"', "[1, 2]", "{}", '{"classes": ["0"]}'])
+def test_damaged_data_is_one_clear_error(text: str, workdir: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    (copy / "data.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"data.json is damaged \(.*\): restore it"):
+        load_run(copy)
+
+
+@pytest.mark.parametrize("text", ['{"seed": 0', "[1, 2]", "null"])
+def test_damaged_files_beside_checkpoints(text: str, workdir: Path, tmp_path: Path) -> None:
+    """Neither resuming nor a comparison goes on from them."""
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    (copy / "config.json").write_text(text)
+    (copy / "eval.json").write_text(text)
+    with pytest.raises(CheckpointError, match="config.json is damaged"):
+        prepare(small_config(), copy)
+    with pytest.raises(CheckpointError, match="eval.json is damaged"):
+        read_summary(copy)

@@ -1,4 +1,4 @@
-"""Sweeps: what is planned, run once, resumed and reported. The runs themselves are faked."""
+"""Sweeps: run once, resumed and reported. The runs themselves are faked."""
 
 import json
 import os
@@ -12,19 +12,16 @@ from typing import Any
 import pytest
 
 from drnet_jax import sweep as sweep_module
-from drnet_jax.config import ConfigError
-from drnet_jax.config_files import call_file, find_config
+from drnet_jax.config_files import call_file
 from drnet_jax.reports.comparison import Setting
-from drnet_jax.runtime.files import write_json
 from drnet_jax.sweep import main
 from drnet_jax.sweeps import jobs as jobs_module
-from drnet_jax.sweeps.jobs import is_finished
-from drnet_jax.sweeps.plan import Plan, Sweep, make_plan
+from drnet_jax.sweeps.jobs import JobRunner
+from drnet_jax.sweeps.plan import Sweep, make_plan
 from drnet_jax.sweeps.tables import size_table
 from tests.small_run import small_config
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = sorted((ROOT / "configs" / "sweeps").glob("*.py"))
 # In the place of the program: notes that it ran, fails where told to, and leaves an eval.json.
 FAKE = """
 import json, os, sys
@@ -59,60 +56,6 @@ def get_sweep():
         "BatchNorm": {"own": {"joint.eta": 0.3}, "shared": {"model.resolution_aware": False}},
     }, seeds=(0, 1))
 """
-
-
-def plan(**further: Any) -> Plan:
-    variants = {"base": {}, "eta": {"joint.eta": 0.9}, "same": {"joint.eta": 0.3}, **further}
-    return make_plan(Sweep("", {"q": variants}, seeds=(0, 3)), small_config(), Path("/runs"))
-
-
-def test_jobs_are_planned_once_and_share_stage_one() -> None:
-    assert plan(int={"joint.eta": 1}, float={"joint.eta": 1.0}).stage_two[-1].overrides == {
-        "joint.eta": 1.0,
-        "seed": 3,
-    }
-    escaping = plan(path={"data.name": "../a/b"}).stage_two[2].workdir
-    assert escaping.parent == Path("/runs")
-    found = plan(
-        shared={"model.resolution_aware": False},
-        routed={"model.statistics": "routed"},
-        sizes={"model.resolutions": (48, 24)},
-    )
-    names = [job.workdir.relative_to("/runs/stage1").as_posix() for job in found.stage_one]
-    shared, sizes = "model.resolution_aware=False_seed", "model.resolutions=48-24_seed"
-    assert names == ["seed=0", f"{shared}=0", f"{sizes}=0", "seed=3", f"{shared}=3", f"{sizes}=3"]
-    assert len(found.stage_two) == 10
-    variants = found.variants["q"]
-    assert variants["same"] == variants["base"]
-    assert variants["routed"][1].stage_one == variants["base"][1].stage_one == found.stage_one[3]
-    job = variants["eta"][1]
-    assert job.config["joint.eta"] == 0.9 and job.config["seed"] == 3
-    assert job.config["stages"] == ["joint"]
-    assert job.config["joint.init_from"] == "/runs/stage1/seed=3"
-    assert "joint.eta" not in found.stage_one[3].config
-
-
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        ({"joint.etta": 1.0}, "unknown fields: joint.etta"),
-        ({"joint.eta": "much"}, "joint.eta"),
-        ({"joint.eta": -1.0}, "joint.eta=-1.0 must be zero or more"),
-    ],
-)
-def test_bad_overrides_are_refused_before_any_run(overrides: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        plan(bad=overrides)
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_sweeps_are_sound(path: Path, tmp_path: Path) -> None:
-    sweep = call_file(path, "get_sweep")
-    base = call_file(find_config(sweep.config), "get_config")
-    found = make_plan(sweep, base, tmp_path)
-    for variants in found.variants.values():
-        jobs = [jobs[0].workdir for jobs in variants.values()]
-        assert len(set(jobs)) == len(jobs), "two variants of a question are the same run"
 
 
 @pytest.fixture
@@ -198,41 +141,6 @@ def test_accuracy_by_apparent_size_is_the_mean_over_the_seeds() -> None:
     assert size_table("eta", Setting("folder", ({"resolutions": [32, 16]},))) == ""
 
 
-@pytest.mark.parametrize(
-    "evaluated",
-    [
-        {"finished": False},
-        {"finished": None},
-        {"stage": "pretrain"},
-        {"lambda": 2.0},
-        {"config": {"eval.split": "calibration"}},
-        {"config": {"eval.controls": False}},
-        {"config": {"data.eval_images": 30}},
-        {"config": {"data.dir": "elsewhere"}},
-        {"config": {"data.skip_corrupt": True}},
-        {"config": {"joint.eta": 0.9}},
-        {"config": {"restore_from": "another"}},
-    ],
-    ids=str,
-)
-def test_an_evaluation_of_something_else_is_none_of_the_sweeps(
-    evaluated: dict[str, Any], tmp_path: Path
-) -> None:
-    """Of half a training, with a budget, of other images, of another run."""
-    base = small_config(**{"data.name": "folder", "data.dir": "here"})
-    sweep = Sweep("", {"q": {"base": {}}}, seeds=(0,))
-    (job,) = make_plan(sweep, base, tmp_path).stage_two
-    job.workdir.mkdir()
-    good = {"stage": "joint", "finished": True, "lambda": 0.0, "config": job.config}
-    write_json(job.workdir / "eval.json", good)
-    assert not is_finished(job)
-    write_json(job.workdir / "joint_finished.json", {"num_steps": 16})
-    assert is_finished(job)
-    config = job.config | evaluated.get("config", {})
-    write_json(job.workdir / "eval.json", good | evaluated | {"config": config})
-    assert not is_finished(job)
-
-
 def test_other_values_are_refused_and_leave_the_table_alone(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -264,6 +172,42 @@ def test_an_unfinished_first_variant_is_no_other_variant(project: Path) -> None:
     assert other.split("|")[6].strip() == ""
     table = json.loads((project / "runs" / "sweep.json").read_text())["questions"]
     assert table["eta"]["0.3"] == [] and len(table["eta"]["0.5"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("seed=0/config.json", '{"seed": 0'),
+        ("seed=0/eval.json", "[1, 2]"),
+        ("stage1/seed=0/time.json", "{}"),
+    ],
+)
+def test_damaged_files_are_one_clear_error(
+    file: str, text: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
+    assert main(arguments) == 0
+    (project / "runs" / file).write_text(text)
+    ran(project)
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2 and ran(project) == []
+    assert f"{Path(file).name} is damaged" in capsys.readouterr().err
+
+
+def test_a_configuration_goes_to_the_jobs_as_it_is_named(project: Path) -> None:
+    """A shipped one by its name, or with an argument of `get_config`."""
+    (project / "sized.py").write_text(
+        "from tests.small_run import small_config\n"
+        "def get_config(eta='0.3'):\n    return small_config(**{'joint.eta': float(eta)})\n"
+    )
+    (project / "sweep.py").write_text(SWEEP.replace("config.py", "sized.py:0.3"))
+    assert main([str(project / "sweep.py"), "--dir", str(project / "runs")]) == 0
+    line = (project / "runs" / "seed=0" / "log.txt").read_text().splitlines()[0]
+    assert "--config=sized.py:0.3 " in line
+    found = make_plan(Sweep("", {"q": {"base": {}}}), small_config(), project)
+    runner = JobRunner("tiny", (), [""])
+    assert "--config=tiny" in runner.command(found.stage_one[0])
 
 
 def test_two_sweeps_do_not_share_a_directory(
@@ -329,7 +273,17 @@ def test_devices_work_side_by_side(project: Path) -> None:
 
 
 def test_bad_arguments(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = SWEEP[: SWEEP.index("{")]
+    for name, text in (
+        ("none", "def get_sweep():\n    pass\n"),
+        ("no_question", empty + "{})\n"),
+        ("no_variant", empty + "{'eta': {}})\n"),
+    ):
+        (project / f"{name}.py").write_text(text)
     for arguments, words in (
+        ([str(project / "none.py")], "gives NoneType, no Sweep"),
+        ([str(project / "no_question.py")], "no question, or one without variants"),
+        ([str(project / "no_variant.py")], "no question, or one without variants"),
         (["nowhere.py"], "nowhere.py does not exist"),
         ([str(project / "config.py")], "has no function get_sweep"),
         ([str(project / "sweep.py"), "--confg.seed=1"], "unknown arguments"),

@@ -1,5 +1,6 @@
-"""Orbax checkpoints of one stage: the latest ones and the best one."""
+"""Orbax checkpoints of one stage: the latest ones and the best one; files beside them."""
 
+import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,6 +100,34 @@ class StageCheckpoints:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def cause(error: BaseException) -> str:
+    """What Orbax could not load, in a line: the error that its others were raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    # The second line names the first array that differs.
+    return " ".join(map(str.strip, str(error).splitlines()[:2])).rstrip(":")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a run.
+
+    Raises:
+      CheckpointError: it holds no such thing.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise damaged(path, error) from error
+    if not isinstance(found, dict):
+        raise damaged(path, f"{type(found).__name__}, no object")
+    return found
+
+
+def damaged(path: Path, why: object) -> CheckpointError:
+    """What to raise for a file of a run that does not hold what it should."""
+    return CheckpointError(f"{path} is damaged ({why}): restore it from a copy")
 
 
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.checkpoints.restore import TrainedModel
-from drnet_jax.config import RESUMABLE_FIELDS, default_config, flatten
+from drnet_jax.config import default_config, flatten, training_fields
 from drnet_jax.data.index_cache import digest
 
 
@@ -20,8 +20,8 @@ def model_key(config: ConfigDict, trained: TrainedModel) -> str:
     defaults = comparable(flatten(default_config()))
     trained_with = {
         name: value
-        for name, value in sorted(trained.config.items())
-        if not name.startswith(RESUMABLE_FIELDS) and value != defaults.get(name)
+        for name, value in sorted(training_fields(trained.config).items())
+        if value != defaults.get(name)
     }
     facts = json.dumps([trained_with, trained.identities, config.data.eval_crop])
     return f"{trained.stage}/{trained.step} {digest(facts)[:12]}"

@@ -1,6 +1,5 @@
 """From a checkpoint to model variables, without optimiser state."""
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,22 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
+from drnet_jax.checkpoints.checkpoint import (
+    CheckpointError,
+    StageCheckpoints,
+    cause,
+    damaged,
+    read_object,
+)
 from drnet_jax.checkpoints.config_history import comparable
-from drnet_jax.config import MODEL_FIELDS, STAGES, changed_fields, default_config, flatten
+from drnet_jax.config import (
+    MODEL_FIELDS,
+    SPLITS,
+    STAGES,
+    changed_fields,
+    default_config,
+    flatten,
+)
 from drnet_jax.data.sources import DataError
 from drnet_jax.models.create import check_model, create_model
 from drnet_jax.models.drnet import DRNet
@@ -32,7 +44,8 @@ class TrainedModel:
       origin: the workdir of the run.
       classes: their names, in the order of the logits.
       identities: of the train, calibration and test splits it was trained with.
-      config: flattened, as `config.json` has it since the model was trained.
+      config: what it was trained with, as `read_config` gives it: flattened, in today's fields,
+        newer ones at their default.
     """
 
     model: DRNet
@@ -66,7 +79,8 @@ def find_model(config: ConfigDict, origin: Path) -> TrainedModel:
       origin: the workdir of the run.
 
     Raises:
-      CheckpointError: no checkpoint, or one of another model.
+      CheckpointError: no checkpoint, one of another model, or a file beside it is missing or
+        damaged.
     """
     stage = find_stage(origin)
     trained = trained_config(config, origin)
@@ -149,10 +163,12 @@ def read_config(origin: Path) -> dict[str, Any]:
     path = origin / "config.json"
     if not path.exists():
         raise CheckpointError(f"{path} is missing: it says what the checkpoints beside it hold")
+    stored = read_object(path)
     try:
-        return flatten(default_config()) | comparable(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): restore it from a copy") from error
+        return flatten(default_config()) | comparable(stored)
+    # Names and arguments of networks that are no text.
+    except (ValueError, TypeError, AttributeError) as error:
+        raise damaged(path, error) from error
 
 
 def write_data(workdir: Path, classes: tuple[str, ...], identities: dict[str, str]) -> None:
@@ -170,7 +186,7 @@ def read_classes(origin: Path) -> tuple[str, ...]:
     """The classes that the run in `origin` was trained on, in the order of the logits.
 
     Raises:
-      CheckpointError: they are missing.
+      CheckpointError: they are missing or damaged.
     """
     return tuple(_read_data(origin)["classes"])
 
@@ -186,6 +202,7 @@ def check_data(origin: Path, classes: tuple[str, ...], identities: dict[str, str
       identities: of all or some of its splits.
 
     Raises:
+      CheckpointError: what the run was trained on is missing or damaged.
       DataError: the classes differ, in their order too, or a split holds other images.
     """
     trained = _read_data(origin)
@@ -210,7 +227,13 @@ def _read_data(origin: Path) -> dict[str, Any]:
     path = origin / "data.json"
     if not path.exists():
         raise CheckpointError(f"{path} is missing: it says what the checkpoints were trained on")
-    return json.loads(path.read_text())
+    data = read_object(path)
+    if not isinstance(data.get("classes"), list):
+        raise damaged(path, "it names no classes")
+    identities = data.get("identities")
+    if not isinstance(identities, dict) or not identities.keys() >= set(SPLITS):
+        raise damaged(path, "it does not identify every split")
+    return data
 
 
 def find_stage(origin: Path) -> str:
@@ -249,7 +272,7 @@ def load_variables(
     try:
         loaded = checkpoints.load_partial(step, {"ema": like} if ema else like)
     except (ValueError, KeyError, TypeError) as error:
-        raise _other_model(checkpoints, step, str(error)) from error
+        raise _other_model(checkpoints, step, cause(error)) from error
     # Orbax leaves the description in the place of what a checkpoint lacks.
     lacking = [
         jax.tree_util.keystr(path)

@@ -17,7 +17,7 @@ from drnet_jax.checkpoints.restore import (
     find_model,
     restore_variables,
 )
-from drnet_jax.config import flatten
+from drnet_jax.config import EVALUATION_FIELDS, flatten
 from drnet_jax.data.crops import is_corrupt
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.settings import data_settings
@@ -172,7 +172,8 @@ def joined(known: Logits, further: Logits, indices: Sequence[int]) -> Logits:
     order = np.argsort(np.concatenate([known.index, further.index]))
     names = ("logits", "scores", "label", "index", "name")
     rows = {n: np.concatenate([getattr(known, n), getattr(further, n)])[order] for n in names}
-    devices = sorted({str(known.device), str(further.device)})
+    # Those that are known may be of several devices already.
+    devices = sorted({*str(known.device).split("; "), *str(further.device).split("; ")})
     return Logits(**rows, device=np.array("; ".join(devices)))
 
 
@@ -184,14 +185,5 @@ def logits_key(config: ConfigDict, trained: TrainedModel) -> str:
 
 def evaluation_fields(config: ConfigDict) -> dict[str, Any]:
     """The fields that belong to the evaluation, not to the training."""
-    names = (
-        "eval.",
-        "budget.",
-        "inference.",
-        "benchmark.",
-        "data.eval_",
-        "data.dir",
-        "data.skip_corrupt",
-        "restore_from",
-    )
-    return {name: value for name, value in flatten(config).items() if name.startswith(names)}
+    fields = flatten(config).items()
+    return {name: value for name, value in fields if name.startswith(EVALUATION_FIELDS)}

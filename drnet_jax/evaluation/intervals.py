@@ -158,10 +158,10 @@ def auroc(positive: np.ndarray, score: np.ndarray, times: np.ndarray | None = No
       times: `[n]`, how often each image counts; None: once.
 
     Returns:
-      NaN where all are positive, or none.
+      NaN where all are positive, or none, or a score is NaN.
     """
     counted = positive if times is None else positive[times > 0]
-    if counted.all() or not counted.any():
+    if counted.all() or not counted.any() or np.isnan(score).any():
         return float("nan")
     rates = roc_curve(positive, score, sample_weight=times, drop_intermediate=False)
     return float(auc(*rates[:2]))

@@ -1,6 +1,5 @@
 """Several runs side by side: settings, each at one seed or more, from their `eval.json`."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from drnet_jax.checkpoints.checkpoint import read_object
 from drnet_jax.evaluation.intervals import Interval, over_seeds
 from drnet_jax.evaluation.metrics import hull_top1, matched_random_top1
 
@@ -71,9 +71,13 @@ def figures(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def read_summary(workdir: Path) -> dict[str, Any] | None:
-    """The `eval.json` of a run, None without one."""
+    """The `eval.json` of a run, None without one.
+
+    Raises:
+      CheckpointError: it is damaged.
+    """
     path = workdir / "eval.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return read_object(path) if path.exists() else None
 
 
 def settings(runs: Mapping[str, Iterable[Path]]) -> list[Setting]:

@@ -2,12 +2,11 @@
 
 import sys
 import time
-from typing import Any
 
 import jax
 from tqdm import tqdm
 
-Figures = dict[str, Any]
+from drnet_jax.runtime.metric_writer import Figures
 
 
 def log(text: str) -> None:

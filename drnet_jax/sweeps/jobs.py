@@ -1,16 +1,18 @@
 """The jobs of a sweep as runs of the program."""
 
-import json
 import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
+from drnet_jax.checkpoints.checkpoint import damaged, read_object
 from drnet_jax.checkpoints.runs import finished_path
+from drnet_jax.config import IMAGE_FIELDS
 from drnet_jax.reports.comparison import read_summary
 from drnet_jax.runtime.files import write_json
 from drnet_jax.sweeps.plan import Job
@@ -18,7 +20,7 @@ from drnet_jax.sweeps.plan import Job
 PROGRAM = (sys.executable, "-m", "drnet_jax")
 _PACKAGE = Path(__file__).parents[1]
 # What of a configuration changes the figures of an evaluation, but not the trained model.
-_EVALUATED = ("eval.split", "eval.controls", "data.dir", "data.skip_corrupt")
+_EVALUATED = (*IMAGE_FIELDS, "eval.controls")
 
 
 def is_finished(job: Job) -> bool:
@@ -26,6 +28,9 @@ def is_finished(job: Job) -> bool:
 
     An `eval.json` may also be of a model that was half trained, or of another run's
     (`restore_from`).
+
+    Raises:
+      CheckpointError: its `eval.json` is damaged.
     """
     stage = "pretrain" if job.stage_one is None else "joint"
     summary = read_summary(job.workdir)
@@ -37,17 +42,31 @@ def is_finished(job: Job) -> bool:
     evaluated = summary["config"]
     if evaluated["restore_from"] or job.changed(evaluated):
         return False
-    return all(evaluated.get(name) == job.config[name] for name in _EVALUATED if name in job.config)
+    names = [name for name in _EVALUATED if name in job.config]
+    return all(_resolved(evaluated, name) == _resolved(job.config, name) for name in names)
+
+
+def _resolved(config: Mapping[str, Any], name: str) -> Any:
+    """A field, a directory as an absolute path."""
+    value = config.get(name)
+    return Path(value).resolve() if name == "data.dir" and value else value
 
 
 def minutes(job: Job) -> float | None:
-    """What a run took, stage 1 included; None where it was resumed."""
+    """What a run took, stage 1 included; None where it was resumed.
+
+    Raises:
+      CheckpointError: a `time.json` is damaged.
+    """
     total = 0.0
     for part in filter(None, (job, job.stage_one)):
         path = part.workdir / "time.json"
         if not path.exists():
             return None
-        total += json.loads(path.read_text())["seconds"] / 60
+        seconds = read_object(path).get("seconds")
+        if not isinstance(seconds, int | float):
+            raise damaged(path, "it has no seconds")
+        total += seconds / 60
     return total
 
 
@@ -55,12 +74,12 @@ class JobRunner:
     """Runs jobs, each on a device that is free.
 
     Args:
-      config: the file of the configuration.
+      config: the configuration, as `--config` takes it.
       overrides: of every job, as arguments of the program.
       devices: GPUs by number; an empty name: whatever the program finds.
     """
 
-    def __init__(self, config: Path, overrides: Sequence[str], devices: Sequence[str]) -> None:
+    def __init__(self, config: str, overrides: Sequence[str], devices: Sequence[str]) -> None:
         self._start = [*PROGRAM, f"--config={config}"]
         self._start += overrides
         self._running: set[subprocess.Popen[bytes]] = set()

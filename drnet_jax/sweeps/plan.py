@@ -1,6 +1,5 @@
 """Which runs a sweep takes: variants of one configuration, each once, with stage 1 shared."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +9,16 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.config_history import comparable
-from drnet_jax.config import RESUMABLE_FIELDS, ConfigError, changed_fields, flatten, get_field
-from drnet_jax.config_checks import check_config
+from drnet_jax.checkpoints.restore import read_config
+from drnet_jax.config import (
+    RESUMABLE_FIELDS,
+    STAGES,
+    ConfigError,
+    changed_fields,
+    flatten,
+    get_field,
+)
+from drnet_jax.config_checks import check_config, check_training
 from drnet_jax.models.create import check_model
 
 Overrides = Mapping[str, Any]
@@ -24,7 +31,7 @@ class Sweep:
     """Variants of a configuration, by the question they answer.
 
     Attributes:
-      config: the file of the configuration; of shipped ones `configs/<name>.py`.
+      config: the configuration, as `--config` takes it: a file, or a shipped one by its name.
       questions: by question, and in it by variant, the overrides. The first variant is what the
         others are compared with; one that comes up again is run once.
       seeds: every variant is run at each.
@@ -89,10 +96,12 @@ def make_plan(sweep: Sweep, base: ConfigDict, directory: Path) -> Plan:
       directory: of the sweep.
 
     Raises:
-      ConfigError: an override names no field, or its value is bad.
+      ConfigError: nothing to run, an override that names no field, or a bad value.
     """
     if not sweep.seeds or len(set(sweep.seeds)) != len(sweep.seeds):
         raise ConfigError(f"seeds={tuple(sweep.seeds)} must name one or more seeds, none twice")
+    if not sweep.questions or not all(sweep.questions.values()):
+        raise ConfigError("the sweep has no question, or one without variants: nothing to run")
     stage_one: dict[Path, Job] = {}
     stage_two: dict[Path, Job] = {}
     plan = Plan()
@@ -126,6 +135,7 @@ def _changes(base: ConfigDict, overrides: Overrides) -> dict[str, Any]:
         )
     config = _overridden(base, overrides)
     check_config(config, 1)
+    check_training(config, STAGES)
     check_model(config)
     new = comparable(flatten(config))
 
@@ -176,12 +186,12 @@ def check_directory(plan: Plan) -> None:
 
     Raises:
       ConfigError: a workdir holds a run with other values.
+      CheckpointError: its `config.json` is damaged.
     """
     for job in (*plan.stage_one, *plan.stage_two):
-        path = job.workdir / "config.json"
-        if not path.exists():
+        if not (job.workdir / "config.json").exists():
             continue
-        changed = job.changed(json.loads(path.read_text()))
+        changed = job.changed(read_config(job.workdir))
         if changed:
             raise ConfigError(
                 f"{job.workdir} holds a run with another configuration ({'; '.join(changed)}): "

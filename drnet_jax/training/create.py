@@ -7,7 +7,7 @@ import optax
 from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
-from drnet_jax.config import STAGES, alpha_target
+from drnet_jax.config import STAGES
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.macs import ModelCost
 from drnet_jax.training.optim import create_learning_rate_fn, create_optimizer
@@ -28,13 +28,14 @@ class StageStep(NamedTuple):
 
 
 def create_stage_step(
-    config: ConfigDict, stage: str, model: DRNet, cost: ModelCost, steps_per_epoch: int
+    config: ConfigDict,
+    stage: str,
+    model: DRNet,
+    cost: ModelCost,
+    target: float | None,
+    steps_per_epoch: int,
 ) -> StageStep:
-    """Optimiser and step of stage `'pretrain'` or `'joint'`.
-
-    Raises:
-      ConfigError: a target cost outside the model's range.
-    """
+    """Optimiser and step of stage `'pretrain'` or `'joint'`; see `create_loss`."""
     section = config[stage]
     scales = {"classifier": 1.0}
     if stage == "joint" and model.predictor is not None:
@@ -46,7 +47,7 @@ def create_stage_step(
     tx = create_optimizer(section, learning_rate_fns)
     data = config.data
     train_step = make_train_step(
-        create_loss(config, stage, model, cost, steps_per_epoch),
+        create_loss(config, stage, model, cost, target, steps_per_epoch),
         tx,
         TrainPreprocess(tuple(data.mean), tuple(data.std), data.flip),
         learning_rate_fns=learning_rate_fns,
@@ -57,12 +58,22 @@ def create_stage_step(
 
 
 def create_loss(
-    config: ConfigDict, stage: str, model: DRNet, cost: ModelCost, steps_per_epoch: int
+    config: ConfigDict,
+    stage: str,
+    model: DRNet,
+    cost: ModelCost,
+    target: float | None,
+    steps_per_epoch: int,
 ) -> Loss:
     """What a stage minimises.
 
-    Raises:
-      ConfigError: a target cost outside the model's range.
+    Args:
+      config: the whole configuration.
+      stage: `'pretrain'` or `'joint'`.
+      model: the network.
+      cost: its MACs.
+      target: alpha in GMACs, or None without a target (`config.alpha_target`).
+      steps_per_epoch: optimiser steps in an epoch.
     """
     section = config[stage]
     if stage == "pretrain":
@@ -70,7 +81,7 @@ def create_loss(
     return JointLoss(
         model,
         cost.classifier_gmacs,
-        target=alpha_target(config, cost.classifier_gmacs),
+        target=target,
         eta=section.eta,
         tau_fn=create_tau_fn(section, steps_per_epoch),
         label_smoothing=section.label_smoothing,

@@ -1,6 +1,7 @@
 """Batches for the steps, not too far ahead of the device."""
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,14 +22,14 @@ class BatchFeed:
 
     def __init__(self, batches: Iterator[TrainBatch]) -> None:
         self._batches = batches
-        self._losses: list[Any] = []
+        self._losses: deque[Any] = deque(maxlen=_IN_FLIGHT)
         self._waited = 0.0
 
     def next(self) -> TrainBatch:
         """The next batch, once the step before the last one is computed."""
-        if len(self._losses) >= _IN_FLIGHT:
+        if len(self._losses) == _IN_FLIGHT:
             # Else batches would pile up on the device, ahead of the steps.
-            jax.block_until_ready(self._losses[-_IN_FLIGHT])
+            jax.block_until_ready(self._losses[0])
         asked = time.perf_counter()
         batch = next(self._batches)
         # Only if the device had nothing left to do meanwhile did it wait for this.
@@ -42,9 +43,10 @@ class BatchFeed:
         Args:
           loss: of the step, which may still be computed.
         """
-        self._losses = [*self._losses[1 - _IN_FLIGHT :], loss]
+        self._losses.append(loss)
 
     def take_waited(self) -> float:
         """Seconds that the device waited since the last call, at which all steps are computed."""
-        waited, self._waited, self._losses = self._waited, 0.0, []
+        waited, self._waited = self._waited, 0.0
+        self._losses.clear()
         return waited

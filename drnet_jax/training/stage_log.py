@@ -73,10 +73,15 @@ class StageLog:
         self._writer.write(self._stage.name, step, means)
         self._progress.report(step, means)
         self._epoch += metrics
-        self._window, self._since = [], time.perf_counter()
+        self._window = []
+        self.begin_window()
+
+    def begin_window(self) -> None:
+        """Leaves the time since the last step out: it was for validating and saving."""
+        self._since = time.perf_counter()
 
     def end_epoch(self, step: int, validation: Validation) -> None:
-        """Writes the figures of the calibration split; the next window begins afterwards.
+        """Writes the figures of the calibration split.
 
         Raises:
           TrainingError: the objective is not finite.
@@ -93,7 +98,7 @@ class StageLog:
         self._writer.write(stage.name, step, validation.figures)
         epoch = step // stage.steps_per_epoch
         self._progress.message(f"{stage.name} epoch {epoch}: {validation.text}")
-        self._epoch, self._since = [], time.perf_counter()
+        self._epoch = []
 
     def warn(self, text: str) -> None:
         """Prints a line that only this process knows."""

@@ -12,12 +12,12 @@ class TrainingError(RuntimeError):
 
 
 def stopped(stage: Stage, step: int, reason: str) -> TrainingError:
-    """A stop after a step that is saved; waits until it is."""
+    """A stop after a step that is saved, or before the first one; waits until it is saved."""
     stage.checkpoints.close()
-    return TrainingError(
-        f"{reason} after step {step} of {stage.name}, which is saved; run the same command "
-        "to resume"
-    )
+    where = f"after step {step} of {stage.name}, which is saved"
+    if not step:
+        where = f"before the first step of {stage.name}"
+    return TrainingError(f"{reason} {where}; run the same command to resume")
 
 
 def diverged(stage: Stage, step: int, metrics: Mapping[str, np.ndarray]) -> TrainingError:

@@ -20,7 +20,7 @@ from drnet_jax.training.train_step import StepFn
 from drnet_jax.training.validation import Validator
 
 
-def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> TrainState:
+def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
     """Runs the steps that are left; every epoch ends with a validation and a checkpoint.
 
     Raises:
@@ -64,12 +64,16 @@ def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> TrainState
                 validation = validate(state.eval_variables)
                 log.end_epoch(step, validation)
                 checkpoints.save(step, state, objective=validation.objective)
+                log.begin_window()
             elif reason or _is_due(step, config.checkpoint.every_steps):
                 write_log(step)
                 checkpoints.save(step, state)
+                log.begin_window()
             if reason:
                 raise stopped(stage, step, reason)
-    return state
+        # In the last validation.
+        if received:
+            raise stopped(stage, stage.num_steps, "interrupted")
 
 
 def _batches(stage: Stage) -> grain.DatasetIterator[TrainBatch]:
