@@ -90,7 +90,7 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
     lambdas = _lambdas(records, model_cost(restored.model), tuple(config.benchmark.gmacs))
     engine = adaptive_classifier(config, restored, source.image_size)
     methods = _methods(engine, records, lambdas)
-    pool = _pool(source)
+    pool = picture_pool(source)
     rows: list[Row] = []
     for batch_size in config.benchmark.batch_sizes:
         rows += _measure(methods, pool, batch_size, config)
@@ -146,8 +146,12 @@ def _methods(
     return [*methods, Method("dense", "dense", correct, cost, engine.classify_everywhere)]
 
 
-def _pool(source: Source) -> Pool:
-    """Random pictures of a split that can be decoded."""
+def picture_pool(source: Source) -> Pool:
+    """Random pictures of a split that can be decoded.
+
+    Raises:
+      DataError: none can.
+    """
     rows = np.random.default_rng(0).permutation(len(source))[:_POOL]
     if isinstance(source, EncodedSource):
         encoded = [source[int(row)]["encoded"] for row in rows]
