@@ -16,8 +16,8 @@ from drnet_jax.config import ConfigError
 from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.inference.encoded import EncodedImages
 from drnet_jax.inference.engine import InferenceEngine
+from drnet_jax.inference.prediction_job import locked
 from drnet_jax.predict import restore_and_predict
-from drnet_jax.reports.prediction_folder import locked
 from tests.pictures import png
 from tests.random_model import write_run
 from tests.small_run import OVERRIDES, small_config

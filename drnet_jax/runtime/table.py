@@ -1,50 +1,18 @@
-"""The result for every picture, and the tables that they are appended to."""
+"""Tables that rows are appended to, and what is kept of one that was cut off anywhere."""
 
 import csv
 import io
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """A line of the table.
-
-    Attributes:
-      file: path from the input folder, with slashes.
-      label: the class's name.
-      class_index: its place among the classes, from 0.
-      confidence: softmax of its logit, at the chosen resolution.
-      resolution: the chosen one, in pixels.
-      gmacs: spent on the picture, predictor included.
-    """
-
-    file: str
-    label: str
-    class_index: int
-    confidence: float
-    resolution: int
-    gmacs: float
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A picture without a prediction.
-
-    Attributes:
-      file: path from the input folder, with slashes.
-      reason: in words.
-    """
-
-    file: str
-    reason: str
-
-
-RowT = TypeVar("RowT", Prediction, Unreadable)
+RowT = TypeVar("RowT", bound="DataclassInstance")
 
 
 class Table(Generic[RowT]):
@@ -54,7 +22,8 @@ class Table(Generic[RowT]):
 
     Args:
       path: of the file.
-      row: what a row is; its fields are the columns, and the header of a CSV.
+      row: dataclass of a row; its fields, of type str, int or float, are the columns, and the
+        header of a CSV.
     """
 
     def __init__(self, path: Path, row: type[RowT]) -> None:
