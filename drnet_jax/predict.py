@@ -27,7 +27,7 @@ from drnet_jax.inference.prediction_job import (
     JobState,
     PredictionTables,
     check_same,
-    locked,
+    locked_output,
     read_state,
     write_state,
 )
@@ -120,7 +120,7 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     job = _PredictionJob(config, trained, root, output, view, lam)
     if state:
         check_same(output, state, job.facts())
-    with locked(output):
+    with locked_output(output):
         if read_state(output) != state:
             raise ConfigError(f"another process has written to {output}: run the command again")
         return _predict(job, state, pictures)

@@ -1,8 +1,6 @@
 """The folder of a prediction job: which job, which pictures, and how far it has come."""
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,7 +10,7 @@ from typing import Any
 from drnet_jax.config import ConfigError
 from drnet_jax.inference.predictions import Prediction, Unreadable
 from drnet_jax.inference.programs import CostTable
-from drnet_jax.runtime.files import write_json
+from drnet_jax.runtime.files import locked, write_json
 from drnet_jax.runtime.table import Table
 
 Job = Mapping[str, Any]
@@ -80,26 +78,22 @@ def check_same(output: Path, state: JobState, job: Job) -> None:
 
 
 @contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Keeps other processes from writing to a folder, which is made if need be.
+def locked_output(output: Path) -> Iterator[None]:
+    """Keeps other prediction jobs from a folder, which may not exist yet.
+
+    By a lock file beside it: a folder that is not empty counts as somebody's.
 
     Raises:
-      ConfigError: another process does.
+      ConfigError: another process writes to it.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    handle = os.open(output, os.O_RDONLY)
-    try:
-        try:
-            # It ends with the process, however that ends.
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"another process is writing to {output}: wait until it ends, or give another "
-                "folder, --config.predict.output=..."
-            ) from error
+    # The folder itself, whatever it is called here.
+    folder = output.resolve()
+    problem = (
+        f"another process is writing to {output}: wait until it ends, or give another folder, "
+        "--config.predict.output=..."
+    )
+    with locked(folder.parent / f".{folder.name}.lock", problem):
         yield
-    finally:
-        os.close(handle)
 
 
 def write_state(output: Path, state: JobState, *, finished: bool) -> None:
@@ -122,7 +116,7 @@ class PredictionTables:
     """The results of a job, appended batch by batch to those that are there already.
 
     Args:
-      output: the folder; `locked`.
+      output: the folder; `locked_output`.
       state: of the job.
       batch_size: pictures whose results are appended at once.
 
