@@ -20,7 +20,12 @@ from drnet_jax.data.decode import CorruptImageError
 from drnet_jax.data.encode import encode
 from drnet_jax.data.eval_view import view_of
 from drnet_jax.data.sources import DataError, EncodedSource, Source
-from drnet_jax.evaluation.inputs import ModelOutputs, evaluation_fields, restore_and_load
+from drnet_jax.evaluation.inputs import (
+    ModelOutputs,
+    evaluation_fields,
+    restore_and_load,
+    with_origin,
+)
 from drnet_jax.evaluation.latency import time_in_turns
 from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.inference.adaptive import AdaptiveClassifier
@@ -43,6 +48,7 @@ class Method:
       name: what to call it.
       kind: `'fixed'`, `'adaptive'` or `'dense'`.
       correct: `[n]` bool, what it gets right of the calibration split.
+      origin: `[n]` of these images, see `EvalRecords`.
       gmacs: mean cost per image.
       run: classifies and waits.
     """
@@ -50,6 +56,7 @@ class Method:
     name: str
     kind: str
     correct: np.ndarray
+    origin: np.ndarray | None
     gmacs: float
     run: Callable[[np.ndarray], object]
 
@@ -86,11 +93,12 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
     """
     restored, source = restore_and_load(config, workdir, "calibration")
     check_predictor(restored)
-    records = ModelOutputs(config, workdir, restored).of("calibration", source).records()
+    outputs = ModelOutputs(config, workdir, restored).of("calibration", source)
+    records = with_origin(outputs.records(), source)
     lambdas = _lambdas(records, model_cost(restored.model), tuple(config.benchmark.gmacs))
     engine = adaptive_classifier(config, restored, source.image_size)
     methods = _methods(engine, records, lambdas)
-    pool = _pool(source)
+    pool = picture_pool(source)
     rows: list[Row] = []
     for batch_size in config.benchmark.batch_sizes:
         rows += _measure(methods, pool, batch_size, config)
@@ -128,8 +136,15 @@ def _methods(
 ) -> list[Method]:
     costs = np.array(engine.cost.classifier_gmacs)
     predictor = engine.cost.predictor_gmacs
+
+    def method(
+        name: str, kind: str, correct: np.ndarray, gmacs: float, run: Callable[[np.ndarray], object]
+    ) -> Method:
+        """Of the images of the records."""
+        return Method(name, kind, correct, records.origin, gmacs, run)
+
     methods = [
-        Method(f"fixed {resolution}", "fixed", correct, float(cost), engine.fixed(choice).classify)
+        method(f"fixed {resolution}", "fixed", correct, float(cost), engine.fixed(choice).classify)
         for choice, (resolution, correct, cost) in enumerate(
             zip(engine.resolutions, records.top1.T, costs, strict=True)
         )
@@ -138,16 +153,20 @@ def _methods(
         choice = choose(records.scores, costs, lam)
         correct = np.take_along_axis(records.top1, choice[:, None], 1)[:, 0]
         cost = float(costs[choice].mean()) + predictor
-        methods.append(Method(name, "adaptive", correct, cost, partial(engine.classify, lam=lam)))
+        methods.append(method(name, "adaptive", correct, cost, partial(engine.classify, lam=lam)))
     if not lambdas:
         return methods
     # It computes everything and answers as the first adaptive method does.
     correct, cost = methods[len(costs)].correct, float(costs.sum()) + predictor
-    return [*methods, Method("dense", "dense", correct, cost, engine.classify_everywhere)]
+    return [*methods, method("dense", "dense", correct, cost, engine.classify_everywhere)]
 
 
-def _pool(source: Source) -> Pool:
-    """Random pictures of a split that can be decoded."""
+def picture_pool(source: Source) -> Pool:
+    """Random pictures of a split that can be decoded.
+
+    Raises:
+      DataError: none can.
+    """
     rows = np.random.default_rng(0).permutation(len(source))[:_POOL]
     if isinstance(source, EncodedSource):
         encoded = [source[int(row)]["encoded"] for row in rows]
@@ -200,8 +219,8 @@ def _measure(methods: list[Method], pool: Pool, batch_size: int, config: ConfigD
             calls: list[Any] = [partial(run, method) for method in methods]
             found = time_in_turns(calls, next_batch, **settings)
             rows += [
-                Row(kind, method.name, method.kind, method.correct, method.gmacs, latency)
-                for method, latency in zip(methods, found, strict=True)
+                Row(kind, m.name, m.kind, m.correct, m.origin, m.gmacs, latency)
+                for m, latency in zip(methods, found, strict=True)
             ]
     return rows
 

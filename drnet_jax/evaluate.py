@@ -21,6 +21,7 @@ from drnet_jax.evaluation.inputs import (
     find_and_load,
     load_split,
     restore_and_load,
+    with_origin,
 )
 from drnet_jax.evaluation.metrics import EvalRecords, by_class, by_resolution, by_size, summarise
 from drnet_jax.evaluation.outputs import check_corrupt
@@ -108,12 +109,6 @@ def with_lambda(records: EvalRecords, cost: ModelCost, lam: float) -> EvalRecord
     """The records with the choices at another lambda than 0."""
     costs = np.array(cost.classifier_gmacs)
     return replace(records, choice=choose(records.scores, costs, lam)) if lam else records
-
-
-def with_origin(records: EvalRecords, source: Source) -> EvalRecords:
-    """The records with the origin of every image, where the source knows it."""
-    origin = source.metadata.get("origin")
-    return records if origin is None else replace(records, origin=origin[records.index])
 
 
 def evaluation(

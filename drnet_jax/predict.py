@@ -23,24 +23,24 @@ from drnet_jax.data.sources import DataError
 from drnet_jax.inference.create import file_classifier
 from drnet_jax.inference.engine import Classified
 from drnet_jax.inference.files import FileClassifier
+from drnet_jax.inference.prediction_job import (
+    JobState,
+    PredictionTables,
+    check_same,
+    locked_output,
+    read_state,
+    write_state,
+)
+from drnet_jax.inference.predictions import Prediction, Unreadable
 from drnet_jax.inference.programs import CostTable
 from drnet_jax.models.macs import GIGA, model_cost
 from drnet_jax.reports.gallery import gallery
-from drnet_jax.reports.prediction_folder import (
-    Begun,
-    PredictionTables,
-    check_same,
-    find_begun,
-    locked,
-    write_state,
-)
-from drnet_jax.reports.predictions import Prediction, Unreadable
 from drnet_jax.runtime.files import write_text
 from drnet_jax.runtime.progress import Progress, log
 
 
 @dataclass(frozen=True)
-class _Run:
+class _PredictionJob:
     """What is done.
 
     Attributes:
@@ -59,7 +59,7 @@ class _Run:
     view: EvalView
     lam: float
 
-    def job(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """What the results depend on, but for the device and the pictures; JSON values."""
         config = self.config
         return {
@@ -106,8 +106,8 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     root = _input(config)
     output = Path(config.predict.output or workdir / "predictions" / root.resolve().name)
     # Now, not after hours of work.
-    begun = find_begun(output)
-    pictures = begun.pictures if begun else _pictures(root)
+    state = read_state(output)
+    pictures = state.pictures if state else _pictures(root)
     if config.budget.ms is not None:
         raise ConfigError(
             "budget.ms is the time of images in memory, and predictions decode and resize too: "
@@ -117,46 +117,46 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     largest = trained.model.resolutions[0]
     lam = budget_lambda(config, trained, (largest, largest))
     view = eval_view(data_settings(config, workdir))
-    run = _Run(config, trained, root, output, view, lam)
-    if begun:
-        check_same(output, begun, run.job())
-    with locked(output):
-        if find_begun(output) != begun:
+    job = _PredictionJob(config, trained, root, output, view, lam)
+    if state:
+        check_same(output, state, job.facts())
+    with locked_output(output):
+        if read_state(output) != state:
             raise ConfigError(f"another process has written to {output}: run the command again")
-        return _predict(run, begun, pictures)
+        return _predict(job, state, pictures)
 
 
-def _predict(run: _Run, begun: Begun | None, pictures: list[str]) -> dict[str, Any]:
+def _predict(job: _PredictionJob, state: JobState | None, pictures: list[str]) -> dict[str, Any]:
     """Begins a job or resumes it, and finishes it; the summary."""
     engine = None
-    if begun is None:
-        engine = run.engine(None)
-        begun = Begun(run.job(), engine.times, pictures)
-        write_state(run.output, begun, finished=False)
+    if state is None:
+        engine = job.engine(None)
+        state = JobState(job.facts(), engine.times, pictures)
+        write_state(job.output, state, finished=False)
     else:
-        log(f"{run.output} holds an unfinished job, which is resumed")
-    tables = PredictionTables(run.output, begun, run.config.eval.batch_size)
+        log(f"{job.output} holds an unfinished job, which is resumed")
+    tables = PredictionTables(job.output, state, job.config.eval.batch_size)
     rate = 0.0
     if tables.done < len(pictures):
-        rate = _classify_rest(run, engine or run.engine(begun.times), pictures, tables)
+        rate = _classify_rest(job, engine or job.engine(state.times), pictures, tables)
     predictions, unreadable = tables.read()
     if not predictions:
-        write_state(run.output, begun, finished=True)
+        write_state(job.output, state, finished=True)
         raise DataError(
-            f"none of the {len(pictures)} pictures in {run.root} can be read; "
-            f"{run.output / 'unreadable.csv'} says why"
+            f"none of the {len(pictures)} pictures in {job.root} can be read; "
+            f"{job.output / 'unreadable.csv'} says why"
         )
-    if run.config.predict.gallery:
-        write_text(run.output / "gallery.html", _gallery(run, predictions, unreadable))
-    write_state(run.output, begun, finished=True)
-    resolutions = run.trained.model.resolutions
+    if job.config.predict.gallery:
+        write_text(job.output / "gallery.html", _gallery(job, predictions, unreadable))
+    write_state(job.output, state, finished=True)
+    resolutions = job.trained.model.resolutions
     summary = {
         "num_images": len(predictions),
         "num_unreadable": len(unreadable),
         "shares": _shares(predictions, resolutions),
         "gmacs": float(np.mean([prediction.gmacs for prediction in predictions])),
         "images_per_second": rate,
-        "output": run.output,
+        "output": job.output,
     }
     _print(summary, resolutions)
     return summary
@@ -191,19 +191,19 @@ def _pictures(root: Path) -> list[str]:
 
 
 def _classify_rest(
-    run: _Run, engine: FileClassifier, pictures: Sequence[str], tables: PredictionTables
+    job: _PredictionJob, engine: FileClassifier, pictures: Sequence[str], tables: PredictionTables
 ) -> float:
     """Appends what the tables lack, with a progress bar; returns pictures per second."""
-    batch_size, done = run.config.eval.batch_size, tables.done
+    batch_size, done = job.config.eval.batch_size, tables.done
     progress = Progress("predict", len(pictures), done, unit="image")
     start = time.perf_counter()
     rate = 0.0
     for predictions, unreadable in classify_files(
         engine,
-        run.root,
+        job.root,
         pictures[done:],
-        run.trained.classes,
-        lam=run.lam,
+        job.trained.classes,
+        lam=job.lam,
         batch_size=batch_size,
     ):
         tables.append(predictions, unreadable)
@@ -275,16 +275,18 @@ def _shares(predictions: Sequence[Prediction], resolutions: Sequence[int]) -> li
     return [float((chosen == resolution).mean()) for resolution in resolutions]
 
 
-def _gallery(run: _Run, predictions: Sequence[Prediction], unreadable: Sequence[Unreadable]) -> str:
+def _gallery(
+    job: _PredictionJob, predictions: Sequence[Prediction], unreadable: Sequence[Unreadable]
+) -> str:
     """The page of these predictions."""
-    config, trained, root = run.config, run.trained, run.root
+    config, trained, root = job.config, job.trained, job.root
     resolutions = trained.model.resolutions
 
     def pixels(prediction: Prediction) -> np.ndarray | None:
         """What the classifier saw."""
         try:
             encoded = (root / prediction.file).read_bytes()
-            square = run.view.decode(encoded)
+            square = job.view.decode(encoded)
         except (CorruptImageError, OSError):
             return None
         return resize_square(square, prediction.resolution)
@@ -302,7 +304,7 @@ def _gallery(run: _Run, predictions: Sequence[Prediction], unreadable: Sequence[
             "Model": f"{config.model.name}, {trained.stage} step {trained.step}",
             "Run": str(trained.origin),
             "Input": str(root),
-            "Budget": f"{name} {config.budget[name]:g} (lambda {run.lam:.4g})" if name else "none",
+            "Budget": f"{name} {config.budget[name]:g} (lambda {job.lam:.4g})" if name else "none",
             "Pictures": f"{len(predictions):,}",
             "Mean cost": f"{mean:.4g} GMACs, {mean / largest:.2f} of {resolutions[0]} px alone",
         },

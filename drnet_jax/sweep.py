@@ -6,7 +6,6 @@ stage 2 the table (`sweep.md`, `sweep.json`) and the plot (`sweep.png`) are writ
 """
 
 import argparse
-import fcntl
 import shlex
 import signal
 import sys
@@ -27,7 +26,7 @@ from drnet_jax.config_overrides import override
 from drnet_jax.reports.comparison import Setting, markdown, settings, to_json
 from drnet_jax.reports.comparison_plot import comparison_figure
 from drnet_jax.reports.svg import plot_style
-from drnet_jax.runtime.files import write_json, write_text
+from drnet_jax.runtime.files import locked, write_json, write_text
 from drnet_jax.sweeps.jobs import JobRunner, is_finished, minutes
 from drnet_jax.sweeps.plan import Job, Plan, Sweep, check_directory, make_plan
 from drnet_jax.sweeps.tables import runs_table, size_table
@@ -64,8 +63,12 @@ def main(arguments: Sequence[str]) -> int:
         _write(plan, command, results)
 
     runner = JobRunner(sweep.config, overrides, given.devices)
+    # Two sweeps at once would run the same jobs in the same workdirs.
+    problem = (
+        f"another process runs the sweep in {directory}: wait until it ends, or give another --dir"
+    )
     try:
-        with _locked(directory), _terminations(runner):
+        with locked(directory / "sweep.lock", problem), _terminations(runner):
             failed = _run_all(runner, plan.stage_one) + _run_all(runner, plan.stage_two, write)
         write()
     except (ConfigError, CheckpointError) as error:
@@ -95,22 +98,6 @@ def _base(sweep: Sweep, overrides: Sequence[str]) -> ConfigDict:
     if bad := override(base, overrides):
         raise ConfigError(f"unknown arguments {bad}; overrides are --config.<field>=<value>")
     return base
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Two sweeps at once would run the same jobs in the same workdirs.
-
-    Raises:
-      ConfigError: another process runs it.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "sweep.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"another process runs the sweep in {directory}") from error
-        yield
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The latency table: times by a fake clock, intervals and verdicts by hand."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from drnet_jax.evaluation import latency
+from drnet_jax.evaluation.intervals import mean_margin
 from drnet_jax.evaluation.latency import Latency, time_in_turns
 from drnet_jax.evaluation.metrics import hull_weights
 from drnet_jax.reports.latency_report import Row, markdown, plot, verdicts
@@ -79,6 +81,7 @@ def row(kind: str, name: str, ms: float, correct: list[int]) -> Row:
         name,
         kind,
         np.resize(correct, 200).astype(bool),
+        None,
         1.0,
         Latency(8, (ms / 1000,) * 5),
     )
@@ -144,6 +147,29 @@ FASTER = "faster than every fixed resolution, and"
 def test_verdicts(ms: float, correct: list[int], words: str) -> None:
     (line,) = verdicts([LARGE, row("adaptive", "adaptive", ms, correct), SMALL])
     assert line == f"- pixels, batch 8: adaptive is {words}"
+
+
+def test_images_of_one_origin_are_no_evidence_of_their_own() -> None:
+    """Ten drawings of every digit, of which all fare alike, have the margin of one of each."""
+    single = [LARGE, row("adaptive", "adaptive", 7.0, [1, 1, 1, 0, 1, 1, 0, 0]), SMALL]
+    # Not next to each other.
+    origin = np.tile(np.arange(200) + 7, 10)
+    repeated = [replace(one, correct=np.tile(one.correct, 10), origin=origin) for one in single]
+    assert verdicts(repeated) == verdicts(single)
+    # What counts the drawings as images: sqrt(10) as small a margin, but for n - 1.
+    (line,) = verdicts([replace(one, origin=None) for one in repeated])
+    assert "± 1.10 points" in line and "± 3.47 points" in verdicts(single)[0]
+
+
+def test_margin_of_a_mean() -> None:
+    """By hand, and of independent images the usual one."""
+    values = np.array([1.0, 3.0, 2.0, 6.0])
+    assert mean_margin(values) == pytest.approx(1.96 * values.std(ddof=1) / 2, rel=1e-4)
+    assert mean_margin(values, np.array([5, 9, 1, 3])) == pytest.approx(mean_margin(values))
+    # Around the mean of 3: -2 and 0, -1 and 3, whose sums are -2 and 2.
+    margin = mean_margin(values, np.array([4, 4, 1, 1]))
+    assert margin == pytest.approx(1.96 * np.sqrt(2 / 1 * 8) / 4, rel=1e-4)
+    assert mean_margin(values, np.zeros(4)) == np.inf
 
 
 def test_markdown_and_plot(tmp_path: Path) -> None:

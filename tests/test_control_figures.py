@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from drnet_jax.data.sources import ArraySource
-from drnet_jax.evaluate import evaluation, with_origin
+from drnet_jax.evaluate import evaluation
 from drnet_jax.evaluation.control_figures import cascade_threshold, control_figures, verdict
 from drnet_jax.evaluation.controls import cascade
+from drnet_jax.evaluation.inputs import with_origin
 from drnet_jax.evaluation.intervals import (
     Interval,
     auroc_interval,

@@ -112,6 +112,16 @@ def test_grey_transparent_and_cmyk_pictures_are_rgb() -> None:
     np.testing.assert_array_equal(decode_crop(encode(palette, "PNG"), box, 160), want)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_palette_with_transparency_says_nothing() -> None:
+    """And each of its colours stays, whatever transparency it has."""
+    palette, box = PHOTO.convert("P"), Box(10, 20, 300, 280)
+    plain = decode_crop(encode(palette, "PNG"), box, 160)
+    transparent = encode(palette, "PNG", transparency=bytes(256))
+    assert b"tRNS" in transparent
+    np.testing.assert_array_equal(decode_crop(transparent, box, 160), plain)
+
+
 def test_grey_of_16_bits() -> None:
     """Its upper 8 bits, which Pillow's own conversion clips."""
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
@@ -220,6 +230,27 @@ def test_other_bytes_are_corrupt() -> None:
     for garbage in (b"", b"no picture", encode(PHOTO)[300:], postscript):
         with pytest.raises(CorruptImageError, match="no picture of a known format"):
             decode_crop(garbage, Box(0, 0, 9, 9), 64)
+
+
+@pytest.mark.parametrize(
+    ("problem", "expected", "words"),
+    [
+        (MemoryError(), MemoryError, "^$"),
+        (ZeroDivisionError(), CorruptImageError, "^ZeroDivisionError$"),
+        (OSError("broken data stream"), CorruptImageError, "^broken data stream$"),
+    ],
+)
+def test_too_little_memory_is_no_corrupt_picture(
+    monkeypatch: pytest.MonkeyPatch, problem: Exception, expected: type[Exception], words: str
+) -> None:
+    """Whatever else goes wrong in a decoder is one, with a reason."""
+
+    def resize(*_: Any, **__: Any) -> Image.Image:
+        raise problem
+
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    with pytest.raises(expected, match=words):
+        decode_crop(encode(PHOTO), Box(0, 0, 9, 9), 8)
 
 
 def test_decompression_bombs_are_corrupt(monkeypatch: pytest.MonkeyPatch) -> None:

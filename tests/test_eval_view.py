@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drnet_jax import benchmark
+from drnet_jax.benchmark import picture_pool
 from drnet_jax.data.crops import EvalCrop, is_corrupt
 from drnet_jax.data.datasets import eval_view
 from drnet_jax.data.decode import CorruptImageError
@@ -16,7 +16,7 @@ from drnet_jax.data.eval_view import EvalView, eval_image, view_of
 from drnet_jax.data.folder import FileReader
 from drnet_jax.data.settings import DataSettings
 from drnet_jax.data.sources import ArraySource, EncodedSource
-from drnet_jax.inference.encoded import EncodedImages, Picture
+from drnet_jax.inference.encoded import EncodedImages
 from drnet_jax.reports.evaluation_report import pictures
 
 SIZE, FRACTION = 24, 0.8
@@ -43,9 +43,12 @@ def test_every_way_gives_the_same_square(source: EncodedSource) -> None:
     encoded = source[0]["encoded"]
     assert view_of(source) == EvalView(SIZE, FRACTION)
     with ThreadPoolExecutor(1) as threads:
-        images = EncodedImages(SIZE, SIZE, (SIZE,), FRACTION, threads)
-        (part,) = images.open([Picture(lambda: encoded)], (1,))
-    pool = benchmark._pool(source)
+        images = EncodedImages(EvalView(SIZE, FRACTION), SIZE, (SIZE,), threads)
+        (part,), problems = images.open([source.reader.paths[0]], (1,))
+        _, unreadable = images.open(source.reader.paths, (1, 1))
+    assert problems == {}
+    assert unreadable == {1: "it is no picture of a known format"}
+    pool = picture_pool(source)
     for square in (
         EvalView(SIZE, FRACTION).decode(encoded),
         EvalCrop(view_of(source)).map(source[0])["image"],

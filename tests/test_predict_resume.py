@@ -1,5 +1,6 @@
 """Predictions that are interrupted and resumed: as if they had not been."""
 
+import errno
 import json
 import os
 import shutil
@@ -16,8 +17,8 @@ from drnet_jax.config import ConfigError
 from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.inference.encoded import EncodedImages
 from drnet_jax.inference.engine import InferenceEngine
+from drnet_jax.inference.prediction_job import locked_output
 from drnet_jax.predict import restore_and_predict
-from drnet_jax.reports.prediction_folder import locked
 from tests.pictures import png
 from tests.random_model import write_run
 from tests.small_run import OVERRIDES, small_config
@@ -298,15 +299,31 @@ def test_a_damaged_or_foreign_folder_is_refused(
         restore_and_predict(config_for(root, tmp_path), workdir)
 
 
-def test_the_lock_ends_with_its_block(tmp_path: Path) -> None:
-    with locked(tmp_path / "new"):
-        with (
-            pytest.raises(ConfigError, match="another process is writing"),
-            locked(tmp_path / "new"),
-        ):
+def test_the_lock_ends_with_its_block_and_leaves_the_folder_alone(tmp_path: Path) -> None:
+    output, link = tmp_path / "new", tmp_path / "link"
+    link.symlink_to(output)
+    with locked_output(output):
+        for name in (output, link, output / ".." / "new"):
+            with pytest.raises(ConfigError, match="another process is writing to .*: wait until"):
+                locked_output(name).__enter__()
+        with locked_output(tmp_path / "other"):
             pass
-    with locked(tmp_path / "new"):
-        pass
+    with locked_output(link):
+        assert not output.exists()
+
+
+def test_a_lock_is_on_a_file_that_is_open_for_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As network file systems want it; that there are no locks is no other process."""
+
+    def flock(file: Any, _: int) -> None:
+        assert file.writable() and Path(file.name) == tmp_path / ".new.lock"
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(OSError, match="No locks available"):
+        locked_output(tmp_path / "new").__enter__()
 
 
 @pytest.mark.parametrize(
@@ -315,9 +332,9 @@ def test_the_lock_ends_with_its_block(tmp_path: Path) -> None:
 )
 def test_an_interruption_says_what_is_kept(mode: str, words: str, tmp_path: Path) -> None:
     code = (
-        "from drnet_jax import cli\n"
+        f"from drnet_jax import cli, {mode}\n"
         "def job(*_): raise KeyboardInterrupt\n"
-        "cli._job = lambda *_: job\n"
+        f"{mode}.restore_and_{mode} = job\n"
         "cli.run()"
     )
     result = subprocess.run(

@@ -1,5 +1,6 @@
 """Tables of predictions: what is kept of a file that was cut off anywhere."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from drnet_jax.reports.predictions import Prediction, Table, Unreadable
+from drnet_jax.inference.predictions import Prediction, Unreadable
+from drnet_jax.runtime.table import Table
 
 NAMES = ["a.png", '"b"\r\n,.png', "é 猫.png", os.fsdecode(b"\xff\n.png"), "e.png"]
 
@@ -43,10 +45,39 @@ def test_a_table_cut_anywhere(tmp_path: Path) -> None:
             assert table.path.read_bytes() == content
 
 
-def test_lines_of_other_json_are_refused(tmp_path: Path) -> None:
-    table = Table(tmp_path / "predictions.jsonl", Prediction)
-    for line in ("[]", "5", '{"file": "x"}', "{", "text"):
-        table.path.write_text(f"{line}\n")
-        with pytest.raises(ValueError):
-            table.repair()
-        assert table.path.read_text() == f"{line}\n"
+def row(**changes: object) -> str:
+    """A line of a table."""
+    values = {"file": "x", "label": "a", "class_index": 0, "confidence": 1, "resolution": 32}
+    return json.dumps(values | {"gmacs": 0.5} | changes) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("t.jsonl", f"{line}\n") for line in ("[]", "5", '{"file": "x"}', "{", "text")),
+        *(("t.jsonl", text) for text in ("text", "[1, 2]", '{"fill": 1}', '{\n  "file": "x"\n}')),
+        ("t.jsonl", row() + "text"),
+        ("t.jsonl", "text\r" + row()),
+        ("t.jsonl", row(class_index=None)),
+        ("t.jsonl", row(label=5)),
+        ("t.jsonl", row(confidence="much")),
+        ("t.csv", "text"),
+        ("t.csv", "file,label,text"),
+        ("t.csv", '"text,\ntext,'),
+        ("t.csv", "file,label\n"),
+        ("t.csv", "text\rtext"),
+    ],
+)
+def test_other_tables_are_refused_and_left_alone(name: str, content: str, tmp_path: Path) -> None:
+    table = Table(tmp_path / name, Prediction)
+    table.path.write_bytes(content.encode())
+    with pytest.raises(ValueError):
+        table.repair()
+    assert table.path.read_bytes() == content.encode()
+
+
+def test_whole_numbers_in_json(tmp_path: Path) -> None:
+    table = Table(tmp_path / "t.jsonl", Prediction)
+    table.path.write_text(row() + row(file="y")[:-5])
+    assert table.repair() == [Prediction("x", "a", 0, 1.0, 32, 0.5)]
+    assert table.path.read_text() == row()

@@ -81,6 +81,7 @@ def decode_crop(encoded: bytes, choose_box: ChooseBox, size: int) -> np.ndarray:
 
     Raises:
       CorruptImageError: the bytes cannot be decoded, or end early.
+      MemoryError: there is too little for a picture that may be whole.
     """
     with _corrupt_where_pillow_fails():
         picture = Image.open(io.BytesIO(encoded), formats=_FORMATS)
@@ -115,9 +116,12 @@ def _corrupt_where_pillow_fails() -> Iterator[None]:
     except UnidentifiedImageError as error:
         # Pillow's own message names an object in memory.
         raise CorruptImageError("it is no picture of a known format") from error
+    except MemoryError:
+        # Says nothing of the picture.
+        raise
     # Damaged files make decoders raise whatever happens to go wrong: OSError, struct.error, ...
     except Exception as error:
-        raise CorruptImageError(str(error)) from error
+        raise CorruptImageError(str(error) or type(error).__name__) from error
 
 
 def _as_stored(box: Box, orientation: int, width: int, height: int) -> Box:
@@ -168,4 +172,7 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):
         # 16 bits of grey, which converting would clip.
         picture = picture.point(lambda value: value * (1 / 256)).convert("L")
+    picture.load()
+    # Pillow warns where a palette has it.
+    picture.info.pop("transparency", None)
     return picture.convert("RGB")

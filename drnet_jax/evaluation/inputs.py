@@ -24,6 +24,7 @@ from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import EncodedSource, Source
 from drnet_jax.evaluation import logits
 from drnet_jax.evaluation.logits import Logits, LogitsError
+from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.evaluation.outputs import check_corrupt, evaluate_logits, make_eval_step
 from drnet_jax.runtime.progress import log
 
@@ -135,6 +136,12 @@ class ModelOutputs:
             return known
         log(f"{self._path} is of other images of the {split} split: computed anew")
         return None
+
+
+def with_origin(records: EvalRecords, source: Source) -> EvalRecords:
+    """The records with the origin of every image, where the source knows it."""
+    origin = source.metadata.get("origin")
+    return records if origin is None else replace(records, origin=origin[records.index])
 
 
 def same_images(known: Logits, source: Source) -> bool:

@@ -96,6 +96,29 @@ def _of_origins(columns: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, np
     return sums, np.bincount(codes)
 
 
+def mean_margin(values: np.ndarray, origin: np.ndarray | None = None) -> float:
+    """Half the width of the 95 % interval of a mean, by its standard error over origins.
+
+    The clustered standard error (Liang and Zeger 1986, "Longitudinal data analysis using
+    generalized linear models"); of images that are all independent, deviation over root of n.
+
+    Args:
+      values: `[n]`, one of each image.
+      origin: `[n]`, equal for images that are not independent; None: all are.
+
+    Returns:
+      In the unit of the values; infinite for a single origin, which tells nothing of others.
+    """
+    n = len(values)
+    centred = (values - values.mean())[:, None]
+    sums, counts = _of_origins(centred, np.arange(n) if origin is None else origin)
+    g = len(counts)
+    if g == 1:
+        return float("inf")
+    z = norm.ppf(0.5 + 0.5 * CONFIDENCE)
+    return float(z * np.sqrt(g / (g - 1) * (sums**2).sum()) / n)
+
+
 def proportion(correct: np.ndarray, origin: np.ndarray | None = None) -> Interval:
     """The fraction of images that is correct, with Wilson's interval (at 0 and 1 a bootstrap has
     none).

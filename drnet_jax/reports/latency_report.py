@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from drnet_jax.evaluation.intervals import mean_margin
 from drnet_jax.evaluation.latency import Latency
 from drnet_jax.evaluation.metrics import hull_weights
 
@@ -44,6 +45,7 @@ class Row:
       name: of the method.
       kind: `'fixed'`, `'adaptive'` or `'dense'`.
       correct: `[n]` bool, what it gets right of the calibration split.
+      origin: `[n]` of these images, see `EvalRecords`.
       gmacs: mean cost per image.
       latency: what was measured.
     """
@@ -52,6 +54,7 @@ class Row:
     name: str
     kind: str
     correct: np.ndarray
+    origin: np.ndarray | None
     gmacs: float
     latency: Latency
 
@@ -102,7 +105,8 @@ def _line(row: Row) -> str:
 def verdicts(rows: Sequence[Row]) -> list[str]:
     """For every batch size and input: what the fixed resolutions reach in the same median time.
 
-    The margin is that of the accuracies; the times count as exact.
+    The margin is the 95 % one of the accuracies, over the images or, where they are known, their
+    origins; the times count as exact.
     """
     return [line for group in _groups(rows) for line in _verdicts(group)]
 
@@ -123,9 +127,9 @@ def _verdicts(group: Sequence[Row]) -> Iterator[str]:
             continue
         time = row.latency.percentile(50)
         weights = hull_weights(times, correct.mean(0), time)
-        # Paired over the images of the calibration split.
+        # Paired over the images of the calibration split, or over their origins.
         gains = 100 * (row.correct - correct @ weights)
-        gain, margin = gains.mean(), 1.96 * gains.std(ddof=1) / np.sqrt(len(gains))
+        gain, margin = gains.mean(), mean_margin(gains, row.origin)
         accuracy = "level with"
         if abs(gain) > margin:
             accuracy = "better than" if gain > 0 else "worse than"

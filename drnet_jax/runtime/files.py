@@ -1,10 +1,15 @@
-"""Results on the disk: whole or not at all."""
+"""Results on the disk: whole or not at all, and of one process at a time."""
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from drnet_jax.config import ConfigError
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -29,3 +34,26 @@ def write_text(path: Path, content: str) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(content, encoding="utf-8", errors="surrogateescape", newline="\n")
     temporary.replace(path)
+
+
+@contextmanager
+def locked(path: Path, problem: str) -> Iterator[None]:
+    """Holds a lock file, which stays there, empty: others may wait for it already.
+
+    Args:
+      path: of the file, which is made if need be; it serves for nothing else.
+      problem: what to say where another process holds it, and the remedy.
+
+    Raises:
+      ConfigError: another process does.
+      OSError: it cannot be made, or the file system has no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Network file systems lock only what is open for writing.
+    with path.open("a") as file:
+        try:
+            # It ends with the process, however that ends.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(problem) from error
+        yield

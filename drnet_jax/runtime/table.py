@@ -1,50 +1,18 @@
-"""The result for every picture, and the tables that they are appended to."""
+"""Tables that rows are appended to, and what is kept of one that was cut off anywhere."""
 
 import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """A line of the table.
-
-    Attributes:
-      file: path from the input folder, with slashes.
-      label: the class's name.
-      class_index: its place among the classes, from 0.
-      confidence: softmax of its logit, at the chosen resolution.
-      resolution: the chosen one, in pixels.
-      gmacs: spent on the picture, predictor included.
-    """
-
-    file: str
-    label: str
-    class_index: int
-    confidence: float
-    resolution: int
-    gmacs: float
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A picture without a prediction.
-
-    Attributes:
-      file: path from the input folder, with slashes.
-      reason: in words.
-    """
-
-    file: str
-    reason: str
-
-
-RowT = TypeVar("RowT", Prediction, Unreadable)
+RowT = TypeVar("RowT", bound="DataclassInstance")
 
 
 class Table(Generic[RowT]):
@@ -54,7 +22,8 @@ class Table(Generic[RowT]):
 
     Args:
       path: of the file.
-      row: what a row is; its fields are the columns, and the header of a CSV.
+      row: dataclass of a row; its fields, of type str, int or float, are the columns, and the
+        header of a CSV.
     """
 
     def __init__(self, path: Path, row: type[RowT]) -> None:
@@ -105,12 +74,14 @@ class Table(Generic[RowT]):
         if not self.path.exists():
             return [], 0
         text: str = self.path.read_bytes().decode("utf-8", "surrogateescape")
-        names: list[str] = list(self._types)
-        records = [*(_json_records(text, names) if self._json else _csv_records(text))]
+        if self._json:
+            records = [*_json_records(text, self._types)]
+        else:
+            records = [*_csv_records(text)]
+            _check_header(text, records, _csv(tuple(self._types)))
         length = len(_encoded(text[: records[-1][1]])) if records else 0
-        if records and not self._json and records.pop(0)[0] != names:
-            raise ValueError(f"its header is not {','.join(names)}")
-        return [self._row(*self._values(record)) for record, _ in records], length
+        rows = records if self._json else records[1:]
+        return [self._row(*self._values(record)) for record, _ in rows], length
 
     def _values(self, record: Sequence[object]) -> list[Any]:
         pairs = zip(self._types.values(), record, strict=True)
@@ -121,23 +92,41 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _json_records(text: str, names: Sequence[str]) -> Iterator[tuple[list[object], int]]:
+def _json_records(text: str, types: Mapping[str, type]) -> Iterator[tuple[list[object], int]]:
     """The values of every whole line, and the position after it.
 
     Raises:
-      ValueError: a line is no object with these names.
+      ValueError: a line is no object with these names and values of these types, or what follows
+        the last one does not begin as such a line does.
     """
     end = 0
-    for line in text.splitlines(keepends=True):
-        end += len(line)
-        if line.endswith("\n"):
-            record = json.loads(line)
-            if not isinstance(record, dict) or list(record) != names:
-                raise ValueError(f"a line has other names than {', '.join(names)}")
-            yield list(record.values()), end
+    while stop := text.find("\n", end) + 1:
+        record = json.loads(text[end:stop])
+        if not isinstance(record, dict) or list(record) != list(types):
+            raise ValueError(f"a line has other names than {', '.join(types)}")
+        for name, value in record.items():
+            # JSON has 1 for 1.0.
+            if type(value) is not types[name] and (type(value), types[name]) != (int, float):
+                raise ValueError(f"a line has {name} {value!r}")
+        yield list(record.values()), stop
+        end = stop
+    rest, begin = text[end:], f"{{{json.dumps(next(iter(types)))}: "
+    if not rest.startswith(begin) and not begin.startswith(rest):
+        raise ValueError("its last line is no row")
 
 
-def _csv_records(text: str) -> Iterator[tuple[list[str], int]]:
+def _check_header(text: str, records: Sequence[tuple[list[object], int]], header: str) -> None:
+    """Stops if the text of a CSV, whose records these are, begins otherwise.
+
+    Raises:
+      ValueError: it does.
+    """
+    whole = bool(records) and _csv(records[0][0]) == header
+    if not whole and (records or not header.startswith(text)):
+        raise ValueError(f"its header is not {header.strip()}")
+
+
+def _csv_records(text: str) -> Iterator[tuple[list[object], int]]:
     """The values of every whole record, which may be of several lines, and the position after it.
 
     Raises:
@@ -155,7 +144,7 @@ def _csv_records(text: str) -> Iterator[tuple[list[str], int]]:
     try:
         for record in csv.reader(lines(), strict=True):
             if text.endswith("\n", 0, end):
-                yield record, end
+                yield [*record], end
     except csv.Error as error:
         # At the end of the text a quoted value is cut off.
         if end < len(text):

@@ -1,8 +1,6 @@
 """The folder of a prediction job: which job, which pictures, and how far it has come."""
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -10,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from drnet_jax.config import ConfigError
+from drnet_jax.inference.predictions import Prediction, Unreadable
 from drnet_jax.inference.programs import CostTable
-from drnet_jax.reports.predictions import Prediction, Table, Unreadable
-from drnet_jax.runtime.files import write_json
+from drnet_jax.runtime.files import locked, write_json
+from drnet_jax.runtime.table import Table
 
 Job = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Begun:
+class JobState:
     """What `predict.json` says of a job that is not finished.
 
     Attributes:
@@ -32,7 +31,7 @@ class Begun:
     pictures: list[str]
 
 
-def find_begun(output: Path) -> Begun | None:
+def read_state(output: Path) -> JobState | None:
     """The job that was begun in a folder; None if it is new or empty.
 
     Raises:
@@ -43,33 +42,33 @@ def find_begun(output: Path) -> Begun | None:
         output.is_dir() and all(path.suffix == ".tmp" for path in output.iterdir())
     ):
         return None
-    state = output / "predict.json"
+    path = output / "predict.json"
     remedy = "give another folder, --config.predict.output=..., or remove it"
-    if not state.is_file():
+    if not path.is_file():
         raise ConfigError(f"{output} exists and is not overwritten: {remedy}")
     try:
-        content = json.loads(state.read_text())
+        content = json.loads(path.read_text())
         if content["finished"]:
             raise ConfigError(f"{output} exists, is finished, and is not overwritten: {remedy}")
         times = content["bucket_seconds"]
         table = None if times is None else CostTable.from_json(times)
-        return Begun(content["job"], table, content["pictures"])
+        return JobState(content["job"], table, content["pictures"])
     except ConfigError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{state} cannot be read ({error!r}): {remedy}") from error
+        raise ConfigError(f"{path} cannot be read ({error!r}): {remedy}") from error
 
 
-def check_same(output: Path, begun: Begun, job: Job) -> None:
+def check_same(output: Path, state: JobState, job: Job) -> None:
     """Stops if another job was begun in the folder.
 
     Raises:
       ConfigError: naming what differs.
     """
     differ = [
-        f"{name} {begun.job.get(name)!r}, now {job.get(name)!r}"
-        for name in dict.fromkeys((*begun.job, *job))
-        if begun.job.get(name) != job.get(name)
+        f"{name} {state.job.get(name)!r}, now {job.get(name)!r}"
+        for name in dict.fromkeys((*state.job, *job))
+        if state.job.get(name) != job.get(name)
     ]
     if differ:
         raise ConfigError(
@@ -79,29 +78,25 @@ def check_same(output: Path, begun: Begun, job: Job) -> None:
 
 
 @contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Keeps other processes from writing to a folder, which is made if need be.
+def locked_output(output: Path) -> Iterator[None]:
+    """Keeps other prediction jobs from a folder, which may not exist yet.
+
+    By a lock file beside it: a folder that is not empty counts as somebody's.
 
     Raises:
-      ConfigError: another process does.
+      ConfigError: another process writes to it.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    handle = os.open(output, os.O_RDONLY)
-    try:
-        try:
-            # It ends with the process, however that ends.
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"another process is writing to {output}: wait until it ends, or give another "
-                "folder, --config.predict.output=..."
-            ) from error
+    # The folder itself, whatever it is called here.
+    folder = output.resolve()
+    problem = (
+        f"another process is writing to {output}: wait until it ends, or give another folder, "
+        "--config.predict.output=..."
+    )
+    with locked(folder.parent / f".{folder.name}.lock", problem):
         yield
-    finally:
-        os.close(handle)
 
 
-def write_state(output: Path, begun: Begun, *, finished: bool) -> None:
+def write_state(output: Path, state: JobState, *, finished: bool) -> None:
     """Writes `predict.json`.
 
     It has the names of the pictures until the job is finished: whatever files come or go before it
@@ -109,11 +104,11 @@ def write_state(output: Path, begun: Begun, *, finished: bool) -> None:
     """
     content = {
         "finished": finished,
-        "job": dict(begun.job),
-        "bucket_seconds": None if begun.times is None else asdict(begun.times),
+        "job": dict(state.job),
+        "bucket_seconds": None if state.times is None else asdict(state.times),
     }
     if not finished:
-        content["pictures"] = begun.pictures
+        content["pictures"] = state.pictures
     write_json(output / "predict.json", content)
 
 
@@ -121,8 +116,8 @@ class PredictionTables:
     """The results of a job, appended batch by batch to those that are there already.
 
     Args:
-      output: the folder; `locked`.
-      begun: the job.
+      output: the folder; `locked_output`.
+      state: of the job.
       batch_size: pictures whose results are appended at once.
 
     Attributes:
@@ -132,15 +127,15 @@ class PredictionTables:
       ConfigError: the tables hold something else than the first results of this job.
     """
 
-    def __init__(self, output: Path, begun: Begun, batch_size: int) -> None:
-        self._predictions = Table(output / f"predictions.{begun.job['format']}", Prediction)
+    def __init__(self, output: Path, state: JobState, batch_size: int) -> None:
+        self._predictions = Table(output / f"predictions.{state.job['format']}", Prediction)
         self._unreadable = Table(output / "unreadable.csv", Unreadable)
         try:
             parts = [
                 [row.file for row in self._predictions.repair()],
                 [row.file for row in self._unreadable.repair()],
             ]
-            self.done = _whole_batches(begun.pictures, parts, batch_size)
+            self.done = _whole_batches(state.pictures, parts, batch_size)
         except ValueError as error:
             raise ConfigError(
                 f"the tables in {output} are not what this job wrote ({error}): remove the folder, "
