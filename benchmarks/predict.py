@@ -154,10 +154,11 @@ def end_to_end(files: list[Path], encoded: list[bytes]) -> float:
     config = small_model()
     model = create_model(config, 10)
     variables = init_variables(model, jax.random.key(0))
+    view = EvalView(RESOLUTIONS[0], CROP)
     settings = {"mean": config.data.mean, "std": config.data.std, "buckets": (1, 2, 4, 8, 16, 32)}
-    own = FileClassifier(model, variables, crop=CROP, **settings)
+    own = FileClassifier(model, variables, view=view, **settings)
     variables = with_bias(variables, bias(scores_of(own, encoded)))
-    own = FileClassifier(model, variables, crop=CROP, **settings)
+    own = FileClassifier(model, variables, view=view, **settings)
     resizing = AdaptiveClassifier(model, variables, **settings)
     reader = FileReader(tuple(files))
     labels = np.zeros(COUNT, np.int32)

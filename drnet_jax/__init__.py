@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from drnet_jax.config import ConfigError, default_config
     from drnet_jax.config_files import load_config
     from drnet_jax.data.sources import DataError
-    from drnet_jax.inference.adaptive import AdaptiveClassifier, Classified
+    from drnet_jax.inference.adaptive import AdaptiveClassifier
+    from drnet_jax.inference.engine import Classified
     from drnet_jax.library import load_calibration, load_classifier
     from drnet_jax.models.create import create_model
     from drnet_jax.models.drnet import DRNet
@@ -41,7 +42,7 @@ _MODULES = {
     "BudgetError": "budgets.calibration",
     "Calibration": "budgets.calibration",
     "CheckpointError": "checkpoints.checkpoint",
-    "Classified": "inference.adaptive",
+    "Classified": "inference.engine",
     "ConfigError": "config",
     "DRNet": "models.drnet",
     "DataError": "data.sources",

@@ -1,4 +1,7 @@
-"""What a program makes of a trained run: a classifier, and lambdas for its budgets."""
+"""What a program makes of a trained run: a classifier, and lambdas for its budgets.
+
+Images are arrays in memory here; for picture files there is `--mode=predict`.
+"""
 
 from collections.abc import Sequence
 

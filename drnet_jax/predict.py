@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class _PredictionJob:
             "model": model_key(config, self.trained),
             "saved_at": self.trained.saved_at,
             "lambda": self.lam,
-            "crop": self.view.fraction,
+            "view": asdict(self.view),
             "resolutions": list(self.trained.model.resolutions),
             "eval.batch_size": config.eval.batch_size,
             "inference.buckets": list(config.inference.buckets),
@@ -79,9 +79,7 @@ class _PredictionJob:
 
     def engine(self, times: CostTable | None) -> FileClassifier:
         """The compiled model; see `file_classifier`."""
-        return file_classifier(
-            self.config, restore_variables(self.trained), self.view.fraction, times
-        )
+        return file_classifier(self.config, restore_variables(self.trained), self.view, times)
 
 
 def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -94,7 +92,8 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     Returns:
       `num_images` with a prediction, `num_unreadable`, `shares` `[m]`, `gmacs` (mean per image),
-      `images_per_second` of what was left to do (input included), and `output`, the folder.
+      `images_per_second` of what was left to do (input included; None: nothing was), and `output`,
+      the folder.
 
     Raises:
       ConfigError: no `predict.input`, several hosts, `predict.output` holds a finished job, another
@@ -136,7 +135,7 @@ def _predict(job: _PredictionJob, state: JobState | None, pictures: list[str]) -
     else:
         log(f"{job.output} holds an unfinished job, which is resumed")
     tables = PredictionTables(job.output, state, job.config.eval.batch_size)
-    rate = 0.0
+    rate = None
     if tables.done < len(pictures):
         rate = _classify_rest(job, engine or job.engine(state.times), pictures, tables)
     predictions, unreadable = tables.read()
@@ -313,9 +312,10 @@ def _gallery(
 
 
 def _print(summary: dict[str, Any], resolutions: Sequence[int]) -> None:
+    rate = summary["images_per_second"]
     log(
-        f"\n{summary['num_images']} pictures, {summary['gmacs']:.5f} GMACs each, "
-        f"{summary['images_per_second']:.0f} images/s, input included"
+        f"\n{summary['num_images']} pictures, {summary['gmacs']:.5f} GMACs each"
+        + ("" if rate is None else f", {rate:.0f} images/s, input included")
     )
     chosen = zip(resolutions, summary["shares"], strict=True)
     log("shares: " + ", ".join(f"{size} px {100 * share:.1f} %" for size, share in chosen))

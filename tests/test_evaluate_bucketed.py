@@ -12,6 +12,7 @@ from drnet_jax.calibrate import restore_and_calibrate
 from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError
 from drnet_jax.config_checks import check_config
+from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.evaluate import restore_and_evaluate, restore_and_evaluate_bucketed
 from drnet_jax.train import prepare
 from tests.random_model import write_run
@@ -83,6 +84,9 @@ def test_benchmark(trained: Path) -> None:
     overrides = {f"benchmark.{name}": value for name, value in benchmark.items()}
     config = small_config(**{"eval.split": "calibration"} | overrides)
     rows = restore_and_benchmark(config, trained)
+    # The verdicts are over handwritten digits, which several images are drawn from.
+    origin = compose("calibration", 70)["origin"]
+    assert all(np.array_equal(row.origin, origin) for row in rows)
     (folder,) = (trained / "benchmark").iterdir()
     content = json.loads((folder / "table.json").read_text())
     names = ["fixed 32", "fixed 16", "adaptive", "adaptive 0.0015 GMACs", "dense"]

@@ -20,14 +20,13 @@ from drnet_jax.budgets.calibration import BudgetError
 from drnet_jax.checkpoints.restore import RestoredModel, restore_model
 from drnet_jax.config import ConfigError
 from drnet_jax.config_checks import check_config
-from drnet_jax.data.decode import resize_square
 from drnet_jax.data.digits_on_photos import compose
+from drnet_jax.data.eval_view import EvalView
 from drnet_jax.data.preprocess import normalise
 from drnet_jax.data.sources import DataError
 from drnet_jax.inference.create import file_classifier
 from drnet_jax.inference.files import FileClassifier
 from drnet_jax.models.create import create_model
-from drnet_jax.models.layers import resize
 from drnet_jax.models.resnet import ResNet
 from drnet_jax.models.variables import init_variables
 from drnet_jax.predict import classify_files, restore_and_predict
@@ -158,19 +157,19 @@ class Reference:
 
 
 @pytest.mark.parametrize(
-    ("crop", "batch_size"),
+    ("view", "batch_size"),
     [
-        (1.0, 7),
+        (EvalView(32, 1.0), 7),
         # The centre is as large as the largest resolution.
-        (0.5, 40),
+        (EvalView(32, 0.5), 40),
     ],
 )
 def test_numbers_of_the_dense_networks(
-    restored: RestoredModel, root: Path, images: np.ndarray, crop: float, batch_size: int
+    restored: RestoredModel, root: Path, images: np.ndarray, view: EvalView, batch_size: int
 ) -> None:
-    squares = halved(images) if crop == 1 else images[:, 16:48, 16:48]
+    squares = halved(images) if view.fraction == 1 else images[:, 16:48, 16:48]
     expected = Reference(restored, squares)
-    engine = file_classifier(small_config(**MODEL), restored, crop)
+    engine = file_classifier(small_config(**MODEL), restored, view)
     gmacs = np.array(engine.cost.classifier_gmacs)
     lam = expected.lam(gmacs)
     choices = expected.choices(gmacs, lam)
@@ -316,17 +315,9 @@ def test_the_page_shows_the_pixels_that_were_classified(
     for name, source in zip(shown, sources, strict=True):
         row = names.index(name or "")
         side = int(rows[row]["resolution"])
-        square = triangle(halved(images[row : row + 1])[0], side)
+        square = Image.fromarray(images[row]).resize((side, side), Image.Resampling.BILINEAR)
         pixels = Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1])))
         np.testing.assert_array_equal(pixels, square)
-
-
-@pytest.mark.parametrize("sides", [(224, 128), (224, 112), (64, 48), (30, 32)])
-def test_resizes_as_the_device(images: np.ndarray, sides: tuple[int, int]) -> None:
-    before, after = sides
-    square = np.tile(images[0], (4, 4, 1))[:before, :before]
-    on_device = np.asarray(resize(square[None].astype(np.float32), after))[0]
-    assert np.abs(resize_square(square, after) - on_device).max() <= 1.01
 
 
 def test_one_resolution(images: np.ndarray, tmp_path: Path) -> None:
@@ -334,7 +325,7 @@ def test_one_resolution(images: np.ndarray, tmp_path: Path) -> None:
     model = create_model(config, 10)
     variables = init_variables(model, jax.random.key(0))
     settings = {"mean": MEAN, "std": STD, "buckets": (1, 16), "fold": False}
-    engine = FileClassifier(model, variables, crop=1.0, **settings)
+    engine = FileClassifier(model, variables, view=EvalView(32, 1.0), **settings)
     files = [tmp_path / f"{row}.png" for row in range(8)]
     for file, image in zip(files[:7], images, strict=False):
         file.write_bytes(png(image))

@@ -1,6 +1,5 @@
 """Predictions that are interrupted and resumed: as if they had not been."""
 
-import errno
 import json
 import os
 import shutil
@@ -17,7 +16,6 @@ from drnet_jax.config import ConfigError
 from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.inference.encoded import EncodedImages
 from drnet_jax.inference.engine import InferenceEngine
-from drnet_jax.inference.prediction_job import locked_output
 from drnet_jax.predict import restore_and_predict
 from tests.pictures import png
 from tests.random_model import write_run
@@ -162,17 +160,21 @@ def test_only_the_page_is_missing(
     interruption: Interruption,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """And nothing is compiled for it."""
+    """And nothing is compiled for it, nor any speed given."""
     output = tmp_path / "output"
     with monkeypatch.context() as patch:
         patch.setattr("drnet_jax.predict.write_text", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             restore_and_predict(config_for(root, output), workdir)
-    assert len(interruption.decoded) == NUM_IMAGES
+    assert len(interruption.decoded) == NUM_IMAGES and "images/s" in capsys.readouterr().out
     monkeypatch.setattr("drnet_jax.predict.file_classifier", lambda *_: 1 / 0)
-    restore_and_predict(config_for(root, output), workdir)
+    summary = restore_and_predict(config_for(root, output), workdir)
     assert contents(output) == whole and len(interruption.decoded) == NUM_IMAGES
+    printed = capsys.readouterr().out
+    assert summary["images_per_second"] is None
+    assert "33 pictures, " in printed and "GMACs each\n" in printed and "images/s" not in printed
 
 
 def test_killed(workdir: Path, root: Path, tmp_path: Path) -> None:
@@ -297,33 +299,6 @@ def test_a_damaged_or_foreign_folder_is_refused(
     (tmp_path / "predict.json").write_text(content)
     with pytest.raises(ConfigError, match="predict.json cannot be read .*give another folder"):
         restore_and_predict(config_for(root, tmp_path), workdir)
-
-
-def test_the_lock_ends_with_its_block_and_leaves_the_folder_alone(tmp_path: Path) -> None:
-    output, link = tmp_path / "new", tmp_path / "link"
-    link.symlink_to(output)
-    with locked_output(output):
-        for name in (output, link, output / ".." / "new"):
-            with pytest.raises(ConfigError, match="another process is writing to .*: wait until"):
-                locked_output(name).__enter__()
-        with locked_output(tmp_path / "other"):
-            pass
-    with locked_output(link):
-        assert not output.exists()
-
-
-def test_a_lock_is_on_a_file_that_is_open_for_writing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As network file systems want it; that there are no locks is no other process."""
-
-    def flock(file: Any, _: int) -> None:
-        assert file.writable() and Path(file.name) == tmp_path / ".new.lock"
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", flock)
-    with pytest.raises(OSError, match="No locks available"):
-        locked_output(tmp_path / "new").__enter__()
 
 
 @pytest.mark.parametrize(

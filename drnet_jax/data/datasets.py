@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from drnet_jax.data.digits_on_photos import DigitsOnPhotos
+from drnet_jax.data.digits_on_photos import IMAGE_SIZE, DigitsOnPhotos
 from drnet_jax.data.encoded_splits import EncodedSplits
 from drnet_jax.data.eval_view import EvalView
 from drnet_jax.data.folder import Folder
@@ -13,7 +13,7 @@ from drnet_jax.data.settings import DataSettings
 from drnet_jax.data.sources import DataError, Dataset, EncodedDataset, Source
 from drnet_jax.data.tfds_source import TfdsDataset
 
-# They are shown whole: nothing is cropped.
+# Composed at `IMAGE_SIZE` and shown whole: nothing is cropped or resized for the data set.
 _EMBEDDED: Mapping[str, Callable[[], Dataset]] = {"digits_on_photos": DigitsOnPhotos}
 
 
@@ -68,8 +68,9 @@ class DataSplits:
 
 def eval_view(settings: DataSettings) -> EvalView:
     """How evaluation sees pictures, without opening the data set that the settings name."""
-    whole = settings.name in _EMBEDDED
-    return EvalView(settings.size, 1.0 if whole else settings.eval_crop)
+    if settings.name in _EMBEDDED:
+        return EvalView(IMAGE_SIZE, 1.0)
+    return EvalView(settings.size, settings.eval_crop)
 
 
 def _open(settings: DataSettings) -> Dataset:

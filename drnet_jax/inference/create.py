@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.restore import RestoredModel, check_predictor
 from drnet_jax.config import ConfigError
+from drnet_jax.data.eval_view import EvalView
 from drnet_jax.inference.adaptive import AdaptiveClassifier
 from drnet_jax.inference.engine import InferenceEngine
 from drnet_jax.inference.files import FileClassifier
@@ -35,17 +36,17 @@ def adaptive_classifier(
 
 
 def file_classifier(
-    config: ConfigDict, restored: RestoredModel, crop: float, times: CostTable | None = None
+    config: ConfigDict, restored: RestoredModel, view: EvalView, times: CostTable | None = None
 ) -> FileClassifier:
     """As `adaptive_classifier`, for picture files.
 
     Args:
       config: with the model the checkpoint was trained with.
       restored: the model.
-      crop: side of the centred square that is classified, as a fraction of the shorter side.
+      view: what is classified of a picture, as evaluation sees it.
       times: measured before; default: measured now, if `config.inference.measure` is set.
     """
-    classifier = FileClassifier(**_settings(config, restored), crop=crop)
+    classifier = FileClassifier(**_settings(config, restored), view=view)
     return classifier.with_times(times) if times else _measured(config, classifier)
 
 

@@ -20,7 +20,7 @@ class EncodedPart(Part):
 
 
 class EncodedImages:
-    """Pictures, each read and decoded once, at the largest resolution.
+    """Pictures, each read and decoded once, to the view's size.
 
     A reduced scale for the predictor, and decoding again for the chosen resolution, costs about as
     much, as most of a JPEG's time goes before its scale matters, and its pixels are more than 1 of
@@ -28,7 +28,7 @@ class EncodedImages:
     host is not resized on the device, and no more is uploaded than a network sees.
 
     Args:
-      view: how pictures are decoded: to the largest resolution, as in training.
+      view: how pictures are decoded, as for evaluation.
       opened: side in pixels of what `open` gives.
       gathered: `[m]` sides in pixels of what `gather` gives, by choice.
       pool: threads that read, decode and resize, which Pillow lets run side by side.

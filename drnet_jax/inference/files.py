@@ -25,8 +25,7 @@ class FileClassifier(InferenceEngine):
       mean: of the channels, in 0..1, that images are normalised with.
       std: of the channels, in 0..1.
       buckets: batch sizes to compile; groups of other sizes are split.
-      crop: side of the centred square that is classified, as a fraction of a picture's shorter
-        side.
+      view: what is classified of a picture: decoded so once, then resized for each network.
       threads: that decode; default: one per core.
       fold: fold BatchNorm into the convolutions, which is faster and rounds otherwise.
       device: where to run; default: the first.
@@ -40,7 +39,7 @@ class FileClassifier(InferenceEngine):
         mean: Sequence[float],
         std: Sequence[float],
         buckets: Sequence[int],
-        crop: float,
+        view: EvalView,
         threads: int | None = None,
         fold: bool = True,
         device: jax.Device | None = None,
@@ -55,7 +54,7 @@ class FileClassifier(InferenceEngine):
             fold=fold,
             device=device or jax.local_devices()[0],
         )
-        self._view = EvalView(model.resolutions[0], crop)
+        self._view = view
         self._threads = threads or os.cpu_count() or 1
 
     def classify_batches(

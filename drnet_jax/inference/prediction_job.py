@@ -50,13 +50,46 @@ def read_state(output: Path) -> JobState | None:
         content = json.loads(path.read_text())
         if content["finished"]:
             raise ConfigError(f"{output} exists, is finished, and is not overwritten: {remedy}")
-        times = content["bucket_seconds"]
-        table = None if times is None else CostTable.from_json(times)
-        return JobState(content["job"], table, content["pictures"])
+        return _parse(content["job"], content["bucket_seconds"], content["pictures"])
     except ConfigError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read ({error!r}): {remedy}") from error
+
+
+def _parse(job: Job, times: Mapping[str, Any] | None, pictures: list[str]) -> JobState:
+    """The state from its parts as JSON has them.
+
+    Raises:
+      ValueError: they are something else; or KeyError, TypeError, AttributeError.
+    """
+    if not isinstance(pictures, list) or not all(isinstance(name, str) for name in pictures):
+        raise ValueError("its pictures are no list of names")
+    if (times is not None) != job["inference.measure"]:
+        raise ValueError("bucket_seconds and inference.measure do not go together")
+    table = None
+    if times is not None:
+        table = CostTable.from_json(times)
+        _check_times(table, len(job["resolutions"]), set(job["inference.buckets"]))
+    return JobState(dict(job), table, pictures)
+
+
+def _check_times(table: CostTable, num_resolutions: int, buckets: set[int]) -> None:
+    """Stops if the times are not those of a job's networks.
+
+    Raises:
+      ValueError: they are of others.
+    """
+    # A single resolution needs no predictor.
+    if len(table.classifiers) != num_resolutions or (table.predictor is None) != (
+        num_resolutions == 1
+    ):
+        raise ValueError("bucket_seconds are of other networks than its resolutions'")
+    for seconds in (table.predictor, *table.classifiers):
+        if seconds is not None and (
+            set(seconds) != buckets or not all(value > 0 for value in seconds.values())
+        ):
+            raise ValueError(f"bucket_seconds are not of the buckets {sorted(buckets)}")
 
 
 def check_same(output: Path, state: JobState, job: Job) -> None:

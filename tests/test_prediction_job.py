@@ -1,0 +1,128 @@
+"""The state of a prediction job on the disk: its lock, and what is said where it is damaged."""
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drnet_jax.config import ConfigError
+from drnet_jax.inference.prediction_job import (
+    JobState,
+    PredictionTables,
+    locked_output,
+    read_state,
+    write_state,
+)
+from drnet_jax.inference.programs import CostTable
+
+JOB = {
+    "format": "jsonl",
+    "resolutions": [32, 16],
+    "inference.buckets": [1, 8],
+    "inference.measure": True,
+}
+SECONDS = {1: 0.5, 8: 2.0}
+STATE = JobState(JOB, CostTable(SECONDS, (SECONDS, SECONDS)), ["a.png", "b.png"])
+ROW = {
+    "file": "a.png",
+    "label": "7",
+    "class_index": 7,
+    "confidence": 0.5,
+    "resolution": 32,
+    "gmacs": 0.25,
+}
+
+
+def test_the_state_as_it_was_written(tmp_path: Path) -> None:
+    write_state(tmp_path, STATE, finished=False)
+    assert read_state(tmp_path) == STATE
+    alone = JobState(JOB | {"resolutions": [32]}, CostTable(None, (SECONDS,)), [])
+    write_state(tmp_path, alone, finished=False)
+    assert read_state(tmp_path) == alone
+    unmeasured = JobState(JOB | {"inference.measure": False}, None, ["a.png"])
+    write_state(tmp_path, unmeasured, finished=False)
+    assert read_state(tmp_path) == unmeasured
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pictures": None}, "its pictures are no list of names"),
+        ({"pictures": "a.png"}, "its pictures are no list of names"),
+        ({"pictures": ["a.png", 5]}, "its pictures are no list of names"),
+        ({"job": [1]}, "TypeError"),
+        ({"job": {}}, "KeyError"),
+        ({"bucket_seconds": None}, "bucket_seconds and inference.measure"),
+        ({"bucket_seconds": {"predictor": None, "classifiers": [SECONDS] * 2}}, "other networks"),
+        ({"bucket_seconds": {"predictor": SECONDS, "classifiers": [SECONDS]}}, "other networks"),
+        (
+            {"bucket_seconds": {"predictor": SECONDS, "classifiers": [SECONDS, {1: 0.5}]}},
+            r"not of the buckets \[1, 8\]",
+        ),
+        (
+            {"bucket_seconds": {"predictor": {1: 0.5}, "classifiers": [SECONDS] * 2}},
+            r"not of the buckets \[1, 8\]",
+        ),
+        (
+            {"bucket_seconds": {"predictor": SECONDS, "classifiers": [SECONDS, {1: 0, 8: 1}]}},
+            r"not of the buckets \[1, 8\]",
+        ),
+        ({"bucket_seconds": {"predictor": SECONDS, "classifiers": [SECONDS, [1]]}}, "items"),
+    ],
+    ids=str,
+)
+def test_a_damaged_state(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    """Is one error that names the file, before anything is compiled."""
+    write_state(tmp_path, STATE, finished=False)
+    path = tmp_path / "predict.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ConfigError, match=f"predict.json cannot be read .*{words}") as error:
+        read_state(tmp_path)
+    assert "--config.predict.output=" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"class_index": None}, "a line has class_index None"),
+        ({"file": 5}, "a line has file 5"),
+        ({"confidence": [1]}, r"a line has confidence \[1\]"),
+        ({"file": "c.png"}, "'c.png' is none of its pictures"),
+    ],
+)
+def test_a_damaged_row(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    table = tmp_path / "predictions.jsonl"
+    table.write_text(json.dumps(ROW) + "\n" + json.dumps(ROW | changes) + "\n")
+    before = table.read_bytes()
+    with pytest.raises(ConfigError, match=rf"not what this job wrote \({words}\): remove the"):
+        PredictionTables(tmp_path, STATE, 2)
+    assert table.read_bytes() == before
+
+
+def test_the_lock_ends_with_its_block_and_leaves_the_folder_alone(tmp_path: Path) -> None:
+    output, link = tmp_path / "new", tmp_path / "link"
+    link.symlink_to(output)
+    with locked_output(output):
+        for name in (output, link, output / ".." / "new"):
+            with pytest.raises(ConfigError, match="another process is writing to .*: wait until"):
+                locked_output(name).__enter__()
+        with locked_output(tmp_path / "other"):
+            pass
+    with locked_output(link):
+        assert not output.exists()
+
+
+def test_a_lock_is_on_a_file_that_is_open_for_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As network file systems want it; that there are no locks is no other process."""
+
+    def flock(file: Any, _: int) -> None:
+        assert file.writable() and Path(file.name) == tmp_path / ".new.lock"
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(OSError, match="No locks available"):
+        locked_output(tmp_path / "new").__enter__()
