@@ -77,7 +77,7 @@ def report(path: Path, classes: tuple[str, ...]) -> None:
         return rng.integers(256, size=(resolution, resolution, 3), dtype=np.uint8)
 
     page = path.parent / "report.html"
-    write_report(page, config, summary, trained, test, records, pixels)
+    write_report(page, summary, trained, test, records, pixels, gallery=config.eval.gallery)
     print(f"report.html: {page.stat().st_size / 1e6:.1f} MB, {summary['controls']['verdict']}")
 
 

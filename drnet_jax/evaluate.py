@@ -80,7 +80,9 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     write_json(workdir / "eval.json", summary)
     print_tables(summary)
     report = workdir / "report.html"
-    write_report(report, config, summary, trained, logits, records, pictures(source))
+    shown = pictures(source)
+    gallery = config.eval.gallery
+    write_report(report, summary, trained, logits, records, shown, gallery=gallery)
     log(f"wrote {workdir / 'eval.json'} and {report}")
     return summary
 

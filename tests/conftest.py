@@ -10,10 +10,10 @@ import tempfile
 
 from absl import flags
 
+from tests.xla import QUICK_COMPILATION
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# LLVM's optimisation takes longer than running what the tests compile. The runs of `main.py` that
-# tests start in processes of their own are without these flags.
-_FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+_FLAGS = f"--xla_force_host_platform_device_count=4 {QUICK_COMPILATION}"
 if _FLAGS not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 _CACHE = tempfile.mkdtemp(prefix="drnet_jax_cache_")

@@ -56,7 +56,7 @@ def write(
     summary["environment"] = environment("python main.py --x='<b>'")
     write_json(workdir / "eval.json", summary)
     path = workdir / "report.html"
-    write_report(path, config, summary, trained, outputs, records, pixels)
+    write_report(path, summary, trained, outputs, records, pixels, gallery=config.eval.gallery)
     return path.read_text()
 
 

@@ -41,6 +41,7 @@ from drnet_jax.train import (
 from drnet_jax.training import create
 from drnet_jax.training.stops import TrainingError
 from tests.small_run import OVERRIDES, small_config
+from tests.xla import QUICK_COMPILATION
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,7 +55,7 @@ def command(workdir: Path, **further: Any) -> list[str]:
 @pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
     """For the processes of this file: one device, where this process has four."""
-    return os.environ | {"XLA_FLAGS": ""}
+    return os.environ | {"XLA_FLAGS": QUICK_COMPILATION}
 
 
 def final_state(workdir: Path, stage: str, num_steps: int = 16) -> Any:
@@ -305,7 +306,7 @@ def test_ctrl_c_with_workers_saves_first(pictures: Path, tmp_path: Path) -> None
     workdir = tmp_path / "run"
     process = subprocess.Popen(
         command(workdir, **further, **{"pretrain.num_epochs": 1000}),
-        env=os.environ | {"XLA_FLAGS": ""},
+        env=os.environ | {"XLA_FLAGS": QUICK_COMPILATION},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

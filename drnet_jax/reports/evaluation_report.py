@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.checkpoints.restore import TrainedModel
@@ -35,28 +34,29 @@ _CONTROLS = {
 
 def write_report(
     path: Path,
-    config: ConfigDict,
     summary: Mapping[str, Any],
     trained: TrainedModel,
     logits: Logits,
     records: EvalRecords,
     pixels: Pixels,
+    *,
+    gallery: int,
 ) -> None:
     """Writes the page.
 
     Args:
       path: of the file.
-      config: of the evaluation.
       summary: what `eval.json` holds.
       trained: the model.
       logits: of the evaluated split.
       records: of the same images, with the choices.
       pixels: an image of the split at a resolution.
+      gallery: images to show per resolution, at most.
     """
     resolutions = trained.model.resolutions
     maker = CardMaker(logits, records, resolutions, trained.classes, pixels)
     chosen = summary["top1"] is not None and len(resolutions) > 1
-    shown = config.eval.gallery if chosen else 0
+    shown = gallery if chosen else 0
     content = {
         "several": len(resolutions) > 1,
         "title": trained.origin.resolve().name,
