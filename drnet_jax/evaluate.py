@@ -156,12 +156,13 @@ def restore_and_evaluate_bucketed(config: ConfigDict, workdir: Path) -> dict[str
     """Restores a model, evaluates it by dispatch and writes `eval_bucketed.json`.
 
     Without the fixed resolutions and what is compared with them: nothing but the chosen resolution
-    is computed. On one device.
+    is computed. On one device. Images that cannot be decoded are left out, and counted.
 
     Raises:
       ConfigError: several hosts.
       CheckpointError: no checkpoint, one of another model, or no trained predictor.
-      DataError: the data cannot be read, or is other data.
+      DataError: the data cannot be read, or is other data; or, once the file is written, images
+        cannot be decoded and `data.skip_corrupt` is not set.
       BudgetError: nothing is calibrated for the budget, or it cannot be kept.
     """
     restored, source = restore_and_load(config, workdir, config.eval.split)
@@ -170,7 +171,6 @@ def restore_and_evaluate_bucketed(config: ConfigDict, workdir: Path) -> dict[str
     start = time.perf_counter()
     labels, got, corrupt = classify_source(engine, source, config.eval.batch_size, lam)
     seconds = time.perf_counter() - start
-    check_corrupt(source, corrupt, skip=config.data.skip_corrupt)
     if not len(labels):
         raise DataError(f"no image of the {config.eval.split} split can be decoded")
     best = np.argsort(-got.logits, axis=1, kind="stable")[:, :5] == labels[:, None]
@@ -196,6 +196,8 @@ def restore_and_evaluate_bucketed(config: ConfigDict, workdir: Path) -> dict[str
     write_json(path, summary)
     _print_bucketed(summary)
     log(f"wrote {path}")
+    # After what was computed of the others is kept.
+    check_corrupt(source, corrupt, skip=config.data.skip_corrupt)
     return summary
 
 

@@ -23,7 +23,10 @@ from drnet_jax.data.sources import DataError
 from drnet_jax.inference.create import file_classifier
 from drnet_jax.inference.engine import Classified
 from drnet_jax.inference.files import FileClassifier
-from drnet_jax.inference.prediction_job import (
+from drnet_jax.inference.programs import CostTable
+from drnet_jax.models.macs import GIGA, model_cost
+from drnet_jax.reports.gallery import gallery
+from drnet_jax.reports.prediction_job import (
     JobState,
     PredictionTables,
     check_same,
@@ -31,10 +34,7 @@ from drnet_jax.inference.prediction_job import (
     read_state,
     write_state,
 )
-from drnet_jax.inference.predictions import Prediction, Unreadable
-from drnet_jax.inference.programs import CostTable
-from drnet_jax.models.macs import GIGA, model_cost
-from drnet_jax.reports.gallery import gallery
+from drnet_jax.reports.predictions import Prediction, Unreadable
 from drnet_jax.runtime.files import write_text
 from drnet_jax.runtime.progress import Progress, log
 

@@ -24,10 +24,10 @@ from drnet_jax.data.preprocess import normalise
 from drnet_jax.data.settings import DataSettings
 from drnet_jax.data.sources import ArraySource, EncodedSource
 from drnet_jax.inference.encoded import EncodedImages
-from drnet_jax.inference.predictions import Prediction
 from drnet_jax.models.layers import resize
 from drnet_jax.predict import restore_and_predict
 from drnet_jax.reports.evaluation_report import pictures
+from drnet_jax.reports.predictions import Prediction
 from drnet_jax.runtime.table import Table
 from tests.pictures import png
 from tests.random_model import write_run

@@ -4,9 +4,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from drnet_jax.inference.predictions import Prediction, Unreadable
 from drnet_jax.reports.gallery import gallery
 from drnet_jax.reports.pages import spread
+from drnet_jax.reports.predictions import Prediction, Unreadable
 
 
 class Page(HTMLParser):

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from drnet_jax.config import ConfigError
-from drnet_jax.inference.prediction_job import (
+from drnet_jax.inference.programs import CostTable
+from drnet_jax.reports.prediction_job import (
     JobState,
     PredictionTables,
     locked_output,
     read_state,
     write_state,
 )
-from drnet_jax.inference.programs import CostTable
 
 JOB = {
     "format": "jsonl",

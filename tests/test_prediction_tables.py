@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from drnet_jax.inference.predictions import Prediction, Unreadable
+from drnet_jax.reports.predictions import Prediction, Unreadable
 from drnet_jax.runtime.table import Table
 
 NAMES = ["a.png", '"b"\r\n,.png', "é 猫.png", os.fsdecode(b"\xff\n.png"), "e.png"]

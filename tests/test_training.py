@@ -25,7 +25,7 @@ from drnet_jax.config import ConfigError, flatten
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.settings import DataSettings, data_settings
 from drnet_jax.data.sources import DataError
-from drnet_jax.evaluate import restore_and_evaluate
+from drnet_jax.evaluate import restore_and_evaluate, restore_and_evaluate_bucketed
 from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.evaluation.outputs import evaluate, make_eval_step
 from drnet_jax.models.create import create_model
@@ -264,6 +264,11 @@ def test_corrupt_images(pictures: Path, tmp_path: Path) -> None:
     config.data.skip_corrupt = True
     summary = restore_and_evaluate(config, tmp_path / "run")
     assert summary["num_images"] == 15 and summary["num_corrupt"] == 1
+    config.data.skip_corrupt = False
+    with pytest.raises(DataError, match="1 images cannot be decoded: .*data.skip_corrupt=True"):
+        restore_and_evaluate_bucketed(config, tmp_path / "run")
+    kept = json.loads((tmp_path / "run" / "eval_bucketed.json").read_text())
+    assert kept["num_images"] == 15 and kept["num_corrupt"] == 1
 
 
 def test_skipped_images_leave_the_records_of_the_others_alone(pictures: Path) -> None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drnet_jax.inference.predictions import Prediction, Unreadable
 from drnet_jax.reports.pages import Section, data_uri, render, spread
+from drnet_jax.reports.predictions import Prediction, Unreadable
 
 _UNREADABLE_SHOWN = 50
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from drnet_jax.config import ConfigError
-from drnet_jax.inference.predictions import Prediction, Unreadable
 from drnet_jax.inference.programs import CostTable
+from drnet_jax.reports.predictions import Prediction, Unreadable
 from drnet_jax.runtime.files import locked, write_json
 from drnet_jax.runtime.table import Table
 
