@@ -21,7 +21,7 @@ PYTHON = os.environ.get("DRNET_TORCH_PYTHON", "")
 NETWORKS = ("resnet18", "resnet50", "mobilenetv2", "efficientnet_lite0")
 SIZES = (224, 168, 112, 97)
 # PyTorch is gigabytes that nothing else here needs. Without it the networks are compared with what
-# tests/test_resnet.py and tests/test_mobilenet.py write out, and the names of the weights with
+# tests/test_drnet.py and tests/test_mobilenet.py write out, and the names of the weights with
 # those in tests/test_torch_weights.py.
 pytestmark = pytest.mark.skipif(
     not PYTHON,
