@@ -105,7 +105,7 @@ def _main(config: ConfigDict, file: str, _: Sequence[str]) -> None:
     try:
         # The training does it itself.
         if mode != "train":
-            check_config(config, jax.device_count())
+            check_config(config, jax.device_count(), mode)
         _job(mode, config)(config, workdir)
     except (ConfigError, DataError, CheckpointError, TrainingError, BudgetError, OSError) as error:
         _fail(str(error))

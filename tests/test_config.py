@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from drnet_jax.cli import MODES
 from drnet_jax.config import (
     STAGES,
     ConfigError,
@@ -82,6 +83,32 @@ def test_bad_fields(field: str, value: object, words: str) -> None:
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError, match=words):
         check_config(config, 4)
+
+
+@pytest.mark.parametrize(
+    ("field", "modes"),
+    [
+        # Who divides these batches among the devices, of which there are five.
+        ("pretrain.batch_size", ["train"]),
+        ("joint.batch_size", ["train"]),
+        ("eval.batch_size", ["train", "eval", "calibrate", "benchmark"]),
+    ],
+)
+def test_only_a_mode_that_uses_a_batch_minds_its_size(field: str, modes: list[str]) -> None:
+    config = default_config()
+    sizes = {"pretrain.batch_size": 40, "joint.batch_size": 40, "eval.batch_size": 40}
+    config.update_from_flattened_dict(sizes | {field: 32})
+    for mode in MODES:
+        if mode in modes:
+            with pytest.raises(ConfigError, match=f"{field}=32 is not divisible by the 5 devices"):
+                check_config(config, 5, mode)
+        else:
+            check_config(config, 5, mode)
+    config.eval.dispatch = "bucketed"
+    check_config(config, 5, "eval")
+    config.stages = ("pretrain",) if field == "joint.batch_size" else ("joint",)
+    if field != "eval.batch_size":
+        check_config(config, 5)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from drnet_jax.models.drnet import DRNet
 
 
 class FileClassifier(InferenceEngine):
-    """As `AdaptiveClassifier`, of picture files (JPEG, PNG, WebP) of any size.
+    """As `AdaptiveClassifier`, of picture files (of any format of `decode`) of any size.
 
     They are decoded and resized on the host; every network takes images of its own size.
 
