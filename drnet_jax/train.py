@@ -39,6 +39,7 @@ from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
 from drnet_jax.training.create import create_stage_step, noise_key
 from drnet_jax.training.stage import Run, Stage
+from drnet_jax.training.tracing import trace_stages
 from drnet_jax.training.train_loop import run_stage
 from drnet_jax.training.train_state import TrainState, create_train_state
 
@@ -107,11 +108,20 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
                 f"{stage}.batch_size={config[stage].batch_size} exceeds the {len(train)} training "
                 "images"
             )
+    stage_steps = {
+        stage: create_stage_step(
+            config, stage, model, cost, target, len(train) // config[stage].batch_size
+        )
+        for stage in config.stages
+    }
+    mesh = create_mesh()
+    run = Run(config, workdir, model, cost, target, mesh, train, calibration, stage_steps)
+    trace_stages(run, _unfinished(config, workdir))
     # A finished run was trained with what the file says already.
     if not _is_finished(workdir, config.stages[-1]):
         write_json(workdir / "config.json", flatten(config))
     write_data(workdir, classes, identities)
-    return Run(config, workdir, model, cost, target, create_mesh(), train, calibration)
+    return run
 
 
 def _check_workdir(config: ConfigDict, workdir: Path) -> None:
@@ -130,6 +140,13 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
 
 def _is_finished(workdir: Path, stage: str) -> bool:
     return finished_path(workdir, stage).exists() and _has_checkpoint(workdir / stage)
+
+
+def _unfinished(config: ConfigDict, workdir: Path) -> list[str]:
+    """The stages of which something is left to train."""
+    last = [stage for stage in config.stages if _has_checkpoint(workdir / stage)][-1:]
+    first = config.stages.index(last[0]) if last else 0
+    return [stage for stage in config.stages[first:] if not _is_finished(workdir, stage)]
 
 
 def _has_checkpoint(directory: Path) -> bool:
@@ -165,9 +182,7 @@ def train_stage(run: Run, name: str) -> None:
         untrained: Any = {}
         if name == "pretrain":
             initial, untrained = split_classifier(initial)
-        tx, train_step = create_stage_step(
-            run.config, name, run.model, run.cost, run.target, steps_per_epoch
-        )
+        tx, train_step = run.stage_steps[name]
         state = create_train_state(initial, tx, ema=section.ema_decay > 0)
         state = jax.device_put(state, replicated)
         if start:

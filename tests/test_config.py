@@ -221,6 +221,18 @@ def test_alpha_outside_the_range() -> None:
         alpha_target(config, (4.0, 2.0, 1.0))
 
 
+def test_resolutions_of_equal_cost_leave_nothing_to_regularise() -> None:
+    """Of 63 px the stride of 2 makes as many positions as of 64."""
+    config = default_config()
+    config.model.resolutions = (64, 63)
+    gmacs = model_cost(create_model(config, 10)).classifier_gmacs
+    assert gmacs[0] == gmacs[1]
+    with pytest.raises(ConfigError, match=r"^model.resolutions=\(64, 63\) all cost"):
+        alpha_target(config, gmacs)
+    config.joint.alpha_fraction = None
+    assert alpha_target(config, gmacs) is None
+
+
 def test_only_fields_that_change_the_run_count() -> None:
     old, new = default_config(), default_config()
     new.log.every_steps, new.eval.batch_size, new.joint.eta = 7, 10, 0.4

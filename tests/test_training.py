@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
+from drnet_jax import train
 from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.checkpoints.restore import check_data, restore_model
 from drnet_jax.checkpoints.runs import finished_path
@@ -373,6 +374,8 @@ def test_stops_keep_what_is_good(
         return state, metrics | {"grad_norm": np.nan if broken else 1.0}
 
     monkeypatch.setattr(create, "make_train_step", lambda *_, **__: fake_step)
+    # It is not for tracing.
+    monkeypatch.setattr(train, "trace_stages", lambda *_: None)
     config = small_config(**{"model.resolutions": (16,), "log.every_steps": 100})
     words = {
         "nan gradient": "gradient of norm nan at step 5 of pretrain .* checkpoint: step 3",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -21,6 +22,9 @@ EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
 Rows = dict[str, np.ndarray]
 
 
+# One function for equal arguments: both stages and the evaluation after them trace and compile it
+# once.
+@lru_cache(maxsize=1)
 def make_eval_step(model: DRNet, mean: tuple[float, ...], std: tuple[float, ...]) -> EvalStep:
     """The jitted forward pass of a batch: n images at all m resolutions, and the predictor."""
 
