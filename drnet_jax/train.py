@@ -6,8 +6,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints, cause
+from drnet_jax.checkpoints.checkpoint import CheckpointError, ContentError, StageCheckpoints
 from drnet_jax.checkpoints.config_history import comparable
+from drnet_jax.checkpoints.finite import check_restored
 from drnet_jax.checkpoints.restore import (
     check_data,
     load_variables,
@@ -15,7 +16,7 @@ from drnet_jax.checkpoints.restore import (
     trained_config,
     write_data,
 )
-from drnet_jax.checkpoints.runs import finished_path
+from drnet_jax.checkpoints.runs import finished_path, is_finished
 from drnet_jax.config import (
     SPLITS,
     STAGE_ONE_FIELDS,
@@ -118,7 +119,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     run = Run(config, workdir, model, cost, target, mesh, train, calibration, stage_steps)
     trace_stages(run, _unfinished(config, workdir))
     # A finished run was trained with what the file says already.
-    if not _is_finished(workdir, config.stages[-1]):
+    if not is_finished(workdir, config.stages[-1]):
         write_json(workdir / "config.json", flatten(config))
     write_data(workdir, classes, identities)
     return run
@@ -138,15 +139,11 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
         )
 
 
-def _is_finished(workdir: Path, stage: str) -> bool:
-    return finished_path(workdir, stage).exists() and _has_checkpoint(workdir / stage)
-
-
 def _unfinished(config: ConfigDict, workdir: Path) -> list[str]:
     """The stages of which something is left to train."""
     last = [stage for stage in config.stages if _has_checkpoint(workdir / stage)][-1:]
     first = config.stages.index(last[0]) if last else 0
-    return [stage for stage in config.stages[first:] if not _is_finished(workdir, stage)]
+    return [stage for stage in config.stages[first:] if not is_finished(workdir, stage)]
 
 
 def _has_checkpoint(directory: Path) -> bool:
@@ -198,16 +195,18 @@ def load_state(checkpoints: StageCheckpoints, step: int, like: TrainState) -> Tr
     """The training state of a checkpoint, with structure and placement of `like`.
 
     Raises:
-      CheckpointError: it is of another optimiser or model.
+      CheckpointError: it is damaged, not finite, or of another optimiser or model.
     """
     try:
-        return checkpoints.load(step, like)
-    except (ValueError, KeyError, TypeError) as error:
+        state = checkpoints.load(step, like)
+    except ContentError as error:
         raise CheckpointError(
             f"the training in {checkpoints.directory} cannot be resumed: step {step} does not hold "
             "the state of the configured optimiser (RMSProp's was another in earlier versions); "
-            f"train in another --workdir, or evaluate this one as it is ({cause(error)})"
+            f"train in another --workdir, or evaluate this one as it is ({error})"
         ) from error
+    check_restored(state, checkpoints.directory / str(step))
+    return state
 
 
 def stage_two_variables(run: Run, fresh: Any) -> Any:
@@ -234,6 +233,6 @@ def check_stage_one(config: ConfigDict, origin: Path) -> tuple[dict[str, Any], i
       CheckpointError: there is none, it is not finished, or it is of another model.
     """
     step = _latest_step(origin / "pretrain")
-    if step is None or not finished_path(origin, "pretrain").exists():
+    if step is None or not is_finished(origin, "pretrain"):
         raise CheckpointError(f"no finished stage 1 in {origin}: finish it, or name another run")
     return trained_config(config, origin, fields=STAGE_ONE_FIELDS), step
