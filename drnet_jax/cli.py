@@ -1,9 +1,12 @@
 """The command line of `main.py`, of `python -m drnet_jax` and of `drnet-jax`."""
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -13,15 +16,24 @@ from drnet_jax.config import ConfigError
 from drnet_jax.config_checks import check_config
 from drnet_jax.config_files import load_config
 from drnet_jax.config_overrides import override
+from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_line
 
 MODES = ("train", "eval", "calibrate", "benchmark", "predict", "report")
 _DEFAULT_FILE = "configs/digits_on_photos.py"
 # Those that the same command goes on with after an interruption.
 _RESUMED = ("train", "predict")
+_RESUME = "run the same command to resume"
+# In XLA's errors.
+_NO_MEMORY = "RESOURCE_EXHAUSTED"
+_LESS_MEMORY = (
+    "lower pretrain.batch_size, joint.batch_size or eval.batch_size; or keep the batch and set "
+    "model.remat=True, or <stage>.accumulate to take it in parts"
+)
 
 
 def run() -> None:
     """Runs the program on the arguments of the process; it ends with 0, or with 2 and one line."""
+    prepare_streams()
     try:
         file, arguments = _take_file(sys.argv[1:])
         config = load_config(file)
@@ -33,7 +45,9 @@ def run() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    # Where nobody reads it, the status says enough.
+    with suppress(OutputError):
+        print_line(f"error: {message}", sys.stderr)
     sys.exit(2)
 
 
@@ -95,23 +109,51 @@ def _main(config: ConfigDict, file: str, _: Sequence[str]) -> None:
     from drnet_jax.checkpoints.checkpoint import CheckpointError
     from drnet_jax.data.sources import DataError
     from drnet_jax.runtime.allocator import keep_freed_memory
+    from drnet_jax.runtime.files import in_words
     from drnet_jax.training.stops import TrainingError
 
     mode: str = flags.FLAGS.mode
     workdir = Path(flags.FLAGS.workdir or Path("runs") / Path(file.partition(":")[0]).stem)
     if jax.default_backend() == "cpu":
         keep_freed_memory()
-    print(f"workdir: {workdir} | devices: {jax.device_count()} x {jax.devices()[0].device_kind}")
+    _end_cleanly_on_signals()
+    device = jax.devices()[0].device_kind
     try:
+        print_line(f"workdir: {workdir} | devices: {jax.device_count()} x {device}")
         # The training does it itself.
         if mode != "train":
             check_config(config, jax.device_count())
         _job(mode, config)(config, workdir)
-    except (ConfigError, DataError, CheckpointError, TrainingError, BudgetError, OSError) as error:
+    except (ConfigError, DataError, CheckpointError, TrainingError, BudgetError) as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(in_words(error))
+    except OutputError as error:
+        kept = _RESUME if mode in _RESUMED else "what was written is kept"
+        _fail(f"{error}; {kept}")
     except KeyboardInterrupt:
-        resumes = "run the same command to resume" if mode in _RESUMED else "nothing is kept"
-        _fail(f"interrupted; {resumes}")
+        _fail(f"interrupted; {_RESUME if mode in _RESUMED else 'nothing is kept'}")
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and _NO_MEMORY not in str(error):
+            raise
+        _fail(f"out of memory ({_first_line(error)}): {_LESS_MEMORY}")
+
+
+def _end_cleanly_on_signals() -> None:
+    """SIGTERM and SIGHUP end the program as Ctrl-C does; `nohup`'s ignored SIGHUP stays so."""
+
+    def interrupt(number: int, _: FrameType | None) -> NoReturn:
+        """Once: shell and system may both send it."""
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, interrupt)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _job(mode: str, config: ConfigDict) -> Callable[[ConfigDict, Path], object]:

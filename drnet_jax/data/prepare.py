@@ -11,6 +11,8 @@ import argparse
 
 import tensorflow_datasets as tfds
 
+from drnet_jax.runtime.terminal import prepare_streams
+
 
 def main() -> None:
     """Downloads and prepares what the command line names, and says how many images it has."""
@@ -29,4 +31,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare_streams()
     main()
