@@ -34,7 +34,7 @@ from drnet_jax.models.macs import GIGA, ModelCost, model_cost
 from drnet_jax.reports.evaluation_report import pictures, write_report
 from drnet_jax.reports.tables import print_tables
 from drnet_jax.runtime.environment import environment
-from drnet_jax.runtime.files import write_json
+from drnet_jax.runtime.files import check_writable, write_json
 from drnet_jax.runtime.progress import log
 
 # Edges of the table by apparent size, in pixels.
@@ -59,7 +59,9 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       CheckpointError: no checkpoint, or one of another model.
       DataError: the data cannot be read, or has other classes.
       BudgetError: nothing is calibrated for the budget, or it cannot be kept.
+      OSError: `workdir` cannot be written to.
     """
+    check_writable(workdir)
     split = config.eval.split
     trained, source = find_and_load(config, workdir, split)
     lam = budget_lambda(config, trained, source.image_size)
@@ -79,11 +81,12 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     summary["config"] = trained.config | evaluation_fields(config)
     summary["environment"] = environment() | {"outputs": str(logits.device)}
     write_json(workdir / "eval.json", summary)
-    print_tables(summary)
     report = workdir / "report.html"
     shown = pictures(source)
     gallery = config.eval.gallery
     write_report(report, summary, trained, logits, records, shown, gallery=gallery)
+    # At last: nobody may read it any more.
+    print_tables(summary)
     log(f"wrote {workdir / 'eval.json'} and {report}")
     return summary
 
@@ -165,7 +168,9 @@ def restore_and_evaluate_bucketed(config: ConfigDict, workdir: Path) -> dict[str
       DataError: the data cannot be read, or is other data; or, once the file is written, images
         cannot be decoded and `data.skip_corrupt` is not set.
       BudgetError: nothing is calibrated for the budget, or it cannot be kept.
+      OSError: `workdir` cannot be written to.
     """
+    check_writable(workdir)
     restored, source = restore_and_load(config, workdir, config.eval.split)
     lam = budget_lambda(config, restored, source.image_size)
     engine = adaptive_classifier(config, restored, source.image_size)

@@ -17,6 +17,7 @@ from drnet_jax.checkpoints.restore import (
     write_data,
 )
 from drnet_jax.checkpoints.runs import finished_path, is_finished
+from drnet_jax.checkpoints.training_lock import other_training, training_lock
 from drnet_jax.config import (
     SPLITS,
     STAGE_ONE_FIELDS,
@@ -52,23 +53,29 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       What was written to `<workdir>/eval.json`.
 
     Raises:
-      ConfigError: a bad field, or one that differs from the run that `workdir` holds.
+      ConfigError: a bad field, one that differs from the run that `workdir` holds, or another
+        process trains there.
       DataError: the data cannot be read.
       CheckpointError: `joint.init_from` has no checkpoint of stage 1 of this model, or a file
         beside checkpoints is missing or damaged.
       TrainingError: a non-finite loss, or an interruption by a signal.
+      OSError: the workdir cannot be written to.
     """
-    run = prepare(config, workdir)
-    for index, stage in enumerate(config.stages):
-        later = config.stages[index + 1 :]
-        if any(_has_checkpoint(workdir / name) for name in later):
-            continue
-        train_stage(run, stage)
-    return restore_and_evaluate(config, workdir)
+    with training_lock(workdir):
+        run = prepare(config, workdir)
+        for index, stage in enumerate(config.stages):
+            later = config.stages[index + 1 :]
+            if any(_has_checkpoint(workdir / name) for name in later):
+                continue
+            train_stage(run, stage)
+        return restore_and_evaluate(config, workdir)
 
 
 def prepare(config: ConfigDict, workdir: Path) -> Run:
-    """Checks everything that can be checked, loads the data and claims the workdir."""
+    """Checks everything that can be checked, loads the data and claims the workdir.
+
+    No other process may train there meanwhile: `training_lock`.
+    """
     check_config(config, jax.device_count())
     check_training(config, config.stages)
     check_model(config)
@@ -234,5 +241,9 @@ def check_stage_one(config: ConfigDict, origin: Path) -> tuple[dict[str, Any], i
     """
     step = _latest_step(origin / "pretrain")
     if step is None or not is_finished(origin, "pretrain"):
-        raise CheckpointError(f"no finished stage 1 in {origin}: finish it, or name another run")
+        other = other_training(origin)
+        raise CheckpointError(
+            f"no finished stage 1 in {origin}: "
+            + (f"wait for {other}" if other else "finish it, or name another run")
+        )
     return trained_config(config, origin, fields=STAGE_ONE_FIELDS), step

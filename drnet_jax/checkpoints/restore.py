@@ -18,6 +18,7 @@ from drnet_jax.checkpoints.checkpoint import (
 )
 from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.checkpoints.finite import check_restored
+from drnet_jax.checkpoints.training_lock import other_training
 from drnet_jax.config import (
     MODEL_FIELDS,
     SPLITS,
@@ -33,6 +34,7 @@ from drnet_jax.models.create import check_model, create_model
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.variables import classifier_variables, init_variables, merge_variables
 from drnet_jax.runtime.files import write_json
+from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
 
 
@@ -81,7 +83,7 @@ class RestoredModel(TrainedModel):
 
 
 def find_model(config: ConfigDict, origin: Path) -> TrainedModel:
-    """The best checkpoint of the last stage that has one.
+    """The best checkpoint of the last stage that has one; says so beside a running training.
 
     Args:
       config: with the model the checkpoint was trained with.
@@ -100,6 +102,8 @@ def find_model(config: ConfigDict, origin: Path) -> TrainedModel:
         step = checkpoints.best_step
         assert step is not None
         saved_at = checkpoints.saved_at(step)
+    if other := other_training(origin):
+        log(f"{other}: what is read is step {step} of {stage}")
     return TrainedModel(model, stage, step, saved_at, origin, classes, data["identities"], trained)
 
 

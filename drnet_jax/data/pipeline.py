@@ -1,7 +1,6 @@
 """From a source to batches on the devices (Grain)."""
 
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from jax.sharding import NamedSharding
 from drnet_jax.data.crops import EvalCrop, TrainCrop
 from drnet_jax.data.eval_view import view_of
 from drnet_jax.data.sources import EncodedSource, Sample, Source
+from drnet_jax.data.workers import end_with_parent, signals_withheld
 
 Batch = dict[str, jax.Array]
 AbstractBatch = dict[str, jax.ShapeDtypeStruct]
@@ -71,13 +71,21 @@ def train_batches(
 
     def place(batch: Sample) -> TrainBatch:
         """What the step needs, on the devices; the rest stays on the host."""
+        if num_workers:
+            # Else devices that use the host's memory would keep what is shared with the workers.
+            batch = {name: np.array(value) for name, value in batch.items()}
         arrays = _place({name: batch[name] for name in _train_names(source)}, sharding)
         return TrainBatch(arrays, batch["index"][batch["corrupt"]])
 
     ahead = grain.experimental.ThreadPrefetchIterDataset(
         _parallel(dataset, source, num_workers).map(place), prefetch_buffer_size=_DEVICE_BUFFER
     )
-    return iter(ahead)
+    if not num_workers:
+        return iter(ahead)
+    with signals_withheld():
+        batches = iter(ahead)
+        batches.start_prefetch()
+    return batches
 
 
 def _train_names(source: Source) -> tuple[str, ...]:
@@ -144,15 +152,9 @@ def _parallel(dataset: grain.MapDataset, source: Source, num_workers: int = 0) -
     if num_workers:
         batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=_DEVICE_BUFFER),
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=end_with_parent,
         )
     return batches
-
-
-def _ignore_interrupts(index: int, count: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the main one decides what to do about it."""
-    del index, count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _empty(sample: Sample, size: int) -> Sample:

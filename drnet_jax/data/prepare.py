@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 
 from drnet_jax.runtime.command_line import CommandLine, SetOnce, a_location
+from drnet_jax.runtime.terminal import prepare_streams
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -46,4 +47,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare_streams()
     main()

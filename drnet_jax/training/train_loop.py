@@ -26,8 +26,8 @@ def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
     """Runs the steps that are left; every epoch ends with a validation and a checkpoint.
 
     Raises:
-      TrainingError: figures that are not finite, too many corrupt images, or a signal; of the
-        latter two the last step is saved.
+      TrainingError: figures that are not finite, too many corrupt images, a signal, or an output
+        that takes no more; of all but the first the last step is saved.
     """
     config, checkpoints = stage.run.config, stage.checkpoints
     validate = Validator(stage)
@@ -61,7 +61,9 @@ def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
             logs = ends_epoch or step % config.log.every_steps == 0
             if logs:
                 write_log(step)
-            reason = "interrupted" if received else corrupt.excess() if logs else ""
+            reason = "interrupted" if received else log.output_lost
+            if logs and not reason:
+                reason = corrupt.excess()
             if ends_epoch:
                 validation = _validated(stage, step, state, validate)
                 log.end_epoch(step, validation)
