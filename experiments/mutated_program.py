@@ -5,8 +5,8 @@ python experiments/mutated_program.py
 Pictures of `picture_mutations.py`, two thirds of them damaged, as train, calibration and test
 folders of two classes, and further ones as a folder to predict. Which are corrupt is found out by
 decoding each by itself. Expected: the training ends with 0, names corrupt pictures only and leaves
-out of the evaluation exactly those; the prediction ends with 0, and every file is once in one of its
-tables, with its reason. `mutated_program.json` beside this file has the counts.
+out of the evaluation exactly those; the prediction ends with 0, and every file is once in one of
+its tables, with its reason. `mutated_program.json` beside this file has the counts.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.checkpoints.restore import restore_model
 from drnet_jax.checkpoints.runs import finished_path, load_run, stored_config
 from drnet_jax.config import flatten
-from drnet_jax.reports.comparison import read_summary
+from drnet_jax.reports.summaries import read_summary
 from drnet_jax.train import prepare
 from tests.random_model import write_run
 from tests.small_run import small_config
