@@ -53,9 +53,11 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
       ConfigError: an argument that belongs to no flag; it says how it may be meant.
       SystemExit: a bad value of a flag (with 2 and one line), or --help.
     """
+    program = Path(sys.argv[0]).name
     parser = CommandLine(
+        prog="python -m drnet_jax" if program == "__main__.py" else program,
         description="Trains, evaluates or uses a DRNet. Fields of the configuration are set by "
-        "--config.<field>=<value>; drnet_jax/config.py has them all."
+        "--config.<field>=<value>; drnet_jax/config.py has them all.",
     )
     parser.add_argument(
         "--config", action=SetOnce, default=_DEFAULT_FILE, help="what to run (default: %(default)s)"

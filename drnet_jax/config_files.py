@@ -33,7 +33,7 @@ def find_config(path: str | Path) -> Path:
     Raises:
       ConfigError: there is no such file, or it is no Python file.
     """
-    found = user_path("the config file", str(path))
+    found = user_path(str(path))
     if found.suffix != ".py":
         kind = "a folder" if found.is_dir() else "not a Python file"
         raise ConfigError(f"config file {path} is {kind}; {shipped_configs()} has the shipped ones")

@@ -46,11 +46,6 @@ class SetOnce(argparse.Action):
 def a_path(text: str) -> Path:
     """For the `type` of an argument: a path with `~` replaced (`user_path`)."""
     try:
-        return user_path("the path", text)
+        return user_path(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def a_location(text: str) -> str:
-    """`a_path` as text, which may be a URL (`gs://bucket/folder`)."""
-    return text if "://" in text else str(a_path(text))
