@@ -5,6 +5,7 @@ what was stopped is resumed, and runs that start from the same stage 1 share it.
 stage 2 the table (`sweep.md`, `sweep.json`) and the plot (`sweep.png`) are written anew.
 """
 
+import argparse
 import shlex
 import signal
 import sys
@@ -38,21 +39,16 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
       0, or 1 if a job failed.
     """
-    parser = _parser()
-    try:
-        overrides, others = take_overrides(arguments)
-    except ConfigError as error:
-        parser.error(str(error))
-    given = parser.parse_args(others)
+    given, overrides = parse(arguments)
     # The jobs need the GPUs; this process only writes.
     jax.config.update("jax_platforms", "cpu")
     directory = (given.dir or Path("runs") / given.sweep.stem).resolve()
     try:
         sweep = load_sweep(given.sweep)
-        plan = make_plan(sweep, _base(sweep, overrides), directory)
+        plan = make_plan(sweep, base_config(sweep, overrides), directory)
         check_directory(plan)
     except (ConfigError, CheckpointError) as error:
-        parser.exit(2, f"error: {error}\n")
+        _fail(str(error))
     command = shlex.join(["python", "-m", "drnet_jax.sweep", *arguments])
     results = given.results or directory
 
@@ -70,15 +66,25 @@ def main(arguments: Sequence[str]) -> int:
             failed = _run_all(runner, plan.stage_one) + _run_all(runner, plan.stage_two, write)
         write()
     except (ConfigError, CheckpointError) as error:
-        parser.exit(2, f"error: {error}\n")
+        _fail(str(error))
     except KeyboardInterrupt:
-        parser.exit(2, "error: interrupted; run the same command to resume\n")
+        _fail("interrupted; run the same command to resume")
     table = (results / "sweep.md").read_text()
     print(f"\n{table}\nwrote sweep.md, sweep.json and sweep.png in {results}")
     return int(failed > 0)
 
 
-def _parser() -> CommandLine:
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """`sweep`, `dir`, `results` and `devices`; and the fields that are set for every job.
+
+    Raises:
+      SystemExit: with 2 and one line, or --help.
+    """
     parser = CommandLine(
         prog="python -m drnet_jax.sweep",
         description=f"{__doc__} Fields of every job are set by --config.<field>=<value>.",
@@ -100,7 +106,11 @@ def _parser() -> CommandLine:
         default=[""],
         help="GPUs: a job on each at once (default: one job)",
     )
-    return parser
+    try:
+        overrides, others = take_overrides(arguments)
+    except ConfigError as error:
+        parser.error(str(error))
+    return parser.parse_args(others), overrides
 
 
 def load_sweep(path: Path) -> Sweep:
@@ -115,8 +125,16 @@ def load_sweep(path: Path) -> Sweep:
     return sweep
 
 
-def _base(sweep: Sweep, overrides: Mapping[str, Any]) -> ConfigDict:
-    """The configuration that the variants change."""
+def base_config(sweep: Sweep, overrides: Mapping[str, Any]) -> ConfigDict:
+    """The configuration that the variants change.
+
+    Args:
+      sweep: the variants.
+      overrides: what the user sets for every job, by the names of the fields.
+
+    Raises:
+      ConfigError: see `load_config` and `set_fields`; or the sweep sets one of them for every job.
+    """
     base = load_config(sweep.config)
     set_fields(base, overrides)
     variants = [set(found) for question in sweep.questions.values() for found in question.values()]

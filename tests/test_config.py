@@ -1,4 +1,4 @@
-"""Every shipped config builds; bad fields give one clear error."""
+"""Fields of a configuration: bad ones give one clear error, and which of them count."""
 
 import importlib
 import re
@@ -24,7 +24,6 @@ from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.settings import DataSettings
 from drnet_jax.data.sources import DataError
 from drnet_jax.models.create import create_model
-from drnet_jax.models.macs import model_cost
 
 ROOT = Path(__file__).parents[1]
 # Others build on these.
@@ -33,17 +32,10 @@ CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not i
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_config_builds(name: str) -> None:
-    """The model traces, its target, if any, is reachable, and the header names its own command."""
+def test_the_header_of_a_config_names_its_command(name: str) -> None:
+    """`tests/test_documented_commands.py` builds what the command trains."""
     module = importlib.import_module(f"configs.{name}")
     assert f"python main.py --config=configs/{name}.py" in module.__doc__
-    config = module.get_config()
-    check_config(config, 1)
-    check_training(config, config.stages)
-    model = create_model(config, config.data.num_classes or 10)
-    # Traces the classifier at every resolution, and the predictor.
-    target = alpha_target(config, model_cost(model).classifier_gmacs)
-    assert target is None or target > 0
 
 
 @pytest.mark.parametrize("name", ["imagenet100", "imagenet2012"])
