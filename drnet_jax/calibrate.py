@@ -14,6 +14,7 @@ from drnet_jax.config import budget_name
 from drnet_jax.evaluation.inputs import ModelOutputs, find_and_load
 from drnet_jax.inference.create import adaptive_classifier
 from drnet_jax.models.macs import model_cost
+from drnet_jax.runtime.files import check_writable
 from drnet_jax.runtime.progress import log
 
 _SHOWN = 11
@@ -30,7 +31,9 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
       CheckpointError: no checkpoint, one of another model, or no trained predictor.
       DataError: the data cannot be read, or is other data.
       BudgetError: the budget cannot be kept; the table is written all the same.
+      OSError: the folder of the checkpoint cannot be written to.
     """
+    check_writable(Path(config.restore_from) if config.restore_from else workdir)
     trained, source = find_and_load(config, workdir, "calibration")
     check_predictor(trained)
     path, model = calibration_path(trained), model_key(config, trained)

@@ -3,9 +3,12 @@
 import argparse
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from absl import flags, logging
@@ -16,16 +19,25 @@ from drnet_jax.config_checks import check_config
 from drnet_jax.config_files import load_config, split_name
 from drnet_jax.config_overrides import set_fields, take_overrides
 from drnet_jax.runtime.command_line import CommandLine, SetOnce, a_path
+from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_line
 
 MODES = ("train", "eval", "calibrate", "benchmark", "predict", "report")
 _DEFAULT_FILE = "configs/digits_on_photos.py"
 _FLAGS = ("config", "workdir", "mode", "help")
 # Those that the same command goes on with after an interruption.
 _RESUMED = ("train", "predict")
+_RESUME = "run the same command to resume"
+# In XLA's errors.
+_NO_MEMORY = "RESOURCE_EXHAUSTED"
+_LESS_MEMORY = (
+    "lower pretrain.batch_size, joint.batch_size or eval.batch_size; or keep the batch and set "
+    "model.remat=True, or <stage>.accumulate to take it in parts"
+)
 
 
 def run() -> None:
     """Runs the program on the arguments of the process; it ends with 0, or with 2 and one line."""
+    prepare_streams()
     try:
         values, others = take_overrides(sys.argv[1:])
         given = parse_flags(others)
@@ -39,7 +51,9 @@ def run() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    # Where nobody reads it, the status says enough.
+    with suppress(OutputError):
+        print_line(f"error: {message}", sys.stderr)
     sys.exit(2)
 
 
@@ -110,21 +124,48 @@ def _main(config: ConfigDict, mode: str, workdir: Path) -> None:
     from drnet_jax.checkpoints.checkpoint import CheckpointError
     from drnet_jax.data.sources import DataError
     from drnet_jax.runtime.allocator import keep_freed_memory
+    from drnet_jax.runtime.files import in_words
     from drnet_jax.training.stops import TrainingError
 
     if jax.default_backend() == "cpu":
         keep_freed_memory()
-    print(f"workdir: {workdir} | devices: {devices}")
+    _end_cleanly_on_signals()
     try:
+        print_line(f"workdir: {workdir} | devices: {devices}")
         # The training does it itself.
         if mode != "train":
-            check_config(config, jax.device_count())
+            check_config(config, jax.device_count(), mode)
         _job(mode, config)(config, workdir)
-    except (ConfigError, DataError, CheckpointError, TrainingError, BudgetError, OSError) as error:
+    except (ConfigError, DataError, CheckpointError, TrainingError, BudgetError) as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(in_words(error))
+    except OutputError as error:
+        kept = _RESUME if mode in _RESUMED else "what was written is kept"
+        _fail(f"{error}; {kept}")
     except KeyboardInterrupt:
-        resumes = "run the same command to resume" if mode in _RESUMED else "nothing is kept"
-        _fail(f"interrupted; {resumes}")
+        _fail(f"interrupted; {_RESUME if mode in _RESUMED else 'nothing is kept'}")
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and _NO_MEMORY not in str(error):
+            raise
+        _fail(f"out of memory ({_first_line(error)}): {_LESS_MEMORY}")
+
+
+def _end_cleanly_on_signals() -> None:
+    """SIGTERM and SIGHUP end the program as Ctrl-C does; `nohup`'s ignored SIGHUP stays so."""
+
+    def interrupt(number: int, _: FrameType | None) -> NoReturn:
+        """Once: shell and system may both send it."""
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, interrupt)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _start_jax() -> str:

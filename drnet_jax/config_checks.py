@@ -236,8 +236,13 @@ FIELDS: Mapping[str, Field] = {
 }
 
 
-def check_config(config: ConfigDict, num_devices: int) -> None:
+def check_config(config: ConfigDict, num_devices: int, mode: str = "train") -> None:
     """Checks everything that can be checked without the model and the data.
+
+    Args:
+      config: the whole configuration.
+      num_devices: that batches are divided among.
+      mode: what is to be done; batches that it does not use may be of any size.
 
     Raises:
       ConfigError: naming the first bad field and the remedy.
@@ -247,9 +252,13 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
     _check_data(config.data)
     _check_budget(config.budget)
     _check_stages(config)
-    for stage in STAGES:
-        _check_batch(config, stage, config[stage].accumulate, num_devices)
-    _check_batch(config, "eval", 1, num_devices)
+    if mode == "train":
+        for stage in config.stages:
+            _check_batch(config, stage, config[stage].accumulate, num_devices)
+    # Dispatch and predictions run on one device.
+    dense = mode == "eval" and config.eval.dispatch == "dense"
+    if dense or mode in ("train", "calibrate", "benchmark"):
+        _check_batch(config, "eval", 1, num_devices)
 
 
 def check_training(config: ConfigDict, stages: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,7 +27,15 @@ from drnet_jax.reports.comparison import Setting, markdown, settings, to_json
 from drnet_jax.reports.comparison_plot import comparison_figure
 from drnet_jax.reports.svg import plot_style
 from drnet_jax.runtime.command_line import CommandLine, SetOnce, a_path
-from drnet_jax.runtime.files import locked, write_json, write_text
+from drnet_jax.runtime.files import (
+    check_writable,
+    in_words,
+    replacing,
+    write_json,
+    write_text,
+)
+from drnet_jax.runtime.locks import locked
+from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_line
 from drnet_jax.sweeps.jobs import JobRunner, is_finished, minutes
 from drnet_jax.sweeps.plan import Job, Plan, Sweep, check_directory, make_plan
 from drnet_jax.sweeps.tables import runs_table, size_table
@@ -58,24 +66,33 @@ def main(arguments: Sequence[str]) -> int:
 
     runner = JobRunner(sweep.config, overrides, given.devices)
     # Two sweeps at once would run the same jobs in the same workdirs.
-    problem = (
-        f"another process runs the sweep in {directory}: wait until it ends, or give another --dir"
+    lock = locked(
+        directory / "sweep.lock",
+        f"runs the sweep in {directory}",
+        "wait until it ends, or give another --dir",
     )
     try:
-        with locked(directory / "sweep.lock", problem), _terminations(runner):
+        check_writable(results)
+        with lock, _terminations(runner):
             failed = _run_all(runner, plan.stage_one) + _run_all(runner, plan.stage_two, write)
         write()
+        table = (results / "sweep.md").read_text(encoding="utf-8")
+        print_line(f"\n{table}\nwrote sweep.md, sweep.json and sweep.png in {results}")
     except (ConfigError, CheckpointError) as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(in_words(error))
+    except OutputError as error:
+        _fail(f"{error}; run the same command to resume")
     except KeyboardInterrupt:
         _fail("interrupted; run the same command to resume")
-    table = (results / "sweep.md").read_text()
-    print(f"\n{table}\nwrote sweep.md, sweep.json and sweep.png in {results}")
     return int(failed > 0)
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    # Where nobody reads it, the status says enough.
+    with suppress(OutputError):
+        print_line(f"error: {message}", sys.stderr)
     sys.exit(2)
 
 
@@ -146,18 +163,25 @@ def base_config(sweep: Sweep, overrides: Mapping[str, Any]) -> ConfigDict:
 
 @contextmanager
 def _terminations(runner: JobRunner) -> Iterator[None]:
-    """SIGTERM reaches the running jobs too, as a terminal's Ctrl-C does."""
+    """SIGTERM and SIGHUP reach the running jobs too, as a terminal's Ctrl-C does.
+
+    Where SIGHUP is ignored (`nohup`), it stays so.
+    """
 
     def stop(*_: object) -> NoReturn:
         """They save what they have."""
         runner.terminate()
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _run_all(
@@ -166,7 +190,7 @@ def _run_all(
     """Runs what is not finished, as many at once as there are devices; how many failed."""
     waiting = [job for job in jobs if not is_finished(job)]
     if len(waiting) < len(jobs):
-        print(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs are finished already", flush=True)
+        print_line(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs are finished already")
     failed = 0
     start = time.perf_counter()
     with ThreadPoolExecutor(runner.num_devices) as pool:
@@ -177,12 +201,12 @@ def _run_all(
                 left = (time.perf_counter() - start) / done * (len(waiting) - done) / 60
                 text = f"FAILED: {problem}" if problem else f"{seconds:.0f} s"
                 name = futures[future].name
-                print(f"[{done}/{len(waiting)}] {name}: {text}; ETA {left:.0f} min", flush=True)
+                print_line(f"[{done}/{len(waiting)}] {name}: {text}; ETA {left:.0f} min")
                 failed += bool(problem)
                 if after_each is not None:
                     after_each()
         # By Ctrl-C the running jobs are interrupted too; they save what they have.
-        except (KeyboardInterrupt, CheckpointError):
+        except (KeyboardInterrupt, CheckpointError, OSError, OutputError):
             pool.shutdown(cancel_futures=True)
             raise
     return failed
@@ -208,8 +232,10 @@ def _write(plan: Plan, command: str, results: Path) -> None:
     tables = [markdown(questions), runs_table(finished), size_table(question, found[0])]
     write_text(results / "sweep.md", "\n".join([f"`{command}`\n", *filter(None, tables)]))
     with plot_style():
-        comparison_figure(questions).savefig(results / "sweep.png", dpi=120)
+        with replacing(results / "sweep.png") as temporary:
+            comparison_figure(questions).savefig(temporary, format="png", dpi=120)
 
 
 if __name__ == "__main__":
+    prepare_streams()
     sys.exit(main(sys.argv[1:]))

@@ -8,29 +8,30 @@ in `--manual_dir`. (`tfds build` does the same and needs Apache Beam too.)
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 
+from drnet_jax.runtime.command_line import CommandLine, SetOnce, a_location
+from drnet_jax.runtime.terminal import prepare_streams
+
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """`name`, and the folders `data_dir` and `manual_dir`, which may be None."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandLine(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="of the data set, as TFDS writes it")
     parser.add_argument(
-        "--data_dir", required=True, type=_folder, help="where prepared data sets go"
+        "--data_dir",
+        action=SetOnce,
+        type=a_location,
+        required=True,
+        help="where prepared data sets go",
     )
-    parser.add_argument("--manual_dir", type=_folder, help="where what TFDS cannot download lies")
+    parser.add_argument(
+        "--manual_dir", action=SetOnce, type=a_location, help="where what TFDS cannot download lies"
+    )
     return parser.parse_args(arguments)
-
-
-def _folder(text: str) -> str:
-    """With `~` replaced, which a shell leaves after an `=`."""
-    if not text:
-        raise argparse.ArgumentTypeError("an empty name: name a folder")
-    return os.path.expanduser(text)
 
 
 def main() -> None:
@@ -46,4 +47,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare_streams()
     main()

@@ -49,3 +49,8 @@ def a_path(text: str) -> Path:
         return user_path(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def a_location(text: str) -> str:
+    """`a_path` as text, which may be a URL (`gs://bucket/folder`)."""
+    return text if "://" in text else str(a_path(text))

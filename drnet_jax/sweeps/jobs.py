@@ -105,7 +105,7 @@ class JobRunner:
         # The time of a resumed run says nothing.
         if not code and not resumed:
             write_json(job.workdir / "time.json", {"seconds": seconds})
-        last = path.read_text(errors="replace").splitlines()[-1]
+        last = path.read_text(encoding="utf-8", errors="replace").splitlines()[-1]
         return seconds, f"{last} ({path})" if code else ""
 
     def _wait(self, command: Sequence[str], path: Path, device: str) -> int:
@@ -115,7 +115,7 @@ class JobRunner:
         environment["PYTHONPATH"] = os.pathsep.join(paths)
         if device:
             environment["CUDA_VISIBLE_DEVICES"] = device
-        with path.open("a") as log:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(shlex.join(command) + "\n")
             log.flush()
             process = subprocess.Popen(
