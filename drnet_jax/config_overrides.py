@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from drnet_jax.config import ConfigError, default_config, flatten
-from drnet_jax.config_checks import FIELDS, Flag, Items, Number, Text
+from drnet_jax.config_fields import FIELDS, Flag, Items, Number, Text
 from drnet_jax.config_paths import expand_paths
 
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)

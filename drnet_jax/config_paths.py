@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from drnet_jax.config import ConfigError, flatten
-from drnet_jax.config_checks import FIELDS, Field, Items, Text
+from drnet_jax.config_fields import FIELDS, Field, Items, Text
 
 # Of the keyboard, of a web page, of a text processor.
 _QUOTES = "'\"`‘’‚‛“”„‟«»‹›"

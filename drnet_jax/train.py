@@ -45,6 +45,9 @@ from drnet_jax.training.tracing import trace_stages
 from drnet_jax.training.train_loop import run_stage
 from drnet_jax.training.train_state import TrainState, create_train_state
 
+# The training state counts them in 32 bits.
+_MAX_STEPS = 2**31 - 1
+
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Trains the configured stages, resuming from `workdir`, and evaluates the best checkpoint.
@@ -111,11 +114,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
         check_data(Path(config.joint.init_from), classes, identities)
     train, calibration = splits.load("train"), splits.load("calibration")
     for stage in config.stages:
-        if len(train) < config[stage].batch_size:
-            raise ConfigError(
-                f"{stage}.batch_size={config[stage].batch_size} exceeds the {len(train)} training "
-                "images"
-            )
+        _check_steps(config, stage, len(train))
     stage_steps = {
         stage: create_stage_step(
             config, stage, model, cost, target, len(train) // config[stage].batch_size
@@ -130,6 +129,20 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
         write_json(workdir / "config.json", flatten(config))
     write_data(workdir, classes, identities)
     return run
+
+
+def _check_steps(config: ConfigDict, stage: str, num_images: int) -> None:
+    section = config[stage]
+    if num_images < section.batch_size:
+        raise ConfigError(
+            f"{stage}.batch_size={section.batch_size} exceeds the {num_images} training images"
+        )
+    num_steps = section.num_epochs * (num_images // section.batch_size)
+    if num_steps > _MAX_STEPS:
+        raise ConfigError(
+            f"{stage}.num_epochs={section.num_epochs} of {num_images // section.batch_size} steps "
+            f"each are more than {_MAX_STEPS} steps; lower it"
+        )
 
 
 def _check_workdir(config: ConfigDict, workdir: Path) -> None:
