@@ -39,10 +39,12 @@ class Text:
     Attributes:
       choices: the allowed ones; empty: any.
       empty: allow the empty string.
+      path: of a file or a folder, with its `~` replaced (`config_paths.py`).
     """
 
     choices: tuple[str, ...] = ()
     empty: bool = True
+    path: bool = False
 
     def complaint(self, value: Any) -> str:
         """See `Flag`."""
@@ -51,6 +53,8 @@ class Text:
             return "" if known else f"must be one of {', '.join(map(repr, self.choices))}"
         if not isinstance(value, str):
             return "must be a string"
+        if self.path and value.startswith("~"):
+            return "must name the home directory in full"
         return "" if value or self.empty else "must not be empty"
 
 
@@ -139,6 +143,7 @@ _FRACTION = Number(above=0, most=1)
 _BUDGET = Number(least=0, optional=True)
 _SIZES = Items(_POSITIVE_INT)
 _NAME = Text(empty=False)
+_PATH = Text(path=True)
 
 _STAGE: dict[str, Field] = {
     "num_epochs": _POSITIVE_INT,
@@ -161,7 +166,7 @@ _STAGE: dict[str, Field] = {
 FIELDS: Mapping[str, Field] = {
     "seed": _COUNT,
     "stages": Items(Text(STAGES)),
-    "restore_from": Text(),
+    "restore_from": _PATH,
     "model.name": _NAME,
     "model.args": Text(),
     "model.resolutions": _SIZES,
@@ -175,7 +180,7 @@ FIELDS: Mapping[str, Field] = {
     "predictor.args": Text(),
     "predictor.size": _POSITIVE_INT,
     "data.name": _NAME,
-    "data.dir": Text(),
+    "data.dir": _PATH,
     "data.num_classes": _COUNT,
     "data.calibration_fraction": _SHARE,
     "data.test_fraction": _SHARE,
@@ -192,7 +197,7 @@ FIELDS: Mapping[str, Field] = {
     "data.train_images": _COUNT,
     "data.eval_images": _COUNT,
     **{f"{stage}.{name}": field for stage in STAGES for name, field in _STAGE.items()},
-    "joint.init_from": Text(),
+    "joint.init_from": _PATH,
     "joint.predictor_lr_scale": _POSITIVE,
     "joint.eta": _ZERO_OR_MORE,
     "joint.alpha": Number(above=0, optional=True),
@@ -219,11 +224,11 @@ FIELDS: Mapping[str, Field] = {
     # Fewer give no interval.
     "benchmark.repeats": Number(whole=True, least=LEAST_REPEATS),
     "benchmark.seconds": _ZERO_OR_MORE,
-    "predict.input": Text(),
-    "predict.output": Text(),
+    "predict.input": _PATH,
+    "predict.output": _PATH,
     "predict.format": Text(("csv", "jsonl")),
     "predict.gallery": _COUNT,
-    "report.runs": Items(Text(empty=False), empty=True),
+    "report.runs": Items(Text(empty=False, path=True), empty=True),
     "checkpoint.keep_latest": _POSITIVE_INT,
     "checkpoint.every_steps": _COUNT,
     "log.every_steps": _POSITIVE_INT,
@@ -231,8 +236,13 @@ FIELDS: Mapping[str, Field] = {
 }
 
 
-def check_config(config: ConfigDict, num_devices: int) -> None:
+def check_config(config: ConfigDict, num_devices: int, mode: str = "train") -> None:
     """Checks everything that can be checked without the model and the data.
+
+    Args:
+      config: the whole configuration.
+      num_devices: that batches are divided among.
+      mode: what is to be done; batches that it does not use may be of any size.
 
     Raises:
       ConfigError: naming the first bad field and the remedy.
@@ -242,9 +252,13 @@ def check_config(config: ConfigDict, num_devices: int) -> None:
     _check_data(config.data)
     _check_budget(config.budget)
     _check_stages(config)
-    for stage in STAGES:
-        _check_batch(config, stage, config[stage].accumulate, num_devices)
-    _check_batch(config, "eval", 1, num_devices)
+    if mode == "train":
+        for stage in config.stages:
+            _check_batch(config, stage, config[stage].accumulate, num_devices)
+    # Dispatch and predictions run on one device.
+    dense = mode == "eval" and config.eval.dispatch == "dense"
+    if dense or mode in ("train", "calibrate", "benchmark"):
+        _check_batch(config, "eval", 1, num_devices)
 
 
 def check_training(config: ConfigDict, stages: Iterable[str]) -> None:

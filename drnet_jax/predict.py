@@ -15,9 +15,8 @@ from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.checkpoints.restore import TrainedModel, find_model, restore_variables
 from drnet_jax.config import ConfigError, budget_name
 from drnet_jax.data.datasets import eval_view
-from drnet_jax.data.decode import CorruptImageError, resize_square
+from drnet_jax.data.decode import SUFFIXES, CorruptImageError, resize_square
 from drnet_jax.data.eval_view import EvalView
-from drnet_jax.data.folder import SUFFIXES
 from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import DataError
 from drnet_jax.inference.create import file_classifier

@@ -5,16 +5,15 @@ what was stopped is resumed, and runs that start from the same stage 1 share it.
 stage 2 the table (`sweep.md`, `sweep.json`) and the plot (`sweep.png`) are written anew.
 """
 
-import argparse
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from ml_collections import ConfigDict
@@ -22,10 +21,11 @@ from ml_collections import ConfigDict
 from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError
 from drnet_jax.config_files import call_file, find_config, load_config
-from drnet_jax.config_overrides import override
+from drnet_jax.config_overrides import set_fields, take_overrides
 from drnet_jax.reports.comparison import Setting, markdown, settings, to_json
 from drnet_jax.reports.comparison_plot import comparison_figure
 from drnet_jax.reports.svg import plot_style
+from drnet_jax.runtime.command_line import CommandLine, SetOnce, a_path
 from drnet_jax.runtime.files import (
     check_writable,
     in_words,
@@ -46,14 +46,12 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
       0, or 1 if a job failed.
     """
-    parser = argparse.ArgumentParser("python -m drnet_jax.sweep", description=__doc__)
-    parser.add_argument("sweep", type=Path, help="a file with get_sweep(), as in configs/sweeps/")
-    parser.add_argument("--dir", type=Path, help="of all runs; default: runs/<name of the sweep>")
-    parser.add_argument("--results", type=Path, help="where the table goes; default: --dir")
-    parser.add_argument(
-        "--devices", nargs="+", default=[""], help="GPUs: a job on each at once (default: one job)"
-    )
-    given, overrides = parser.parse_known_args(arguments)
+    parser = _parser()
+    try:
+        overrides, others = take_overrides(arguments)
+    except ConfigError as error:
+        parser.error(str(error))
+    given = parser.parse_args(others)
     # The jobs need the GPUs; this process only writes.
     jax.config.update("jax_platforms", "cpu")
     directory = (given.dir or Path("runs") / given.sweep.stem).resolve()
@@ -95,6 +93,31 @@ def main(arguments: Sequence[str]) -> int:
     return int(failed > 0)
 
 
+def _parser() -> CommandLine:
+    parser = CommandLine(
+        prog="python -m drnet_jax.sweep",
+        description=f"{__doc__} Fields of every job are set by --config.<field>=<value>.",
+    )
+    parser.add_argument("sweep", type=a_path, help="a file with get_sweep(), as in configs/sweeps/")
+    parser.add_argument(
+        "--dir",
+        action=SetOnce,
+        type=a_path,
+        help="of all runs; default: runs/<name of the sweep>",
+    )
+    parser.add_argument(
+        "--results", action=SetOnce, type=a_path, help="where the table goes; default: --dir"
+    )
+    parser.add_argument(
+        "--devices",
+        action=SetOnce,
+        nargs="+",
+        default=[""],
+        help="GPUs: a job on each at once (default: one job)",
+    )
+    return parser
+
+
 def load_sweep(path: Path) -> Sweep:
     """What `get_sweep()` of a file gives.
 
@@ -107,11 +130,14 @@ def load_sweep(path: Path) -> Sweep:
     return sweep
 
 
-def _base(sweep: Sweep, overrides: Sequence[str]) -> ConfigDict:
+def _base(sweep: Sweep, overrides: Mapping[str, Any]) -> ConfigDict:
     """The configuration that the variants change."""
     base = load_config(sweep.config)
-    if bad := override(base, overrides):
-        raise ConfigError(f"unknown arguments {bad}; overrides are --config.<field>=<value>")
+    set_fields(base, overrides)
+    variants = [set(found) for question in sweep.questions.values() for found in question.values()]
+    always = {"seed", "stages", "joint.init_from"}.union(set.intersection(*variants or [set()]))
+    for name in sorted(always & overrides.keys()):
+        raise ConfigError(f"{name} is set by the sweep for every job: change the file of the sweep")
     return base
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints, cause
+from drnet_jax.checkpoints.checkpoint import CheckpointError, ContentError, StageCheckpoints
 from drnet_jax.checkpoints.config_history import comparable
+from drnet_jax.checkpoints.finite import check_restored
 from drnet_jax.checkpoints.restore import (
     check_data,
     load_variables,
@@ -15,7 +16,7 @@ from drnet_jax.checkpoints.restore import (
     trained_config,
     write_data,
 )
-from drnet_jax.checkpoints.runs import finished_path
+from drnet_jax.checkpoints.runs import finished_path, is_finished
 from drnet_jax.checkpoints.training_lock import other_training, training_lock
 from drnet_jax.config import (
     SPLITS,
@@ -40,6 +41,7 @@ from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
 from drnet_jax.training.create import create_stage_step, noise_key
 from drnet_jax.training.stage import Run, Stage
+from drnet_jax.training.tracing import trace_stages
 from drnet_jax.training.train_loop import run_stage
 from drnet_jax.training.train_state import TrainState, create_train_state
 
@@ -114,11 +116,20 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
                 f"{stage}.batch_size={config[stage].batch_size} exceeds the {len(train)} training "
                 "images"
             )
+    stage_steps = {
+        stage: create_stage_step(
+            config, stage, model, cost, target, len(train) // config[stage].batch_size
+        )
+        for stage in config.stages
+    }
+    mesh = create_mesh()
+    run = Run(config, workdir, model, cost, target, mesh, train, calibration, stage_steps)
+    trace_stages(run, _unfinished(config, workdir))
     # A finished run was trained with what the file says already.
-    if not _is_finished(workdir, config.stages[-1]):
+    if not is_finished(workdir, config.stages[-1]):
         write_json(workdir / "config.json", flatten(config))
     write_data(workdir, classes, identities)
-    return Run(config, workdir, model, cost, target, create_mesh(), train, calibration)
+    return run
 
 
 def _check_workdir(config: ConfigDict, workdir: Path) -> None:
@@ -135,8 +146,11 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
         )
 
 
-def _is_finished(workdir: Path, stage: str) -> bool:
-    return finished_path(workdir, stage).exists() and _has_checkpoint(workdir / stage)
+def _unfinished(config: ConfigDict, workdir: Path) -> list[str]:
+    """The stages of which something is left to train."""
+    last = [stage for stage in config.stages if _has_checkpoint(workdir / stage)][-1:]
+    first = config.stages.index(last[0]) if last else 0
+    return [stage for stage in config.stages[first:] if not is_finished(workdir, stage)]
 
 
 def _has_checkpoint(directory: Path) -> bool:
@@ -172,9 +186,7 @@ def train_stage(run: Run, name: str) -> None:
         untrained: Any = {}
         if name == "pretrain":
             initial, untrained = split_classifier(initial)
-        tx, train_step = create_stage_step(
-            run.config, name, run.model, run.cost, run.target, steps_per_epoch
-        )
+        tx, train_step = run.stage_steps[name]
         state = create_train_state(initial, tx, ema=section.ema_decay > 0)
         state = jax.device_put(state, replicated)
         if start:
@@ -190,16 +202,18 @@ def load_state(checkpoints: StageCheckpoints, step: int, like: TrainState) -> Tr
     """The training state of a checkpoint, with structure and placement of `like`.
 
     Raises:
-      CheckpointError: it is of another optimiser or model.
+      CheckpointError: it is damaged, not finite, or of another optimiser or model.
     """
     try:
-        return checkpoints.load(step, like)
-    except (ValueError, KeyError, TypeError) as error:
+        state = checkpoints.load(step, like)
+    except ContentError as error:
         raise CheckpointError(
             f"the training in {checkpoints.directory} cannot be resumed: step {step} does not hold "
             "the state of the configured optimiser (RMSProp's was another in earlier versions); "
-            f"train in another --workdir, or evaluate this one as it is ({cause(error)})"
+            f"train in another --workdir, or evaluate this one as it is ({error})"
         ) from error
+    check_restored(state, checkpoints.directory / str(step))
+    return state
 
 
 def stage_two_variables(run: Run, fresh: Any) -> Any:
@@ -226,7 +240,7 @@ def check_stage_one(config: ConfigDict, origin: Path) -> tuple[dict[str, Any], i
       CheckpointError: there is none, it is not finished, or it is of another model.
     """
     step = _latest_step(origin / "pretrain")
-    if step is None or not finished_path(origin, "pretrain").exists():
+    if step is None or not is_finished(origin, "pretrain"):
         other = other_training(origin)
         raise CheckpointError(
             f"no finished stage 1 in {origin}: "

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from drnet_jax.cli import MODES
 from drnet_jax.config import (
     STAGES,
     ConfigError,
@@ -82,6 +83,32 @@ def test_bad_fields(field: str, value: object, words: str) -> None:
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError, match=words):
         check_config(config, 4)
+
+
+@pytest.mark.parametrize(
+    ("field", "modes"),
+    [
+        # Who divides these batches among the devices, of which there are five.
+        ("pretrain.batch_size", ["train"]),
+        ("joint.batch_size", ["train"]),
+        ("eval.batch_size", ["train", "eval", "calibrate", "benchmark"]),
+    ],
+)
+def test_only_a_mode_that_uses_a_batch_minds_its_size(field: str, modes: list[str]) -> None:
+    config = default_config()
+    sizes = {"pretrain.batch_size": 40, "joint.batch_size": 40, "eval.batch_size": 40}
+    config.update_from_flattened_dict(sizes | {field: 32})
+    for mode in MODES:
+        if mode in modes:
+            with pytest.raises(ConfigError, match=f"{field}=32 is not divisible by the 5 devices"):
+                check_config(config, 5, mode)
+        else:
+            check_config(config, 5, mode)
+    config.eval.dispatch = "bucketed"
+    check_config(config, 5, "eval")
+    config.stages = ("pretrain",) if field == "joint.batch_size" else ("joint",)
+    if field != "eval.batch_size":
+        check_config(config, 5)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +219,18 @@ def test_alpha_outside_the_range() -> None:
     config.joint.alpha_fraction = 0.2
     with pytest.raises(ConfigError, match=r"outside \[1, 4\]"):
         alpha_target(config, (4.0, 2.0, 1.0))
+
+
+def test_resolutions_of_equal_cost_leave_nothing_to_regularise() -> None:
+    """Of 63 px the stride of 2 makes as many positions as of 64."""
+    config = default_config()
+    config.model.resolutions = (64, 63)
+    gmacs = model_cost(create_model(config, 10)).classifier_gmacs
+    assert gmacs[0] == gmacs[1]
+    with pytest.raises(ConfigError, match=r"^model.resolutions=\(64, 63\) all cost"):
+        alpha_target(config, gmacs)
+    config.joint.alpha_fraction = None
+    assert alpha_target(config, gmacs) is None
 
 
 def test_only_fields_that_change_the_run_count() -> None:

@@ -13,6 +13,7 @@ from drnet_jax.data import decode
 from drnet_jax.data.decode import Box, CorruptImageError, centre_crop_box, random_crop_box
 
 PHOTO = Image.fromarray(load_sample_image("china.jpg"))
+EXTENSIONS = Image.registered_extensions()
 
 
 def encode(picture: Image.Image, form: str = "JPEG", **options: object) -> bytes:
@@ -189,7 +190,9 @@ def test_an_orientation_in_xmp() -> None:
     assert np.abs(got.astype(int) - decode.decode_crop(plain, centre, 48)).max() <= 1
 
 
-@pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG"])
+# Pillow warns of some of the damage.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "JPEG", "TIFF", "AVIF", "JPEG2000"])
 def test_damaged_headers_are_corrupt_or_harmless(form: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -235,15 +238,24 @@ def test_other_bytes_are_corrupt() -> None:
 @pytest.mark.parametrize(
     ("problem", "expected", "words"),
     [
-        (MemoryError(), MemoryError, "^$"),
+        # A damaged header asks for any amount.
+        (MemoryError(), CorruptImageError, "too little memory"),
         (ZeroDivisionError(), CorruptImageError, "^ZeroDivisionError$"),
         (OSError("broken data stream"), CorruptImageError, "^broken data stream$"),
+        (RuntimeError("Failed to decode frame 0"), CorruptImageError, "^Failed to decode frame 0$"),
+        (SyntaxError("broken PNG file"), CorruptImageError, "^broken PNG file$"),
+        (OverflowError(), CorruptImageError, "^OverflowError$"),
+        # The user's, not the picture's.
+        (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
     ],
 )
-def test_too_little_memory_is_no_corrupt_picture(
-    monkeypatch: pytest.MonkeyPatch, problem: Exception, expected: type[Exception], words: str
+def test_whatever_a_decoder_raises_is_a_corrupt_picture(
+    monkeypatch: pytest.MonkeyPatch,
+    problem: BaseException,
+    expected: type[BaseException],
+    words: str,
 ) -> None:
-    """Whatever else goes wrong in a decoder is one, with a reason."""
+    """With a reason."""
 
     def resize(*_: Any, **__: Any) -> Image.Image:
         raise problem

@@ -34,7 +34,8 @@ class Case:
         config = default_config()
         config.update_from_flattened_dict(
             {
-                "model.args": "width=4, stem='small'",
+                "model.name": "resnet",
+                "model.args": "stage_sizes=(1, 1), width=4, stem='small'",
                 "model.resolutions": (48, 32, 16),
                 "predictor.args": "stage_sizes=(1, 1, 1), width=4, stem='small'",
             }

@@ -24,7 +24,7 @@ CLASSES = tuple("0123456789")
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    write_run(small_config(**{"joint.alpha_fraction": None, "joint.alpha": 2e-4}), folder, CLASSES)
+    write_run(small_config(**{"joint.alpha_fraction": None, "joint.alpha": 1e-4}), folder, CLASSES)
     return folder
 
 
@@ -38,7 +38,7 @@ def edit(workdir: Path, to: Path, **changes: object) -> Path:
 
 
 def test_a_run_needs_no_config(workdir: Path) -> None:
-    config = small_config(**{"joint.alpha_fraction": None, "joint.alpha": 2e-4})
+    config = small_config(**{"joint.alpha_fraction": None, "joint.alpha": 1e-4})
     assert stored_config(workdir) == config
     run = load_run(workdir)
     assert run.model == restore_model(config, workdir).model and run.classes == CLASSES

@@ -11,10 +11,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
-# Whatever a file is called: no others, since some of Pillow's decoders start programs (EPS).
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# The formats of pictures, by Pillow's names, and how their files are named. They are told apart by
+# content, whatever a file is called. Not among them: what starts programs (EPS, WMF), films, what
+# has no signature, so that any bytes may pass for it (TGA), and icons, which are several pictures.
+_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+# What Pillow may be built without.
+_FEATURES = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
+_FORMATS = tuple(
+    name for name in _SUFFIXES if name not in _FEATURES or features.check(_FEATURES[name])
+)
+SUFFIXES = tuple(suffix for name in _FORMATS for suffix in _SUFFIXES[name])
 # EXIF orientations of pictures to mirror left to right, or top to bottom, after the transposition
 # of those from `_TRANSPOSED` on.
 _MIRRORED, _UPSIDE_DOWN, _TRANSPOSED = (2, 3, 6, 7), (3, 4, 7, 8), 5
@@ -75,17 +93,21 @@ def decode_crop(encoded: bytes, choose_box: ChooseBox, size: int) -> np.ndarray:
     Grey pictures get three equal channels, transparency is dropped, the EXIF orientation applied.
 
     Args:
-      encoded: a JPEG, PNG, WebP, GIF or BMP; of an animation the first picture.
+      encoded: a picture of a format whose files are named as in `SUFFIXES`; of several in one
+        file the first.
       choose_box: from the picture's width and height to the part.
       size: of the result.
 
     Raises:
-      CorruptImageError: the bytes cannot be decoded, or end early.
-      MemoryError: there is too little for a picture that may be whole.
+      CorruptImageError: the bytes cannot be decoded, or end early, or there is too little memory.
     """
     with _corrupt_where_pillow_fails():
         picture = Image.open(io.BytesIO(encoded), formats=_FORMATS)
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        if picture.format == "TIFF":
+            # Pillow turns these as it loads them.
+            picture.load()
+            orientation = 1
     if orientation not in range(1, 9):
         orientation = 1
     width, height = picture.size
@@ -116,10 +138,11 @@ def _corrupt_where_pillow_fails() -> Iterator[None]:
     except UnidentifiedImageError as error:
         # Pillow's own message names an object in memory.
         raise CorruptImageError("it is no picture of a known format") from error
-    except MemoryError:
-        # Says nothing of the picture.
-        raise
-    # Damaged files make decoders raise whatever happens to go wrong: OSError, struct.error, ...
+    except MemoryError as error:
+        # Damaged headers ask for any amount. (Where a whole picture is too large, it is named too.)
+        raise CorruptImageError("there is too little memory to decode it") from error
+    # Damaged files make decoders raise whatever happens to go wrong: OSError, struct.error,
+    # RuntimeError, ...
     except Exception as error:
         raise CorruptImageError(str(error) or type(error).__name__) from error
 
@@ -169,9 +192,12 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "RGB":
         # Converting would copy it.
         return picture
+    if picture.mode == "F" or (picture.mode == "I" and picture.format == "TIFF"):
+        raise CorruptImageError("its pixels are of 32 bits, which have no fixed black and white")
     if picture.mode.startswith("I"):
         # 16 bits of grey, which converting would clip.
-        picture = picture.point(lambda value: value * (1 / 256)).convert("L")
+        grey = picture.convert("I") if picture.mode not in ("I", "I;16") else picture
+        picture = grey.point(lambda value: value * (1 / 256)).convert("L")
     picture.load()
     # Pillow warns where a palette has it.
     picture.info.pop("transparency", None)

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from drnet_jax.data.decode import SUFFIXES
 from drnet_jax.data.index_cache import digest
 from drnet_jax.data.sources import DataError, LabelledImages
 from drnet_jax.data.splits import official_splits
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from drnet_jax.checkpoints.finite import rows_not_finite
 from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.checkpoints.restore import (
     RestoredModel,
@@ -86,7 +87,7 @@ class ModelOutputs:
         Raises:
           DataError: an image cannot be decoded, and neither `skip_corrupt` nor
             `data.skip_corrupt` is set; or none can.
-          CheckpointError: the checkpoint is of another model.
+          CheckpointError: the checkpoint is damaged or of another model, or outputs are not finite.
         """
         skip_corrupt = skip_corrupt or self._config.data.skip_corrupt
         known = self._load(split, source)
@@ -113,6 +114,7 @@ class ModelOutputs:
             source,
             batch_size=self._config.eval.batch_size,
             mesh=self._restored.mesh,
+            checkpoint=self._trained.checkpoint,
         )
 
     def _save(self, split: str, found: Logits) -> None:
@@ -131,6 +133,9 @@ class ModelOutputs:
             known = logits.load(self._path, self._key, split)
         except LogitsError as error:
             log(f"{error}: computed anew")
+            return None
+        if known is not None and len(rows_not_finite(known.logits, known.scores)):
+            log(f"{self._path} has outputs that are not finite: computed anew")
             return None
         if known is None or same_images(known, source):
             return known

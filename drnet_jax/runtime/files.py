@@ -11,10 +11,12 @@ from typing import Any
 
 import jax
 
+from drnet_jax.runtime.checked_json import with_checksum
+
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes the file whole or not at all, on the first process only."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    """Writes the file whole or not at all, on the first process only; see `with_checksum`."""
+    write_text(path, json.dumps(with_checksum(content), indent=2) + "\n")
 
 
 def remove_file(path: Path) -> None:

@@ -39,7 +39,8 @@ def create_learning_rate_fn(
     decay = decays[stage.schedule]
 
     def learning_rate(step: Any) -> Any:
-        """The rate of the update that follows `step` updates."""
+        """The rate of the update that follows `step` updates, float32."""
+        step = jnp.asarray(step, jnp.float32)
         warmup = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
         return scale * stage.base_learning_rate * warmup * decay(step)
 

@@ -13,7 +13,7 @@ from drnet_jax.runtime.progress import Progress
 from drnet_jax.runtime.terminal import OutputError
 from drnet_jax.training.stage import Stage
 from drnet_jax.training.stage_losses import Metrics
-from drnet_jax.training.stops import diverged
+from drnet_jax.training.stops import check_metrics, diverged
 from drnet_jax.training.validation import Validation
 
 # A resolution whose share stays below this over an epoch is reported.
@@ -69,9 +69,7 @@ class StageLog:
             return
         metrics = jax.device_get(self._window)
         for number, figures in enumerate(metrics, step - len(metrics) + 1):
-            # A loss is computed before its own update: the gradient tells what that did.
-            if not np.isfinite(figures["loss"]) or not np.isfinite(figures["grad_norm"]):
-                raise diverged(self._stage, number, figures)
+            check_metrics(self._stage, number, figures)
         elapsed = time.perf_counter() - self._since
         means: dict[str, Any] = average(metrics)
         means["epoch"] = step / self._stage.steps_per_epoch
@@ -104,7 +102,8 @@ class StageLog:
                 for warning in unused_warnings(stage.run.model.resolutions, shares):
                     self._progress.message(warning)
         if not np.isfinite(validation.objective):
-            raise diverged(stage, step, self._epoch[-1])
+            what = f"the objective on the calibration split is {validation.objective}"
+            raise diverged(stage, step, what, self._epoch[-1])
         self._writer.write(stage.name, step, validation.figures)
         epoch = step // stage.steps_per_epoch
         with self._printing():
