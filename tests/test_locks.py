@@ -135,7 +135,7 @@ def test_a_second_training_is_refused_before_any_work(hold: Hold, tmp_path: Path
         # It would be refused for this field too, after the lock.
         train_and_evaluate(small_config(restore_from="elsewhere"), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["train.lock"]
-    with pytest.raises(CheckpointError, match=f"no finished stage 1 in .*: wait for {HOLDER}"):
+    with pytest.raises(CheckpointError, match=f"no finished stage 1 in .*: {HOLDER}; wait until"):
         check_stage_one(small_config(), tmp_path)
 
 
