@@ -124,7 +124,8 @@ def test_no_job_of_a_sweep_begins_where_its_table_cannot_be_written(
         with pytest.raises(SystemExit) as ended:
             main([str(sweep), *arguments])
         assert ended.value.code == 2
-        assert capsys.readouterr().err == f"error: {tmp_path / 'file'}: Not a directory\n"
+        problem = "no results can be written there (Not a directory)"
+        assert capsys.readouterr().err == f"error: {tmp_path / 'file'}: {problem}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -101,7 +101,8 @@ def test_a_damaged_row(changes: dict[str, Any], words: str, tmp_path: Path) -> N
     assert table.read_bytes() == before
 
 
-def test_the_lock_ends_with_its_block_and_leaves_the_folder_alone(tmp_path: Path) -> None:
+def test_the_lock_ends_with_its_block_and_leaves_nothing(tmp_path: Path) -> None:
+    """Whatever the folder is called; what killed processes left is no job, and goes."""
     output, link = tmp_path / "new", tmp_path / "link"
     link.symlink_to(output)
     with locked_output(output):
@@ -112,5 +113,11 @@ def test_the_lock_ends_with_its_block_and_leaves_the_folder_alone(tmp_path: Path
                 locked_output(name).__enter__()
         with locked_output(tmp_path / "other"):
             pass
+    assert not output.exists()
+    output.mkdir()
+    for name in ("predict.lock", ".predict.json.1-a.tmp"):
+        (output / name).touch()
+    assert read_state(output) is None
     with locked_output(link):
-        assert not output.exists()
+        assert [path.name for path in output.iterdir()] == ["predict.lock"]
+    assert list(output.iterdir()) == []

@@ -314,6 +314,8 @@ def test_a_closed_terminal_with_workers_saves_first(pictures: Path, tmp_path: Pa
     further = {name: flatten(flags)[name] for name in names}
     further["model.resolutions"], further["stages"] = (32,), ("pretrain",)
     workdir = tmp_path / "run"
+    # Whoever started the tests may ignore it, and processes inherit that.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     process = subprocess.Popen(
         command(workdir, **further, **{"pretrain.num_epochs": 1000}),
         env=os.environ | {"XLA_FLAGS": QUICK_COMPILATION},
@@ -321,9 +323,8 @@ def test_a_closed_terminal_with_workers_saves_first(pictures: Path, tmp_path: Pa
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Whoever started the tests may ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
+    signal.signal(signal.SIGHUP, before)
     deadline = time.monotonic() + 120
     while not (workdir / "pretrain" / "6").is_dir():
         assert process.poll() is None and time.monotonic() < deadline

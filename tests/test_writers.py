@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from drnet_jax.reports.predictions import Unreadable
 from drnet_jax.runtime.checked_json import read_json
@@ -43,9 +44,17 @@ def test_tensorboard_events(tmp_path: Path) -> None:
     writer = MetricWriter(tmp_path, STAGES, "joint", 0, tensorboard=True)
     writer.write("joint", 1, {"loss": 0.5, "shares": [0.25, 0.75]})
     writer.close()
-    (events,) = (tmp_path / "tensorboard" / "joint").glob("events*")
-    content = events.read_bytes()
-    assert all(tag in content for tag in (b"loss", b"shares/0", b"shares/1"))
+    (file,) = (tmp_path / "tensorboard" / "joint").glob("events*")
+    content, events = file.read_bytes(), []
+    # A length of eight bytes, four of a checksum, the event, and four again.
+    while content:
+        end = 12 + int.from_bytes(content[:8], "little")
+        events.append(Event.FromString(content[12:end]))
+        content = content[end + 4 :]
+    assert events[0].file_version == "brain.Event:2"
+    assert (events[1].session_log.status, events[1].step) == (SessionLog.START, 1)
+    scalars = [(e.step, v.tag, v.simple_value) for e in events[2:] for v in e.summary.value]
+    assert scalars == [(1, "loss", 0.5), (1, "shares/0", 0.25), (1, "shares/1", 0.75)]
 
 
 def test_average() -> None:
