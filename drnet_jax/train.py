@@ -257,6 +257,6 @@ def check_stage_one(config: ConfigDict, origin: Path) -> tuple[dict[str, Any], i
         other = other_training(origin)
         raise CheckpointError(
             f"no finished stage 1 in {origin}: "
-            + (f"wait for {other}" if other else "finish it, or name another run")
+            + (f"{other}; wait until it is" if other else "finish it, or name another run")
         )
     return trained_config(config, origin, fields=STAGE_ONE_FIELDS), step

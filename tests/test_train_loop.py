@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 
 from drnet_jax.data.sources import DataError
+from drnet_jax.runtime import progress
+from drnet_jax.runtime.terminal import OutputError
 from drnet_jax.training import stage_log, train_loop
 from drnet_jax.training.stops import TrainingError
 from drnet_jax.training.train_loop import run_stage
+from drnet_jax.training.train_state import TrainState
 from drnet_jax.training.validation import Validation
 from tests.small_run import small_config
 
@@ -104,7 +107,7 @@ def run(
     monkeypatch.setattr(train_loop, "Validator", lambda _: validate)
     monkeypatch.setattr(train_loop, "_batches", lambda _: batches or Batches())
     try:
-        run_stage(stage, SimpleNamespace(eval_variables={}), train_step)
+        run_stage(stage, TrainState(jnp.zeros(()), {}, {}, {}), train_step)
     except TrainingError as error:
         raise TrainingError(f"{error} {checkpoints.saved}") from error
     return checkpoints
@@ -121,18 +124,72 @@ def test_speed_is_of_the_steps_alone(
     assert speeds == {step: 20.0 for step in (2, 3, 4, 6, 8)}
 
 
+@pytest.fixture
+def hangup() -> Iterator[Callable[[Any], None]]:
+    """Sets what SIGHUP does."""
+    before = signal.getsignal(signal.SIGHUP)
+    yield lambda handler: signal.signal(signal.SIGHUP, handler)
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(("epoch", "step"), [(1, 5), (2, 8)])
 def test_a_signal_while_an_epoch_is_validated(
-    epoch: int, step: int, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    epoch: int,
+    step: int,
+    number: signal.Signals,
+    tmp_path: Path,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    hangup: Callable[[Any], None],
 ) -> None:
-    """After the first one the next step is the last; after the last one nothing is left to do."""
+    """After the first one the next step is the last; after the last one nothing is left to do.
+
+    A shell and the system may both send it.
+    """
+    hangup(signal.SIG_DFL)
 
     def signalled(validated: int) -> None:
         if validated == epoch:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
 
     with pytest.raises(TrainingError, match=rf"^interrupted after step {step} .* {step}\]$"):
         run(tmp_path, clock, monkeypatch, while_validating=signalled)
+
+
+def test_a_hangup_that_is_ignored_stays_so(
+    tmp_path: Path,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    hangup: Callable[[Any], None],
+) -> None:
+    """By `nohup`."""
+    hangup(signal.SIG_IGN)
+    checkpoints = run(
+        tmp_path,
+        clock,
+        monkeypatch,
+        while_validating=lambda _: os.kill(os.getpid(), signal.SIGHUP),
+    )
+    assert checkpoints.saved == [3, 4, 6, 8]
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_a_training_whose_output_is_lost_saves_and_stops(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with `| head`; the files have what the terminal has not."""
+
+    def lost(*_: Any) -> None:
+        raise OutputError("stdout takes no more output (Broken pipe)")
+
+    monkeypatch.setattr(progress, "print_line", lost)
+    words = r"^stdout takes .*pipe\): stopped after step 2 of pretrain, which is saved; .* \[2\]$"
+    with pytest.raises(TrainingError, match=words):
+        run(tmp_path, clock, monkeypatch)
+    (line,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert line["step"] == 2
 
 
 def test_a_signal_before_the_first_step(

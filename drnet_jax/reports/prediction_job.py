@@ -10,7 +10,7 @@ from typing import Any
 from drnet_jax.config import ConfigError
 from drnet_jax.inference.programs import CostTable
 from drnet_jax.reports.predictions import Prediction, Unreadable
-from drnet_jax.runtime.files import check_writable, write_json
+from drnet_jax.runtime.files import write_json
 from drnet_jax.runtime.locks import locked
 from drnet_jax.runtime.table import Table
 
@@ -38,9 +38,9 @@ def read_state(output: Path) -> JobState | None:
     Raises:
       ConfigError: the job is finished, or the folder holds something else.
     """
-    # A file that was being written when its run was killed counts as none; `locked_output`.
+    # What a killed process was writing, and its lock, count as none; `locked_output`.
     if not output.exists() or (
-        output.is_dir() and all(path.suffix == ".tmp" for path in output.iterdir())
+        output.is_dir() and all(path.suffix in (".tmp", ".lock") for path in output.iterdir())
     ):
         return None
     path = output / "predict.json"
@@ -115,19 +115,16 @@ def check_same(output: Path, state: JobState, job: Job) -> None:
 def locked_output(output: Path) -> Iterator[None]:
     """Keeps other prediction jobs from a folder, which may not exist yet; see `locked`.
 
-    By a lock file beside it: a folder that is not empty counts as somebody's. What a killed process
-    was writing there is removed.
+    What a killed process was writing there is removed.
 
     Raises:
       ConfigError: another process writes to it; it is named.
       OSError: it cannot be written to.
     """
-    # The folder itself, whatever it is called here.
+    # The folder itself, which may not exist, whatever it is called here.
     folder = output.resolve()
     remedy = "wait until it ends, or give another folder, --config.predict.output=..."
-    lock = folder.parent / f".{folder.name}.lock"
-    with locked(lock, f"writes predictions to {output.resolve()}", remedy):
-        check_writable(folder)
+    with locked(folder / "predict.lock", f"writes predictions to {folder}", remedy):
         for path in folder.glob("*.tmp"):
             path.unlink()
         yield
