@@ -14,6 +14,7 @@ from drnet_jax.config import ConfigError
 from drnet_jax.config_checks import check_config
 from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.evaluate import restore_and_evaluate, restore_and_evaluate_bucketed
+from drnet_jax.runtime.checked_json import read_json
 from drnet_jax.train import prepare
 from tests.random_model import write_run
 from tests.small_run import small_config
@@ -40,7 +41,7 @@ def test_equal_to_the_dense_evaluation(trained: Path) -> None:
         assert bucketed[name] == dense[name], name
     assert bucketed["gmacs"] == pytest.approx(dense["gmacs"])
     assert "fixed" not in bucketed
-    assert json.loads((trained / "eval_bucketed.json").read_text()) == bucketed
+    assert read_json(trained / "eval_bucketed.json") == bucketed
     assert (trained / "eval.json").read_text() == written
 
 

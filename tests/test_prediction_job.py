@@ -16,6 +16,7 @@ from drnet_jax.reports.prediction_job import (
     read_state,
     write_state,
 )
+from drnet_jax.runtime.checked_json import read_json
 
 JOB = {
     "format": "jsonl",
@@ -77,7 +78,7 @@ def test_a_damaged_state(changes: dict[str, Any], words: str, tmp_path: Path) ->
     """Is one error that names the file, before anything is compiled."""
     write_state(tmp_path, STATE, finished=False)
     path = tmp_path / "predict.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(read_json(path) | changes))
     with pytest.raises(ConfigError, match=f"predict.json cannot be read .*{words}") as error:
         read_state(tmp_path)
     assert "--config.predict.output=" in str(error.value) and "\n" not in str(error.value)

@@ -17,6 +17,7 @@ from drnet_jax.data.sources import DataError
 from drnet_jax.training import stage_log, train_loop
 from drnet_jax.training.stops import TrainingError
 from drnet_jax.training.train_loop import run_stage
+from drnet_jax.training.train_state import TrainState
 from drnet_jax.training.validation import Validation
 from tests.small_run import small_config
 
@@ -104,7 +105,7 @@ def run(
     monkeypatch.setattr(train_loop, "Validator", lambda _: validate)
     monkeypatch.setattr(train_loop, "_batches", lambda _: batches or Batches())
     try:
-        run_stage(stage, SimpleNamespace(eval_variables={}), train_step)
+        run_stage(stage, TrainState(jnp.zeros(()), {}, {}, {}), train_step)
     except TrainingError as error:
         raise TrainingError(f"{error} {checkpoints.saved}") from error
     return checkpoints

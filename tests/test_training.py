@@ -169,6 +169,7 @@ def test_finished_run_evaluates_again_and_refuses_other_values(finished: Path) -
             "identities",
             "config",
             "environment",
+            "crc32",
         ),
     ]
     (finished / "logits.npz").unlink()

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from drnet_jax.runtime.checked_json import read_json
 from drnet_jax.runtime.files import write_json
 from drnet_jax.runtime.metric_writer import MetricWriter, average
 from drnet_jax.training.stage_log import unused_warnings
@@ -51,7 +52,7 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.json"
     for content in ({"a": 1}, {"b": 2}):
         write_json(path, content)
-        assert json.loads(path.read_text()) == content
+        assert read_json(path) == content
     assert list(path.parent.iterdir()) == [path]
 
 
