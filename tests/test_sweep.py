@@ -13,6 +13,7 @@ import pytest
 
 from drnet_jax.config_files import call_file
 from drnet_jax.reports.comparison import Setting
+from drnet_jax.runtime.checked_json import read_json
 from drnet_jax.runtime.locks import locked
 from drnet_jax.sweep import main
 from drnet_jax.sweeps import jobs as jobs_module
@@ -105,7 +106,7 @@ def test_a_sweep_from_end_to_end(project: Path, capsys: pytest.CaptureFixture[st
     assert row in (project / "runs" / "sweep.md").read_text()
     # An evaluation with a budget is none of the sweep's.
     evaluated = project / "runs" / "seed=0" / "eval.json"
-    evaluated.write_text(json.dumps(json.loads(evaluated.read_text()) | {"lambda": 2.0}))
+    evaluated.write_text(json.dumps(read_json(evaluated) | {"lambda": 2.0}))
     assert main(arguments) == 0
     assert [line.split()[-1] for line in ran(project)] == ["seed=0"]
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from drnet_jax.checkpoints.finite import NotFiniteError
 from drnet_jax.data.sources import DataError
 from drnet_jax.runtime import progress
 from drnet_jax.runtime.terminal import OutputError
@@ -37,9 +38,15 @@ class Clock:
 class Checkpoints:
     """Notes what is saved; a save takes 100 seconds."""
 
+    directory = Path("pretrain")
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.saved: list[int] = []
+
+    @property
+    def latest_step(self) -> int | None:
+        return max(self.saved, default=None)
 
     def save(self, step: int, *_: Any, **__: Any) -> None:
         self._clock.now += 100
@@ -81,12 +88,18 @@ def run(
     *,
     batches: Batches | None = None,
     while_validating: Callable[[int], None] = lambda _: None,
+    diverges: str = "",
+    objective: float = 1.0,
+    **fields: Any,
 ) -> Checkpoints:
-    """Two epochs of four steps of two seconds each, saved after every third too."""
-    metrics = {"loss": jnp.zeros(()), "accuracy": 0.5, "accuracy_per_resolution": np.ones(1)}
-    metrics |= {"grad_norm": 1.0}
-    config = small_config(stages=("pretrain",))
-    config.log.every_steps = 2
+    """Two epochs of four steps of two seconds each, saved after every third too.
+
+    From step 3 on what is called `diverges` is not finite: `loss`, `grad_norm` or `w`, a parameter.
+    """
+    good: dict[str, Any] = {"loss": jnp.zeros(()), "grad_norm": 1.0, "w": np.zeros(2)}
+    bad = good | {diverges: jnp.float32(np.nan) if diverges == "loss" else np.array([0, -np.inf])}
+    bad["grad_norm"] = np.inf if diverges == "grad_norm" else 1.0
+    config = small_config(**{"stages": ("pretrain",), "log.every_steps": 2} | fields)
     checkpoints = Checkpoints(clock)
     whole = SimpleNamespace(config=config, workdir=workdir, train=())
     stage: Any = SimpleNamespace(run=whole, name="pretrain", section=config.pretrain)
@@ -98,16 +111,20 @@ def run(
         clock.now += 1000
         validated.append(True)
         while_validating(len(validated))
-        return Validation(1.0, {"calibration_objective": 1.0}, "", "")
+        return Validation(objective, {"calibration_objective": objective}, "", "")
 
-    def train_step(state: Any, *_: Any) -> Any:
+    def train_step(state: TrainState, *_: Any) -> Any:
         clock.now += 2
-        return state, metrics
+        metrics = dict(good if state.step < 2 else bad)
+        metrics |= {"accuracy": 0.5, "accuracy_per_resolution": np.ones(1)}
+        metrics["learning_rate_classifier"] = 0.1
+        params = {"w": metrics.pop("w")}
+        return state.replace(step=state.step + 1, params=params), metrics
 
     monkeypatch.setattr(train_loop, "Validator", lambda _: validate)
     monkeypatch.setattr(train_loop, "_batches", lambda _: batches or Batches())
     try:
-        run_stage(stage, TrainState(jnp.zeros(()), {}, {}, {}), train_step)
+        run_stage(stage, TrainState(np.zeros(()), {}, {}, {}), train_step)
     except TrainingError as error:
         raise TrainingError(f"{error} {checkpoints.saved}") from error
     return checkpoints
@@ -202,3 +219,40 @@ def test_a_signal_before_the_first_step(
     words = r"^interrupted before the first step of pretrain; run the same command to resume \[\]$"
     with pytest.raises(TrainingError, match=words):
         run(tmp_path, clock, monkeypatch, batches=Batches(signalled))
+
+
+@pytest.mark.parametrize(
+    ("diverges", "words"),
+    [
+        ("loss", "loss is nan with a gradient of norm 1.0 at step 3 .*classifier 0.1"),
+        ("grad_norm", "loss is 0.0 with a gradient of norm inf at step 3 .*classifier 0.1"),
+        ("w", r"state is not finite \(1 arrays, .params\['w'\] first\) at step [34] "),
+    ],
+)
+@pytest.mark.parametrize("every", [1, 2])
+def test_what_diverged_is_not_saved(
+    every: int, diverges: str, words: str, tmp_path: Path, clock: Clock, monkeypatch: Any
+) -> None:
+    """At step 3, which is not logged: the last good checkpoint is the one before, and stays."""
+    fields = {"checkpoint.every_steps": every, "log.every_steps": 100}
+    saved = r"\[1, 2\]" if every == 1 else r"\[2\]"
+    with pytest.raises(TrainingError, match=rf"{words}.*good checkpoint: step 2 .* {saved}$"):
+        run(tmp_path, clock, monkeypatch, diverges=diverges, **fields)
+
+
+def test_outputs_and_objectives_that_are_not_finite(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of an epoch: of finite parameters, whose products overflow."""
+
+    def overflows(_: int) -> None:
+        raise NotFiniteError("cat.png", None, np.array([0]))
+
+    words = "outputs of the model are not finite for cat.png at step 4 of pretrain; last good"
+    with pytest.raises(TrainingError, match=rf"{words} checkpoint: step 3 .* \[3\]$"):
+        run(tmp_path, clock, monkeypatch, while_validating=overflows)
+    words = (
+        r"objective on the calibration split is nan at step 4 .*\(learning rate: classifier 0.1\)"
+    )
+    with pytest.raises(TrainingError, match=rf"{words}; .* step 3 .* \[3\]$"):
+        run(tmp_path, clock, monkeypatch, objective=np.nan)

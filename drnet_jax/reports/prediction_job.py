@@ -1,6 +1,5 @@
 """The folder of a prediction job: which job, which pictures, and how far it has come."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from typing import Any
 from drnet_jax.config import ConfigError
 from drnet_jax.inference.programs import CostTable
 from drnet_jax.reports.predictions import Prediction, Unreadable
+from drnet_jax.runtime.checked_json import read_json
 from drnet_jax.runtime.files import write_json
 from drnet_jax.runtime.locks import locked
 from drnet_jax.runtime.table import Table
@@ -48,7 +48,7 @@ def read_state(output: Path) -> JobState | None:
     if not path.is_file():
         raise ConfigError(f"{output} exists and is not overwritten: {remedy}")
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         if content["finished"]:
             raise ConfigError(f"{output} exists, is finished, and is not overwritten: {remedy}")
         return _parse(content["job"], content["bucket_seconds"], content["pictures"])
