@@ -93,6 +93,7 @@ def _main(config: ConfigDict, file: str, _: Sequence[str]) -> None:
 
     from drnet_jax.budgets.calibration import BudgetError
     from drnet_jax.checkpoints.checkpoint import CheckpointError
+    from drnet_jax.data.settings import check_places
     from drnet_jax.data.sources import DataError
     from drnet_jax.runtime.allocator import keep_freed_memory
     from drnet_jax.training.stops import TrainingError
@@ -106,6 +107,8 @@ def _main(config: ConfigDict, file: str, _: Sequence[str]) -> None:
         # The training does it itself.
         if mode != "train":
             check_config(config, jax.device_count(), mode)
+        # Before anything is written there.
+        check_places(config, workdir)
         _job(mode, config)(config, workdir)
     except (ConfigError, DataError, CheckpointError, TrainingError, BudgetError, OSError) as error:
         _fail(str(error))

@@ -23,12 +23,14 @@ from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError
 from drnet_jax.config_files import call_file, find_config, load_config
 from drnet_jax.config_overrides import override
+from drnet_jax.data.settings import check_places
+from drnet_jax.data.sources import DataError
 from drnet_jax.reports.comparison import Setting, markdown, settings, to_json
 from drnet_jax.reports.comparison_plot import comparison_figure
 from drnet_jax.reports.svg import plot_style
 from drnet_jax.runtime.files import locked, write_json, write_text
 from drnet_jax.sweeps.jobs import JobRunner, is_finished, minutes
-from drnet_jax.sweeps.plan import Job, Plan, Sweep, check_directory, make_plan
+from drnet_jax.sweeps.plan import Job, Plan, Sweep, check_directory, check_images, make_plan
 from drnet_jax.sweeps.tables import runs_table, size_table
 
 
@@ -49,17 +51,20 @@ def main(arguments: Sequence[str]) -> int:
     # The jobs need the GPUs; this process only writes.
     jax.config.update("jax_platforms", "cpu")
     directory = (given.dir or Path("runs") / given.sweep.stem).resolve()
+    results = given.results or directory
     try:
         sweep = load_sweep(given.sweep)
-        plan = make_plan(sweep, _base(sweep, overrides), directory)
+        base = _base(sweep, overrides)
+        check_places(base, results)
+        plan = make_plan(sweep, base, directory)
         check_directory(plan)
-    except (ConfigError, CheckpointError) as error:
+    except (ConfigError, CheckpointError, DataError) as error:
         parser.exit(2, f"error: {error}\n")
     command = shlex.join(["python", "-m", "drnet_jax.sweep", *arguments])
-    results = given.results or directory
 
     def write() -> None:
         """The table and the plot, as far as they go."""
+        check_images(plan)
         _write(plan, command, results)
 
     runner = JobRunner(sweep.config, overrides, given.devices)
@@ -71,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
         with locked(directory / "sweep.lock", problem), _terminations(runner):
             failed = _run_all(runner, plan.stage_one) + _run_all(runner, plan.stage_two, write)
         write()
-    except (ConfigError, CheckpointError) as error:
+    except (ConfigError, CheckpointError, DataError) as error:
         parser.exit(2, f"error: {error}\n")
     except KeyboardInterrupt:
         parser.exit(2, "error: interrupted; run the same command to resume\n")
@@ -138,7 +143,7 @@ def _run_all(
                 if after_each is not None:
                     after_each()
         # By Ctrl-C the running jobs are interrupted too; they save what they have.
-        except (KeyboardInterrupt, CheckpointError):
+        except (KeyboardInterrupt, CheckpointError, DataError):
             pool.shutdown(cancel_futures=True)
             raise
     return failed

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints, cause
 from drnet_jax.checkpoints.config_history import comparable
+from drnet_jax.checkpoints.picture_sizes import check_sizes, write_sizes
 from drnet_jax.checkpoints.restore import (
     check_data,
     load_variables,
@@ -94,12 +95,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     target = alpha_target(config, cost.classifier_gmacs)
     if config.joint.init_from and not _has_checkpoint(workdir / "joint"):
         check_stage_one(config, Path(config.joint.init_from))
-    # Of the test split too: missing images would else be noticed only after the training.
-    identities = {split: splits.identity(split) for split in SPLITS}
-    if any(_has_checkpoint(workdir / stage) for stage in STAGES):
-        check_data(workdir, classes, identities)
-    if config.joint.init_from:
-        check_data(Path(config.joint.init_from), classes, identities)
+    _check_images(config, workdir, splits)
     train, calibration = splits.load("train"), splits.load("calibration")
     for stage in config.stages:
         if len(train) < config[stage].batch_size:
@@ -107,15 +103,37 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
                 f"{stage}.batch_size={config[stage].batch_size} exceeds the {len(train)} training "
                 "images"
             )
-    # A finished run was trained with what the file says already.
-    if not _is_finished(workdir, config.stages[-1]):
-        write_json(workdir / "config.json", flatten(config))
-    write_data(workdir, classes, identities)
+    _describe_run(config, workdir, splits)
     return Run(config, workdir, model, cost, target, create_mesh(), train, calibration)
 
 
+def _check_images(config: ConfigDict, workdir: Path, splits: DataSplits) -> None:
+    """Compares the images with those of the run in `workdir` and of `joint.init_from`.
+
+    Those of the test split too: missing ones would else be noticed only after the training.
+    """
+    identities = {split: splits.identity(split) for split in SPLITS}
+    sizes = {split: splits.sizes(split) for split in SPLITS}
+    origins = [workdir] if _has_checkpoints(workdir) else []
+    origins += [Path(config.joint.init_from)] if config.joint.init_from else []
+    for origin in origins:
+        check_data(origin, splits.classes, identities)
+        check_sizes(origin, sizes, config.data.max_corrupt)
+
+
+def _describe_run(config: ConfigDict, workdir: Path, splits: DataSplits) -> None:
+    """Writes the files that say of what the checkpoints beside them are."""
+    # A finished run was trained with what the file says already.
+    if not _is_finished(workdir, config.stages[-1]):
+        write_json(workdir / "config.json", flatten(config))
+    write_data(workdir, splits.classes, {split: splits.identity(split) for split in SPLITS})
+    # The sizes that it began with.
+    if not _has_checkpoints(workdir):
+        write_sizes(workdir, {split: splits.sizes(split) for split in SPLITS})
+
+
 def _check_workdir(config: ConfigDict, workdir: Path) -> None:
-    if not any(_has_checkpoint(workdir / stage) for stage in STAGES):
+    if not _has_checkpoints(workdir):
         return
     changed = changed_fields(read_config(workdir), comparable(flatten(config)))
     if changed:
@@ -130,6 +148,11 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
 
 def _is_finished(workdir: Path, stage: str) -> bool:
     return finished_path(workdir, stage).exists() and _has_checkpoint(workdir / stage)
+
+
+def _has_checkpoints(workdir: Path) -> bool:
+    """Of either stage."""
+    return any(_has_checkpoint(workdir / stage) for stage in STAGES)
 
 
 def _has_checkpoint(directory: Path) -> bool:

@@ -100,7 +100,7 @@ def test_imagenet100_from_the_tars_in_a_read_only_folder(
     check(train, classes, files)
     test = encoded(settings, "test")
     assert len(check(test, classes, files)) == num_test
-    assert len(list(cache.glob("*.npy"))) == 2 and not list(data.glob("*.npy"))
+    assert len(list(cache.glob("*.npz"))) == 2 and not list(data.glob("*.npz"))
     monkeypatch.setattr("tarfile.TarFile.extractfile", None)
     np.testing.assert_array_equal(encoded(settings, "train").labels, train.labels)
 

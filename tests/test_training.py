@@ -252,12 +252,12 @@ def test_corrupt_images(pictures: Path, tmp_path: Path) -> None:
     Path(run.calibration.name(0)).write_bytes(b"no picture")
     test = DataSplits(data_settings(config, tmp_path)).load("test")
     Path(test.name(5)).write_bytes(Path(test.name(5)).read_bytes()[:-50])
-    with pytest.raises(TrainingError, match="2 training images cannot be decoded .*max_corrupt=1"):
+    with pytest.raises(TrainingError, match="2 training images cannot be read .*max_corrupt=1"):
         train_and_evaluate(config, tmp_path / "run")
     saved = [path.name for path in (tmp_path / "run" / "pretrain").iterdir()]
     assert any(name.isdigit() for name in saved)
     config.data.max_corrupt = 2
-    with pytest.raises(DataError, match="1 images cannot be decoded: .*data.skip_corrupt=True"):
+    with pytest.raises(DataError, match="1 images cannot be read: .*data.skip_corrupt=True"):
         train_and_evaluate(config, tmp_path / "run")
     lines = list(map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()))
     assert max(line["corrupt"] for line in lines if "corrupt" in line) == 2
@@ -266,7 +266,7 @@ def test_corrupt_images(pictures: Path, tmp_path: Path) -> None:
     summary = restore_and_evaluate(config, tmp_path / "run")
     assert summary["num_images"] == 15 and summary["num_corrupt"] == 1
     config.data.skip_corrupt = False
-    with pytest.raises(DataError, match="1 images cannot be decoded: .*data.skip_corrupt=True"):
+    with pytest.raises(DataError, match="1 images cannot be read: .*data.skip_corrupt=True"):
         restore_and_evaluate_bucketed(config, tmp_path / "run")
     kept = json.loads((tmp_path / "run" / "eval_bucketed.json").read_text())
     assert kept["num_images"] == 15 and kept["num_corrupt"] == 1
