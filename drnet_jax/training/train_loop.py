@@ -59,12 +59,15 @@ def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
             logs = ends_epoch or step % config.log.every_steps == 0
             if logs:
                 write_log(step)
-            reason = "interrupted" if received else corrupt.excess() if logs else ""
+            # Several processes have to ask together.
+            asks = logs or jax.process_count() == 1
+            reason = "interrupted" if received else corrupt.excess() if asks else ""
             if ends_epoch:
                 validation = validate(state.eval_variables)
                 log.end_epoch(step, validation)
                 checkpoints.save(step, state, objective=validation.objective)
                 log.begin_window()
+                reason = reason or validation.excess
             elif reason or _is_due(step, config.checkpoint.every_steps):
                 write_log(step)
                 checkpoints.save(step, state)
