@@ -123,7 +123,10 @@ def test_resumed(
 def test_what_is_written_is_kept_and_the_pictures_stay_the_same(
     workdir: Path, root: Path, interruption: Interruption, tmp_path: Path
 ) -> None:
-    """Rows are not computed again, a picture that goes is unreadable, and one that comes is not."""
+    """Rows are not computed again, a picture that goes is unreadable, and one that comes is not.
+
+    A row of a picture that is replaced would be wrong.
+    """
     moving, output = tmp_path / "moving", tmp_path / "output"
     shutil.copytree(root, moving)
     config = config_for(moving, output, **{"predict.format": "jsonl", "inference.measure": True})
@@ -137,6 +140,14 @@ def test_what_is_written_is_kept_and_the_pictures_stay_the_same(
     for number in (2, 30):
         (moving / name(number)).unlink()
     shutil.copy(root / name(0), moving / "10b.png")
+    # One whose row is written is replaced, and one that is not reached yet.
+    written = (moving / name(5)).stat()
+    for number in (5, 35):
+        shutil.copyfile(root / name(number - 1), moving / name(number))
+    with pytest.raises(ConfigError, match=r"results of 1 pictures that were changed .*\(05.png\)"):
+        restore_and_predict(config, workdir)
+    shutil.copyfile(root / name(5), moving / name(5))
+    os.utime(moving / name(5), ns=(written.st_atime_ns, written.st_mtime_ns))
 
     interruption.stop_at = None
     measured: list[InferenceEngine] = []
