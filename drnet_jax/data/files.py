@@ -175,7 +175,9 @@ def describe(left_out: Sequence[LeftOut], where: Path) -> str:
     named = ", ".join(printable(file.name) for file in left_out[:_NAMED])
     more = ", ..." if len(left_out) > _NAMED else ""
     files = "file" if len(left_out) == 1 else "files"
-    return f"left out of {where}: {len(left_out)} {files} ({counted}): {named}{more}"
+    return (
+        f"left out of {printable(str(where))}: {len(left_out)} {files} ({counted}): {named}{more}"
+    )
 
 
 def printable(name: str) -> str:
