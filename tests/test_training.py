@@ -294,6 +294,14 @@ def test_other_images_and_classes_are_refused(pictures: Path, tmp_path: Path) ->
     other = picture_config(pictures, **{"data.split_seed": 1})
     with pytest.raises(DataError, match="the images of test are not those"):
         restore_and_evaluate(other, workdir)
+    # Copied without their times they are the same; one that is replaced may have been repaired.
+    copy = shutil.copytree(pictures, tmp_path / "copy", copy_function=shutil.copyfile)
+    prepare(picture_config(copy, **{"pretrain.num_epochs": 1}), workdir)
+    Image.new("RGB", (40, 40)).save(copy / "ant" / "07.jpg")
+    prepare(picture_config(copy, **{"pretrain.num_epochs": 1}), workdir)
+    strict = picture_config(copy, **{"pretrain.num_epochs": 1, "data.max_corrupt": 0})
+    with pytest.raises(DataError, match="replaced under the same names since .*1 of "):
+        train_and_evaluate(strict, workdir)
     (pictures / "ant" / "07.jpg").unlink()
     with pytest.raises(DataError, match="the images of train and .* pictures came or went"):
         train_and_evaluate(config, workdir)
