@@ -120,6 +120,7 @@ def _main(config: ConfigDict, mode: str, workdir: Path) -> None:
     # Imported late: --help and bad flags answer sooner.
     import jax
 
+    from drnet_jax.data.settings import check_places
     from drnet_jax.runtime.allocator import keep_freed_memory
 
     if jax.default_backend() == "cpu":
@@ -129,6 +130,8 @@ def _main(config: ConfigDict, mode: str, workdir: Path) -> None:
         # The training does it itself.
         if mode != "train":
             check_config(config, jax.device_count(), mode)
+        # Before anything is written there.
+        check_places(config, workdir)
         _job(mode, config)(config, workdir)
 
 

@@ -23,6 +23,8 @@ from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError
 from drnet_jax.config_files import call_file, find_config, load_config
 from drnet_jax.config_overrides import set_fields, take_overrides
+from drnet_jax.data.settings import check_places
+from drnet_jax.data.sources import DataError
 from drnet_jax.reports.comparison import Setting, markdown, settings, to_json
 from drnet_jax.reports.comparison_plot import comparison_figure
 from drnet_jax.reports.svg import plot_style
@@ -37,7 +39,7 @@ from drnet_jax.runtime.files import (
 from drnet_jax.runtime.locks import locked
 from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_line
 from drnet_jax.sweeps.jobs import JobRunner, is_finished, minutes
-from drnet_jax.sweeps.plan import Job, Plan, Sweep, check_directory, make_plan
+from drnet_jax.sweeps.plan import Job, Plan, Sweep, check_directory, check_images, make_plan
 from drnet_jax.sweeps.tables import runs_table, size_table
 
 
@@ -51,17 +53,20 @@ def main(arguments: Sequence[str]) -> int:
     # The jobs need the GPUs; this process only writes.
     jax.config.update("jax_platforms", "cpu")
     directory = (given.dir or Path("runs") / given.sweep.stem).resolve()
+    results = given.results or directory
     try:
         sweep = load_sweep(given.sweep)
-        plan = make_plan(sweep, base_config(sweep, overrides), directory)
+        base = base_config(sweep, overrides)
+        check_places(base, results)
+        plan = make_plan(sweep, base, directory)
         check_directory(plan)
-    except (ConfigError, CheckpointError) as error:
+    except (ConfigError, CheckpointError, DataError) as error:
         _fail(str(error))
     command = shlex.join(["python", "-m", "drnet_jax.sweep", *arguments])
-    results = given.results or directory
 
     def write() -> None:
         """The table and the plot, as far as they go."""
+        check_images(plan)
         _write(plan, command, results)
 
     runner = JobRunner(sweep.config, overrides, given.devices)
@@ -78,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         write()
         table = (results / "sweep.md").read_text(encoding="utf-8")
         print_line(f"\n{table}\nwrote sweep.md, sweep.json and sweep.png in {results}")
-    except (ConfigError, CheckpointError) as error:
+    except (ConfigError, CheckpointError, DataError) as error:
         _fail(str(error))
     except OSError as error:
         _fail(in_words(error))
@@ -206,7 +211,7 @@ def _run_all(
                 if after_each is not None:
                     after_each()
         # By Ctrl-C the running jobs are interrupted too; they save what they have.
-        except (KeyboardInterrupt, CheckpointError, OSError, OutputError):
+        except (KeyboardInterrupt, CheckpointError, DataError, OSError, OutputError):
             pool.shutdown(cancel_futures=True)
             raise
     return failed

@@ -24,7 +24,7 @@ JOB = {
     "inference.measure": True,
 }
 SECONDS = {1: 0.5, 8: 2.0}
-STATE = JobState(JOB, CostTable(SECONDS, (SECONDS, SECONDS)), ["a.png", "b.png"])
+STATE = JobState(JOB, CostTable(SECONDS, (SECONDS, SECONDS)), {"a.png": "1", "b.png": "2"})
 ROW = {
     "file": "a.png",
     "label": "7",
@@ -38,10 +38,10 @@ ROW = {
 def test_the_state_as_it_was_written(tmp_path: Path) -> None:
     write_state(tmp_path, STATE, finished=False)
     assert read_state(tmp_path) == STATE
-    alone = JobState(JOB | {"resolutions": [32]}, CostTable(None, (SECONDS,)), [])
+    alone = JobState(JOB | {"resolutions": [32]}, CostTable(None, (SECONDS,)), {})
     write_state(tmp_path, alone, finished=False)
     assert read_state(tmp_path) == alone
-    unmeasured = JobState(JOB | {"inference.measure": False}, None, ["a.png"])
+    unmeasured = JobState(JOB | {"inference.measure": False}, None, {"a.png": "1"})
     write_state(tmp_path, unmeasured, finished=False)
     assert read_state(tmp_path) == unmeasured
 
@@ -49,9 +49,9 @@ def test_the_state_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"pictures": None}, "its pictures are no list of names"),
-        ({"pictures": "a.png"}, "its pictures are no list of names"),
-        ({"pictures": ["a.png", 5]}, "its pictures are no list of names"),
+        ({"pictures": None}, "its pictures are not named with"),
+        ({"pictures": "a.png"}, "its pictures are not named with"),
+        ({"pictures": {"a.png": 5}}, "its pictures are not named with"),
         ({"job": [1]}, "TypeError"),
         ({"job": {}}, "KeyError"),
         ({"bucket_seconds": None}, "bucket_seconds and inference.measure"),

@@ -3,13 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from drnet_jax.config import ConfigError
+from drnet_jax.checkpoints.picture_sizes import write_sizes
+from drnet_jax.checkpoints.restore import write_data
+from drnet_jax.config import SPLITS, ConfigError
 from drnet_jax.config_files import call_file, find_config
+from drnet_jax.data.sources import DataError
 from drnet_jax.runtime.files import write_json
 from drnet_jax.sweeps.jobs import is_finished
-from drnet_jax.sweeps.plan import Plan, Sweep, make_plan
+from drnet_jax.sweeps.plan import Plan, Sweep, check_directory, check_images, make_plan
 from tests.small_run import small_config
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs" / "sweeps").glob("*.py"))
@@ -106,3 +110,24 @@ def test_an_evaluation_of_something_else_is_none_of_the_sweeps(
     config = job.config | evaluated.get("config", {})
     write_json(job.workdir / "eval.json", good | evaluated | {"config": config})
     assert not is_finished(job)
+
+
+def test_runs_on_other_pictures_are_not_compared(tmp_path: Path) -> None:
+    """Pictures came, or were replaced, between two runs of a sweep; other splits are a question."""
+    base = small_config()
+    variants = {"few": {}, "more": {"joint.eta": 0.9}, "split": {"data.split_seed": 3}}
+    found = make_plan(Sweep("tiny", {"q": variants}, seeds=(0,)), base, tmp_path)
+    sizes = {split: np.arange(30) for split in SPLITS}
+    for job, identity in zip(found.stage_two, ("a", "a", "b"), strict=True):
+        job.workdir.mkdir()
+        write_json(job.workdir / "config.json", dict(job.config))
+        write_data(job.workdir, ("ant", "bee"), dict.fromkeys(SPLITS, identity))
+        write_sizes(job.workdir, sizes)
+    check_directory(found)
+    second = found.stage_two[1].workdir
+    write_sizes(second, sizes | {"train": np.arange(30)[::-1]})
+    with pytest.raises(DataError, match="pictures were replaced .*30 of train"):
+        check_directory(found)
+    write_data(second, ("ant", "bee"), dict.fromkeys(SPLITS, "c"))
+    with pytest.raises(DataError, match="the images of train and calibration and test are not"):
+        check_images(found)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from drnet_jax.checkpoints.finite import NotFiniteError
-from drnet_jax.data.sources import DataError
+from drnet_jax.data.folder import FileReader
+from drnet_jax.data.sources import DataError, EncodedSource
 from drnet_jax.runtime import progress
 from drnet_jax.runtime.terminal import OutputError
 from drnet_jax.training import stage_log, train_loop
@@ -23,6 +24,10 @@ from drnet_jax.training.train_loop import run_stage
 from drnet_jax.training.train_state import TrainState
 from drnet_jax.training.validation import Validation
 from tests.small_run import small_config
+
+GONE = EncodedSource(
+    FileReader((Path("gone.jpg"),) * 30), np.arange(30), np.zeros(30), "", 16, (0.1, 1.0), 1.0
+)
 
 
 class Clock:
@@ -57,10 +62,11 @@ class Checkpoints:
 
 
 class Batches:
-    """Empty batches; `failing` is raised instead of the first."""
+    """Empty batches; `failing` is raised instead of the first, `corrupt` are in each."""
 
-    def __init__(self, failing: Callable[[], None] | None = None) -> None:
+    def __init__(self, failing: Callable[[], None] | None = None, corrupt: int = 0) -> None:
         self._failing = failing
+        self._corrupt = np.arange(corrupt)
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -68,7 +74,7 @@ class Batches:
     def __next__(self) -> Any:
         if self._failing is not None:
             self._failing()
-        return SimpleNamespace(corrupt=np.zeros(0, int), arrays={})
+        return SimpleNamespace(corrupt=self._corrupt, arrays={})
 
     def close(self) -> None:
         """It has no workers."""
@@ -90,6 +96,7 @@ def run(
     while_validating: Callable[[int], None] = lambda _: None,
     diverges: str = "",
     objective: float = 1.0,
+    excess: str = "",
     **fields: Any,
 ) -> Checkpoints:
     """Two epochs of four steps of two seconds each, saved after every third too.
@@ -101,7 +108,7 @@ def run(
     bad["grad_norm"] = np.inf if diverges == "grad_norm" else 1.0
     config = small_config(**{"stages": ("pretrain",), "log.every_steps": 2} | fields)
     checkpoints = Checkpoints(clock)
-    whole = SimpleNamespace(config=config, workdir=workdir, train=())
+    whole = SimpleNamespace(config=config, workdir=workdir, train=GONE)
     stage: Any = SimpleNamespace(run=whole, name="pretrain", section=config.pretrain)
     stage.key, stage.checkpoints = jax.random.key(0), checkpoints
     stage.start_step, stage.num_steps, stage.steps_per_epoch = 0, 8, 4
@@ -111,7 +118,7 @@ def run(
         clock.now += 1000
         validated.append(True)
         while_validating(len(validated))
-        return Validation(objective, {"calibration_objective": objective}, "", "")
+        return Validation(objective, {"calibration_objective": objective}, "", "", excess)
 
     def train_step(state: TrainState, *_: Any) -> Any:
         clock.now += 2
@@ -256,3 +263,17 @@ def test_outputs_and_objectives_that_are_not_finite(
     )
     with pytest.raises(TrainingError, match=rf"{words}; .* step 3 .* \[3\]$"):
         run(tmp_path, clock, monkeypatch, objective=np.nan)
+
+
+def test_too_many_unreadable_images_stop_a_training_saved(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """At the very step, which may be of nothing but them; each is named, with the reason."""
+    run(tmp_path, clock, monkeypatch, batches=Batches(corrupt=20))
+    assert capsys.readouterr().err.count("left out: gone.jpg: No such file") == 20
+    words = r"^21 training images cannot be read \(gone.jpg, .* step 1 .*\[1\]$"
+    with pytest.raises(TrainingError, match=words):
+        run(tmp_path, clock, monkeypatch, batches=Batches(corrupt=21))
+    # Of the calibration split, once the epoch is saved.
+    with pytest.raises(TrainingError, match=r"^too many after step 4 .*\[3, 4\]$"):
+        run(tmp_path, clock, monkeypatch, excess="too many")

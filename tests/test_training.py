@@ -254,12 +254,12 @@ def test_corrupt_images(pictures: Path, tmp_path: Path) -> None:
     Path(run.calibration.name(0)).write_bytes(b"no picture")
     test = DataSplits(data_settings(config, tmp_path)).load("test")
     Path(test.name(5)).write_bytes(Path(test.name(5)).read_bytes()[:-50])
-    with pytest.raises(TrainingError, match="2 training images cannot be decoded .*max_corrupt=1"):
+    with pytest.raises(TrainingError, match="2 training images cannot be read .*max_corrupt=1"):
         train_and_evaluate(config, tmp_path / "run")
     saved = [path.name for path in (tmp_path / "run" / "pretrain").iterdir()]
     assert any(name.isdigit() for name in saved)
     config.data.max_corrupt = 2
-    with pytest.raises(DataError, match="1 images cannot be decoded: .*data.skip_corrupt=True"):
+    with pytest.raises(DataError, match="1 images cannot be read: .*data.skip_corrupt=True"):
         train_and_evaluate(config, tmp_path / "run")
     lines = list(map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()))
     assert max(line["corrupt"] for line in lines if "corrupt" in line) == 2
@@ -268,7 +268,7 @@ def test_corrupt_images(pictures: Path, tmp_path: Path) -> None:
     summary = restore_and_evaluate(config, tmp_path / "run")
     assert summary["num_images"] == 15 and summary["num_corrupt"] == 1
     config.data.skip_corrupt = False
-    with pytest.raises(DataError, match="1 images cannot be decoded: .*data.skip_corrupt=True"):
+    with pytest.raises(DataError, match="1 images cannot be read: .*data.skip_corrupt=True"):
         restore_and_evaluate_bucketed(config, tmp_path / "run")
     kept = json.loads((tmp_path / "run" / "eval_bucketed.json").read_text())
     assert kept["num_images"] == 15 and kept["num_corrupt"] == 1
@@ -296,6 +296,14 @@ def test_other_images_and_classes_are_refused(pictures: Path, tmp_path: Path) ->
     other = picture_config(pictures, **{"data.split_seed": 1})
     with pytest.raises(DataError, match="the images of test are not those"):
         restore_and_evaluate(other, workdir)
+    # Copied without their times they are the same; one that is replaced may have been repaired.
+    copy = shutil.copytree(pictures, tmp_path / "copy", copy_function=shutil.copyfile)
+    prepare(picture_config(copy, **{"pretrain.num_epochs": 1}), workdir)
+    Image.new("RGB", (40, 40)).save(copy / "ant" / "07.jpg")
+    prepare(picture_config(copy, **{"pretrain.num_epochs": 1}), workdir)
+    strict = picture_config(copy, **{"pretrain.num_epochs": 1, "data.max_corrupt": 0})
+    with pytest.raises(DataError, match="replaced under the same names since .*1 of "):
+        train_and_evaluate(strict, workdir)
     (pictures / "ant" / "07.jpg").unlink()
     with pytest.raises(DataError, match="the images of train and .* pictures came or went"):
         train_and_evaluate(config, workdir)

@@ -1,12 +1,13 @@
 """The folder of a prediction job: which job, which pictures, and how far it has come."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from drnet_jax.config import ConfigError
+from drnet_jax.data.files import printable, version
 from drnet_jax.inference.programs import CostTable
 from drnet_jax.reports.predictions import Prediction, Unreadable
 from drnet_jax.runtime.checked_json import read_json
@@ -24,12 +25,13 @@ class JobState:
     Attributes:
       job: what it depends on, by name: JSON values.
       times: the measured ones that its buckets are planned by; None: proportional ones.
-      pictures: their names, in the order of the tables.
+      pictures: by name, in the order of the tables, which version of each the job was begun with
+        (`data.files.version`).
     """
 
     job: Job
     times: CostTable | None
-    pictures: list[str]
+    pictures: dict[str, str]
 
 
 def read_state(output: Path) -> JobState | None:
@@ -58,14 +60,14 @@ def read_state(output: Path) -> JobState | None:
         raise ConfigError(f"{path} cannot be read ({error!r}): {remedy}") from error
 
 
-def _parse(job: Job, times: Mapping[str, Any] | None, pictures: list[str]) -> JobState:
+def _parse(job: Job, times: Mapping[str, Any] | None, pictures: dict[str, str]) -> JobState:
     """The state from its parts as JSON has them.
 
     Raises:
       ValueError: they are something else; or KeyError, TypeError, AttributeError.
     """
-    if not isinstance(pictures, list) or not all(isinstance(name, str) for name in pictures):
-        raise ValueError("its pictures are no list of names")
+    if not isinstance(pictures, dict) or not all(isinstance(v, str) for v in pictures.values()):
+        raise ValueError("its pictures are not named with their versions")
     if (times is not None) != job["inference.measure"]:
         raise ValueError("bucket_seconds and inference.measure do not go together")
     table = None
@@ -108,6 +110,32 @@ def check_same(output: Path, state: JobState, job: Job) -> None:
         raise ConfigError(
             f"{output} holds an unfinished job with {'; '.join(differ)}: run it as it was begun, "
             "give another folder, --config.predict.output=..., or remove this one"
+        )
+
+
+def check_unchanged(output: Path, root: Path, state: JobState, kept: Collection[str]) -> None:
+    """Stops where results are of what was there before an interruption and is replaced now.
+
+    Args:
+      output: the folder of the job.
+      root: of the names.
+      state: of the job.
+      kept: names of the pictures that have results.
+
+    Raises:
+      ConfigError: naming the pictures.
+    """
+    changed = [
+        printable(name)
+        for name in sorted(kept)
+        # One that is gone since was what its row says.
+        if version(root / name) not in ("", state.pictures[name])
+    ]
+    if changed:
+        raise ConfigError(
+            f"{output} holds results of {len(changed)} pictures that were changed since the job "
+            f"was begun ({', '.join(changed[:3])}): give another folder, "
+            "--config.predict.output=..., or remove this one"
         )
 
 
@@ -156,6 +184,7 @@ class PredictionTables:
 
     Attributes:
       done: how many of the pictures, in whole batches from the first on, have their results.
+      kept: names of the pictures whose results were there already.
 
     Raises:
       ConfigError: the tables hold something else than the first results of this job.
@@ -169,19 +198,19 @@ class PredictionTables:
                 [row.file for row in self._predictions.repair()],
                 [row.file for row in self._unreadable.repair()],
             ]
-            self.done = _whole_batches(state.pictures, parts, batch_size)
+            self.done = _whole_batches([*state.pictures], parts, batch_size)
         except ValueError as error:
             raise ConfigError(
                 f"the tables in {output} are not what this job wrote ({error}): remove the folder, "
                 "or give another one, --config.predict.output=..."
             ) from error
-        # What was still written of a batch whose rest was not.
-        self._kept = {name for part in parts for name in part}
+        # With what was still written of a batch whose rest was not.
+        self.kept = {name for part in parts for name in part}
 
     def append(self, predictions: Sequence[Prediction], unreadable: Sequence[Unreadable]) -> None:
         """Writes the results of the next batch to the disk."""
-        self._predictions.append([row for row in predictions if row.file not in self._kept])
-        self._unreadable.append([row for row in unreadable if row.file not in self._kept])
+        self._predictions.append([row for row in predictions if row.file not in self.kept])
+        self._unreadable.append([row for row in unreadable if row.file not in self.kept])
 
     def read(self) -> tuple[list[Prediction], list[Unreadable]]:
         """All results."""
