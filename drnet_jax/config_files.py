@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from drnet_jax.config import ConfigError, flatten
-from drnet_jax.config_checks import FIELDS
+from drnet_jax.config_fields import FIELDS
 from drnet_jax.config_overrides import unknown_field
 from drnet_jax.config_paths import expand_paths, user_path
 
@@ -33,7 +33,7 @@ def find_config(path: str | Path) -> Path:
     Raises:
       ConfigError: there is no such file, or it is no Python file.
     """
-    found = user_path("the config file", str(path))
+    found = user_path(str(path))
     if found.suffix != ".py":
         kind = "a folder" if found.is_dir() else "not a Python file"
         raise ConfigError(f"config file {path} is {kind}; {shipped_configs()} has the shipped ones")

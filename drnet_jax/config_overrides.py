@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from drnet_jax.config import ConfigError, default_config, flatten
-from drnet_jax.config_checks import FIELDS, Flag, Items, Number, Text
+from drnet_jax.config_fields import FIELDS, Flag, Items, Number, Text
 from drnet_jax.config_paths import expand_paths
 
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
@@ -92,7 +92,7 @@ def take_overrides(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]
             raise ConfigError(f"{name} is not True or False: --config.{name}=<value>")
         else:
             value = _value(name, _next(name, left) if text is None else text)
-        if values.get(name, value) != value:
+        if name in values and values[name] != value:
             raise ConfigError(
                 f"{name} is given twice, as {values[name]!r} and as {value!r}: leave out one"
             )

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from drnet_jax.config import ConfigError, flatten
-from drnet_jax.config_checks import FIELDS, Field, Items, Text
+from drnet_jax.config_fields import FIELDS, Field, Items, Text
 
 # Of the keyboard, of a web page, of a text processor.
 _QUOTES = "'\"`‘’‚‛“”„‟«»‹›"
@@ -23,31 +23,32 @@ def _is_path(field: Field) -> bool:
 PATH_FIELDS = tuple(name for name, field in FIELDS.items() if _is_path(field))
 
 
-def expand_path(name: str, path: str) -> str:
+def expand_path(path: str, name: str = "") -> str:
     """A path with the home directory that it begins with in full.
 
     Args:
-      name: what to call it in an error.
       path: may be empty, or relative.
+      name: of the field that holds it, for errors.
 
     Raises:
       ConfigError: it stands in quotes, says `None`, or names a user that there is not.
     """
+    what = f"{name}={path!r}" if name else repr(path)
     if path[:1] in tuple(_QUOTES) or path[-1:] in tuple(_QUOTES):
-        raise ConfigError(f"{name}={path!r} begins or ends with a quote: leave the quotes out")
+        raise ConfigError(f"{what} begins or ends with a quote: leave the quotes out")
     if path == "None":
-        raise ConfigError(f"{name}='None' is no path: leave it empty, or write ./None")
+        raise ConfigError(f"{what} is no path: leave it empty, or write ./None")
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
-        raise ConfigError(f"{name}={path!r} is in the home directory of nobody: write it in full")
+        raise ConfigError(f"{what} is in the home directory of nobody: write it in full")
     return expanded
 
 
-def user_path(name: str, path: str) -> Path:
+def user_path(path: str) -> Path:
     """See `expand_path`; the empty one is refused too, which an unset variable of a shell gives."""
     if not path.strip():
-        raise ConfigError(f"{name}={path!r} is empty: name a path, or leave {name} out")
-    return Path(expand_path(name, path))
+        raise ConfigError(f"{path!r} is empty: name a path")
+    return Path(expand_path(path))
 
 
 def expand_paths(config: ConfigDict) -> None:
@@ -67,7 +68,7 @@ def expand_paths(config: ConfigDict) -> None:
 
 def _expanded(name: str, value: Any) -> Any:
     if isinstance(value, str):
-        return expand_path(name, value)
+        return expand_path(value, name)
     if isinstance(value, Iterable):
-        return [expand_path(name, v) if isinstance(v, str) else v for v in value]
+        return [expand_path(v, name) if isinstance(v, str) else v for v in value]
     return value

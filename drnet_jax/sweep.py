@@ -5,13 +5,14 @@ what was stopped is resumed, and runs that start from the same stage 1 share it.
 stage 2 the table (`sweep.md`, `sweep.json`) and the plot (`sweep.png`) are written anew.
 """
 
+import argparse
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +23,7 @@ from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError
 from drnet_jax.config_files import call_file, find_config, load_config
 from drnet_jax.config_overrides import set_fields, take_overrides
+from drnet_jax.data.settings import check_places
 from drnet_jax.data.sources import DataError
 from drnet_jax.reports.comparison import Setting, markdown, settings, to_json
 from drnet_jax.reports.comparison_plot import comparison_figure
@@ -39,7 +41,7 @@ from drnet_jax.runtime.locks import locked
 from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_line
 from drnet_jax.sweeps.images import check_present_images
 from drnet_jax.sweeps.jobs import JobRunner, minutes, why_unfinished
-from drnet_jax.sweeps.plan import Job, Plan, Sweep, check_directory, make_plan
+from drnet_jax.sweeps.plan import Job, Plan, Sweep, check_directory, check_images, make_plan
 from drnet_jax.sweeps.tables import runs_table, size_table
 
 
@@ -49,27 +51,27 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
       0, or 1 if a job failed.
     """
-    parser = _parser()
-    try:
-        overrides, others = take_overrides(arguments)
-    except ConfigError as error:
-        parser.error(str(error))
-    given = parser.parse_args(others)
+    given, overrides = parse(arguments)
     # The jobs need the GPUs; this process only writes.
     jax.config.update("jax_platforms", "cpu")
     directory = (given.dir or Path("runs") / given.sweep.stem).resolve()
+    results = given.results or directory
     try:
         sweep = load_sweep(given.sweep)
-        plan = make_plan(sweep, _base(sweep, overrides), directory)
+        base = base_config(sweep, overrides)
+        check_places(base, results)
+        plan = make_plan(sweep, base, directory)
         check_directory(plan)
         check_present_images(plan)
     except (ConfigError, CheckpointError, DataError) as error:
-        parser.exit(2, f"error: {error}\n")
+        _fail(str(error))
+    except OSError as error:
+        _fail(in_words(error))
     command = shlex.join(["python", "-m", "drnet_jax.sweep", *arguments])
-    results = given.results or directory
 
     def write() -> None:
         """The table and the plot, as far as they go."""
+        check_images(plan)
         _write(plan, command, results)
 
     runner = JobRunner(sweep.config, overrides, given.devices)
@@ -86,20 +88,32 @@ def main(arguments: Sequence[str]) -> int:
         write()
         table = (results / "sweep.md").read_text(encoding="utf-8")
         print_line(f"\n{table}\nwrote sweep.md, sweep.json and sweep.png in {results}")
-    except (ConfigError, CheckpointError) as error:
-        parser.exit(2, f"error: {error}\n")
+        if failed:
+            print_line(f"error: {failed} jobs failed; run the same command to resume", sys.stderr)
+    except (ConfigError, CheckpointError, DataError) as error:
+        _fail(str(error))
     except OSError as error:
-        parser.exit(2, f"error: {in_words(error)}\n")
+        _fail(in_words(error))
     except OutputError as error:
-        parser.exit(2, f"error: {error}; run the same command to resume\n")
+        _fail(f"{error}; run the same command to resume")
     except KeyboardInterrupt:
-        parser.exit(2, "error: interrupted; run the same command to resume\n")
-    if failed:
-        print(f"error: {failed} jobs failed; run the same command to resume", file=sys.stderr)
+        _fail("interrupted; run the same command to resume")
     return int(failed > 0)
 
 
-def _parser() -> CommandLine:
+def _fail(message: str) -> NoReturn:
+    # Where nobody reads it, the status says enough.
+    with suppress(OutputError):
+        print_line(f"error: {message}", sys.stderr)
+    sys.exit(2)
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """`sweep`, `dir`, `results` and `devices`; and the fields that are set for every job.
+
+    Raises:
+      SystemExit: with 2 and one line, or --help.
+    """
     parser = CommandLine(
         prog="python -m drnet_jax.sweep",
         description=f"{__doc__} Fields of every job are set by --config.<field>=<value>.",
@@ -121,7 +135,11 @@ def _parser() -> CommandLine:
         default=[""],
         help="GPUs: a job on each at once (default: one job)",
     )
-    return parser
+    try:
+        overrides, others = take_overrides(arguments)
+    except ConfigError as error:
+        parser.error(str(error))
+    return parser.parse_args(others), overrides
 
 
 def load_sweep(path: Path) -> Sweep:
@@ -136,8 +154,16 @@ def load_sweep(path: Path) -> Sweep:
     return sweep
 
 
-def _base(sweep: Sweep, overrides: Mapping[str, Any]) -> ConfigDict:
-    """The configuration that the variants change."""
+def base_config(sweep: Sweep, overrides: Mapping[str, Any]) -> ConfigDict:
+    """The configuration that the variants change.
+
+    Args:
+      sweep: the variants.
+      overrides: what the user sets for every job, by the names of the fields.
+
+    Raises:
+      ConfigError: see `load_config` and `set_fields`; or the sweep sets one of them for every job.
+    """
     base = load_config(sweep.config)
     set_fields(base, overrides)
     variants = [set(found) for question in sweep.questions.values() for found in question.values()]
@@ -197,7 +223,7 @@ def _run_all(
                 if after_each is not None:
                     after_each()
         # By Ctrl-C the running jobs are interrupted too; they save what they have.
-        except (KeyboardInterrupt, CheckpointError, OSError, OutputError):
+        except (KeyboardInterrupt, CheckpointError, DataError, OSError, OutputError):
             pool.shutdown(cancel_futures=True)
             raise
     return failed

@@ -4,8 +4,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from drnet_jax.checkpoints.picture_sizes import write_sizes
+from drnet_jax.checkpoints.restore import write_data
 from drnet_jax.config import SPLITS, ConfigError
 from drnet_jax.config_files import call_file, find_config
 from drnet_jax.data.datasets import DataSplits
@@ -13,7 +16,7 @@ from drnet_jax.data.sources import DataError
 from drnet_jax.runtime.files import write_json
 from drnet_jax.sweeps.images import check_present_images
 from drnet_jax.sweeps.jobs import why_unfinished
-from drnet_jax.sweeps.plan import Job, Plan, Sweep, make_plan
+from drnet_jax.sweeps.plan import Job, Plan, Sweep, check_directory, check_images, make_plan
 from tests.small_run import small_config
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs" / "sweeps").glob("*.py"))
@@ -156,9 +159,9 @@ def test_a_sweep_on_other_images_is_refused_before_any_run(tmp_path: Path) -> No
             (root / name).touch()
         return root
 
-    def swept(root: Path) -> Plan:
-        count = {"data.train_images": 0, "data.eval_images": 0}
-        base = small_config(**{"data.name": "folder", "data.dir": str(root), **count})
+    def swept(root: Path, **further: Any) -> Plan:
+        further |= {"data.train_images": 0, "data.eval_images": 0}
+        base = small_config(**{"data.name": "folder", "data.dir": str(root), **further})
         return make_plan(Sweep("", {"q": {"base": {}}}, seeds=(0,)), base, tmp_path / "runs")
 
     found = swept(images("here", 20))
@@ -167,10 +170,16 @@ def test_a_sweep_on_other_images_is_refused_before_any_run(tmp_path: Path) -> No
     for job, stage in ((found.stage_one[0], "pretrain"), (found.stage_two[0], "joint")):
         (job.workdir / stage / "16").mkdir(parents=True)
         write_json(job.workdir / "data.json", {"classes": ["x", "y"], "identities": identities})
+        write_sizes(job.workdir, {split: splits.sizes(split) for split in SPLITS})
     check_present_images(found)
     check_present_images(swept(images("moved", 20)))
     with pytest.raises(DataError, match=r"are not those that .*stage1.* in another --dir"):
         check_present_images(swept(images("other", 30)))
+    for path in images("replaced", 20).glob("x/*.png"):
+        path.write_bytes(b"larger")
+    few = {"data.max_corrupt": 5}
+    with pytest.raises(DataError, match="pictures were replaced under the same names"):
+        check_present_images(swept(tmp_path / "replaced", **few))
     images("here", 21)
     with pytest.raises(DataError, match="are not those"):
         check_present_images(found)
@@ -180,3 +189,24 @@ def test_a_sweep_on_other_images_is_refused_before_any_run(tmp_path: Path) -> No
         shutil.rmtree(job.workdir / stage)
     # Without checkpoints the jobs are trained anew.
     check_present_images(found)
+
+
+def test_runs_on_other_pictures_are_not_compared(tmp_path: Path) -> None:
+    """Pictures came, or were replaced, between two runs of a sweep; other splits are a question."""
+    base = small_config()
+    variants = {"few": {}, "more": {"joint.eta": 0.9}, "split": {"data.split_seed": 3}}
+    found = make_plan(Sweep("tiny", {"q": variants}, seeds=(0,)), base, tmp_path)
+    sizes = {split: np.arange(30) for split in SPLITS}
+    for job, identity in zip(found.stage_two, ("a", "a", "b"), strict=True):
+        job.workdir.mkdir()
+        write_json(job.workdir / "config.json", dict(job.config))
+        write_data(job.workdir, ("ant", "bee"), dict.fromkeys(SPLITS, identity))
+        write_sizes(job.workdir, sizes)
+    check_directory(found)
+    second = found.stage_two[1].workdir
+    write_sizes(second, sizes | {"train": np.arange(30)[::-1]})
+    with pytest.raises(DataError, match="pictures were replaced .*30 of train"):
+        check_directory(found)
+    write_data(second, ("ant", "bee"), dict.fromkeys(SPLITS, "c"))
+    with pytest.raises(DataError, match="the images of train and calibration and test are not"):
+        check_images(found)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drnet_jax.config import STAGES
+from drnet_jax.config import STAGES, ConfigError
 from drnet_jax.data.pipeline import eval_batches, train_batches
 from drnet_jax.evaluation.outputs import make_eval_step
 from drnet_jax.models.create import create_model
@@ -101,6 +101,20 @@ def test_what_a_later_stage_cannot_compute_stops_before_the_first(
     monkeypatch.setattr(JointLoss, "__call__", broken)
     with pytest.raises(ZeroDivisionError, match="in stage 2"):
         prepare(small_config(**SHALLOW), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"model.args": "stage_sizes=(1,), width=300000"}, "pretrain.batch_size=40 with the"),
+        ({"eval.batch_size": 4 * 10**8}, r"eval.batch_size=400000000 .* takes more than \d+"),
+        ({"joint.num_epochs": 2**31 - 1}, "joint.num_epochs=2147483647 of 8 steps each"),
+    ],
+)
+def test_what_no_machine_can_do(fields: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        prepare(small_config(**SHALLOW | fields), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

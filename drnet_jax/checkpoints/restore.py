@@ -28,7 +28,7 @@ from drnet_jax.config import (
     flatten,
     training_fields,
 )
-from drnet_jax.config_checks import FIELDS
+from drnet_jax.config_fields import FIELDS
 from drnet_jax.data.sources import DataError
 from drnet_jax.models.create import check_model, create_model
 from drnet_jax.models.drnet import DRNet

@@ -46,7 +46,7 @@ class SetOnce(argparse.Action):
 def a_path(text: str) -> Path:
     """For the `type` of an argument: a path with `~` replaced (`user_path`)."""
     try:
-        return user_path("the path", text)
+        return user_path(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -8,9 +8,10 @@ import optax
 def masked_mean(values: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     """Mean of `[n, ...]` over all axes, or over the samples that `mask` `[n]` marks True.
 
-    Float32 at least; zero, not NaN, if it marks none.
+    Of flags and integers float32; zero, not NaN, if it marks none.
     """
-    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        values = values.astype(jnp.float32)
     if mask is None:
         return values.mean()
     where = mask.reshape(-1, *[1] * (values.ndim - 1))
