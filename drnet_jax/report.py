@@ -96,7 +96,9 @@ def _check_once(paths: Sequence[Path]) -> None:
     for path in paths:
         other = first.setdefault(path.resolve(), path)
         if other is not path:
-            raise ConfigError(f"report.runs names one run twice, as {other} and {path}: once is it")
+            raise ConfigError(
+                f"report.runs names one run twice, as {other} and {path}: give it once"
+            )
 
 
 def _summary(path: Path) -> dict[str, Any]:

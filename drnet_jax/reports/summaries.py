@@ -69,7 +69,9 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
         if summary["top1"] is not None:
             _check(summary, _CHOSEN, "")
         _check(summary, {n: kind for n, kind in _FURTHER.items() if n in summary}, "")
-        _check_lengths(summary)
+        _check_resolutions(summary)
+        for name, interval in summary.get("controls", {}).get("intervals", {}).items():
+            _check_interval(name, interval)
     except ValueError as error:
         raise damaged(path, error, remedy) from error
     return summary
@@ -109,8 +111,8 @@ def _is(value: Any, kind: type) -> bool:
     return type(value) is kind
 
 
-def _check_lengths(summary: dict[str, Any]) -> None:
-    """Lists that have an entry a resolution."""
+def _check_resolutions(summary: dict[str, Any]) -> None:
+    """Lists have an entry a resolution, and costs are what may be divided by."""
     count = len(summary["resolutions"])
     lists = [summary["fixed"]]
     if summary["top1"] is not None:
@@ -119,3 +121,12 @@ def _check_lengths(summary: dict[str, Any]) -> None:
         lists += [entry["shares"], entry["fixed_top1"]]
     if not count or any(len(found) != count for found in lists):
         raise ValueError("it has not a figure for every resolution")
+    if any(entry["gmacs"] <= 0 for entry in summary["fixed"]):
+        raise ValueError("a fixed resolution costs nothing")
+
+
+def _check_interval(name: str, interval: dict[str, Any]) -> None:
+    """Both ends or none, and ends of something."""
+    ends = [interval["low"], interval["high"]]
+    if ends != [None, None] and None in (*ends, interval["value"]):
+        raise ValueError(f"controls.intervals.{name} is no interval")
