@@ -1,11 +1,14 @@
 """Settings over seeds: means, Student's intervals and paired differences against SciPy."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.evaluation.intervals import Interval, over_seeds, proportion
 from drnet_jax.reports.comparison import (
     Setting,
@@ -13,9 +16,11 @@ from drnet_jax.reports.comparison import (
     figures,
     markdown,
     points,
+    read_summary,
     rows,
     to_json,
 )
+from drnet_jax.runtime.files import write_json
 
 
 def summary(seed: int, top1: float, shares: tuple[float, float] = (0.5, 0.5)) -> dict[str, Any]:
@@ -32,6 +37,36 @@ def summary(seed: int, top1: float, shares: tuple[float, float] = (0.5, 0.5)) ->
         ],
         "config": {"seed": seed},
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"top1": "0.7"}, "TypeError"),
+        ({"top1": float("nan")}, "not finite"),
+        ({"gmacs": None}, "TypeError"),
+        ({"fixed": []}, "Error"),
+        ({"fixed": [{"gmacs": 1.0}]}, "'top1'"),
+        ({"shares": None}, "TypeError"),
+        ({"config": {"seed": "0"}}, "its seed is '0'"),
+        ({"config": []}, "TypeError"),
+        ({"lambda": "0"}, "TypeError"),
+        ({"resolutions": 64}, "TypeError"),
+    ],
+    ids=str,
+)
+def test_a_damaged_evaluation(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    """Of valid JSON; a flipped digit is as good a figure, which its checksum tells."""
+    path = tmp_path / "eval.json"
+    write_json(path, summary(0, 0.75))
+    assert read_summary(tmp_path) == summary(0, 0.75)
+    path.write_text(json.dumps(summary(0, 0.75) | changes))
+    with pytest.raises(CheckpointError, match=f"eval.json is damaged .*{words}.*: write it anew"):
+        read_summary(tmp_path)
+    write_json(path, summary(0, 0.75))
+    path.write_text(path.read_text().replace("0.75", "0.95"))
+    with pytest.raises(CheckpointError, match="eval.json is damaged .*checksum.*: write it anew"):
+        read_summary(tmp_path)
 
 
 A = Setting("a", (summary(0, 0.70), summary(1, 0.74), summary(2, 0.72)))

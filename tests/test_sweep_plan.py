@@ -96,6 +96,8 @@ def test_an_evaluation_of_something_else_is_none_of_the_sweeps(
     (job,) = make_plan(sweep, base, tmp_path).stage_two
     job.workdir.mkdir()
     good = {"stage": "joint", "finished": True, "lambda": 0.0, "config": job.config}
+    # After stage 1 alone, of which there are no more figures.
+    good |= {"top1": None, "resolutions": [32, 16]}
     write_json(job.workdir / "eval.json", good)
     assert not is_finished(job)
     write_json(job.workdir / "joint_finished.json", {"num_steps": 16})

@@ -1,5 +1,6 @@
 """Several runs side by side: settings, each at one seed or more, from their `eval.json`."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from drnet_jax.checkpoints.checkpoint import read_object
+from drnet_jax.checkpoints.checkpoint import damaged, read_object
 from drnet_jax.evaluation.intervals import Interval, over_seeds
 from drnet_jax.evaluation.metrics import hull_top1, matched_random_top1
 
@@ -77,7 +78,33 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
       CheckpointError: it is damaged.
     """
     path = workdir / "eval.json"
-    return read_object(path) if path.exists() else None
+    if not path.exists():
+        return None
+    remedy = f"write it anew by --mode=eval --workdir={workdir}"
+    summary = read_object(path, remedy)
+    try:
+        _check(summary)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise damaged(path, repr(error), remedy) from error
+    return summary
+
+
+def _check(summary: Mapping[str, Any]) -> None:
+    """Stops for what is no summary of an evaluation.
+
+    Raises:
+      ValueError: it is none; or KeyError, TypeError, IndexError, AttributeError.
+    """
+    seed, lam = summary["config"]["seed"], summary.get("lambda", 0.0)
+    if type(seed) is not int or not math.isfinite(lam) or not len(summary["resolutions"]):
+        raise ValueError(f"its seed is {seed!r}, its lambda {lam!r}")
+    # After stage 1 alone there is no trained predictor, and nothing to compare.
+    if summary["top1"] is None:
+        return
+    controls = summary.get("controls", {}).get("intervals", {})
+    found = {name: value for name, value in figures(summary).items() if name not in controls}
+    if not np.isfinite([*found.values(), *summary["shares"]]).all():
+        raise ValueError("its figures are not finite")
 
 
 def settings(runs: Mapping[str, Iterable[Path]]) -> list[Setting]:
