@@ -14,7 +14,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -28,17 +28,22 @@ from drnet_jax.inference.folding import fold_batch_norm
 from drnet_jax.models.create import create_model
 from drnet_jax.models.variables import init_variables
 from drnet_jax.runtime.allocator import keep_freed_memory
+from drnet_jax.runtime.command_line import CommandLine
 
 GOAL = 0.95
 FORWARD = {"mobilenetv2": "mobilenetv2_in1k", "resnet50": "resnet_in1k"}
 PROGRAMS = ("demo_step", *FORWARD)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = CommandLine(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--worker", choices=("kept", "given"), help="used by itself")
-    arguments = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    arguments = parse(sys.argv[1:])
     if arguments.worker:
         return work(arguments.worker)
     print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}")

@@ -20,6 +20,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from drnet_jax.inference.adaptive import AdaptiveClassifier
 from drnet_jax.inference.networks import predictor_network
 from drnet_jax.models.create import create_model
 from drnet_jax.models.variables import init_variables
+from drnet_jax.runtime.command_line import CommandLine
 
 # Shares of the batch, and the goal of the saving on the CPU.
 SHARES = (((0.4, 0.3, 0.3), 0.65), ((0.2, 0.3, 0.5), 0.80), ((0.364, 0.303, 0.333), 0.65))
@@ -42,13 +44,17 @@ GPU_GOAL = 0.9
 REPEATS = 9
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = CommandLine(description=__doc__.splitlines()[0])
     parser.add_argument("--resolutions", type=int, nargs=3, default=(224, 168, 112))
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--buckets", type=int, nargs="+", help="default: powers of two, 3, 6")
-    parser.add_argument("--dtype", default="float32")
-    arguments = parser.parse_args()
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    arguments = parse(sys.argv[1:])
     largest = max(arguments.batch_sizes)
     usual = [2**power for power in range(largest.bit_length()) if 2**power <= largest]
     usual = sorted({*usual, 3, 6})

@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +35,7 @@ from benchmarks.turns import turn
 from drnet_jax.inference.folding import fold_batch_norm
 from drnet_jax.models.backbone import backbones
 from drnet_jax.runtime.allocator import keep_freed_memory
+from drnet_jax.runtime.command_line import CommandLine
 
 SIZE = 224
 GOALS = {"resnet50": 1.05, "mobilenetv2": 0.7}
@@ -45,12 +46,16 @@ THREADS = 2
 Times = dict[tuple[str, int], list[float]]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = CommandLine(description=__doc__.splitlines()[0])
     parser.add_argument("python", help="one that has torch and torchvision")
     parser.add_argument("--networks", nargs="+", choices=list(GOALS), default=list(GOALS))
     parser.add_argument("--repeats", type=int, default=12)
-    arguments = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    arguments = parse(sys.argv[1:])
     keep_freed_memory()
     # XLA takes every core that this process may use.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])

@@ -9,12 +9,14 @@ whole pipeline, batches on the device included, with threads and with 1 and 2 wo
 last line is the speed-up for 1000x750 px, and the largest of the mean pixel differences.
 """
 
+import argparse
 import io
 import os
 import platform
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -30,6 +32,7 @@ from drnet_jax.data.decode import Box, decode_crop, random_crop_box
 from drnet_jax.data.pipeline import train_batches
 from drnet_jax.data.settings import DataSettings
 from drnet_jax.data.sources import Source
+from drnet_jax.runtime.command_line import CommandLine
 from drnet_jax.runtime.sharding import batch_sharding, create_mesh
 
 GOAL_SPEEDUP, GOAL_DIFFERENCE = 1.5, 1.0
@@ -41,7 +44,12 @@ GOAL_PICTURE = 1
 BATCH, BATCHES = 64, 30
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    return CommandLine(description=__doc__.splitlines()[0]).parse_args(arguments)
+
+
 def main() -> int:
+    parse(sys.argv[1:])
     setup = f"Pillow {PIL.__version__}, {os.cpu_count()} cores, {platform.machine()}"
     print(f"{setup}, {SIZE} px crops")
     results = [compare(*picture) for picture in PICTURES]

@@ -12,8 +12,9 @@ what remat computes again with the first computation, so neither saves anything 
 step: a quarter, and the state.
 """
 
-import importlib
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -22,8 +23,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from drnet_jax.config_files import load_config, shipped_configs
 from drnet_jax.models.create import create_model
 from drnet_jax.models.macs import model_cost
+from drnet_jax.runtime.command_line import CommandLine
 from drnet_jax.training.create import create_stage_step, noise_key
 from drnet_jax.training.train_state import create_train_state
 
@@ -38,13 +41,24 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = CommandLine(description=__doc__.splitlines()[0])
+    shipped = sorted(path.stem for path in shipped_configs().glob("*.py"))
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of a shipped configuration")
+    given = parser.parse_args(arguments)
+    for name in given.names:
+        if name not in shipped:
+            parser.error(f"no configuration {name!r}: there are {', '.join(shipped)}")
+    return given
+
+
 def main() -> int:
-    names = sys.argv[1:] or list(CONFIGS)
+    names = parse(sys.argv[1:]).names or list(CONFIGS)
     print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, one device, GiB, joint step")
     print(f"{'config':<22}{'batch':>6}" + "".join(f"{variant:>15}" for variant in VARIANTS))
     ratio = None
     for name in names:
-        config = importlib.import_module(f"configs.{name}").get_config()
+        config = load_config(name)
         row = [step_gib(config, overrides) for overrides in VARIANTS.values()]
         print(
             f"{name:<22}{config.joint.batch_size:>6}" + "".join(f"{gib:>15.2f}" for gib in row),

@@ -16,7 +16,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from benchmarks.train_step import joint_step
 from drnet_jax.models.create import create_model
 from drnet_jax.models.variables import init_variables
 from drnet_jax.runtime.allocator import keep_freed_memory
+from drnet_jax.runtime.command_line import CommandLine
 
 # Config, batch size (0: the config's own) and goal.
 NETWORKS: dict[str, tuple[str, int, float]] = {
@@ -38,11 +39,15 @@ NETWORKS: dict[str, tuple[str, int, float]] = {
 }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = CommandLine(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--repeats", type=int, default=4)
-    arguments = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    arguments = parse(sys.argv[1:])
     keep_freed_memory()
     print(f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}")
     print(f"Python {platform.python_version()}, jax {jax.__version__}, {arguments.repeats} repeats")

@@ -12,6 +12,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -21,15 +22,20 @@ import numpy as np
 
 from drnet_jax.models.backbone import backbones
 from drnet_jax.pretrained.torch_weights import variables_from_torch
+from drnet_jax.runtime.command_line import CommandLine
 
 SCRIPT = Path(__file__).parents[1] / "tests" / "torch_reference.py"
 GOAL = 1e-4
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = CommandLine(description=__doc__.splitlines()[0])
     parser.add_argument("python", help="one that has torch and torchvision")
-    python = parser.parse_args().python
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    python = parse(sys.argv[1:]).python
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "reference.npz"
         subprocess.run([python, SCRIPT, path], check=True)

@@ -15,6 +15,7 @@ are re-estimated on the photographs of FOLDER (any folder of JPEGs, without labe
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -27,6 +28,7 @@ from drnet_jax.models.backbone import backbones
 from drnet_jax.models.reestimate import reestimate_statistics
 from drnet_jax.pretrained.torch_file import read_state_dict
 from drnet_jax.pretrained.torch_weights import variables_from_torch
+from drnet_jax.runtime.command_line import CommandLine, a_path
 
 SIZES = (224, 168, 112)
 GOAL = 17
@@ -34,11 +36,15 @@ BATCH = 64
 UNLABELLED = 1024
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = CommandLine(description=__doc__.splitlines()[0])
+    parser.add_argument("packages", type=a_path)
+    parser.add_argument("--unlabelled", type=a_path)
+    return parser.parse_args(arguments)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("packages", type=Path)
-    parser.add_argument("--unlabelled", type=Path)
-    arguments = parser.parse_args()
+    arguments = parse(sys.argv[1:])
     (weights,) = arguments.packages.rglob("efficientnet-lite0-*.pth")
     photos = sorted(arguments.packages.rglob("imagenet_*.jpg"))
     labels = np.array([int(path.stem.split("_")[-1]) for path in photos])

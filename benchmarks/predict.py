@@ -16,13 +16,14 @@ end to end  a small network with random weights, every file from reading to logi
 Goals, set before measuring: end to end 1.5 times as fast, difference at most 0.5.
 """
 
+import argparse
 import os
 import platform
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ from drnet_jax.inference.files import FileClassifier
 from drnet_jax.models.create import create_model
 from drnet_jax.models.layers import resize
 from drnet_jax.models.variables import init_variables
+from drnet_jax.runtime.command_line import CommandLine
 
 GOAL_SPEEDUP, GOAL_DIFFERENCE = 1.5, 0.5
 RESOLUTIONS, SHARES, PREDICTOR = (224, 168, 112), (0.4, 0.3, 0.3), 128
@@ -56,7 +58,12 @@ CROP, BATCH, REPEATS = 224 / 256, 64, 5
 CORES = os.cpu_count() or 1
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    return CommandLine(description=__doc__.splitlines()[0]).parse_args(arguments)
+
+
 def main() -> int:
+    parse(sys.argv[1:])
     print(f"{jax.devices()[0].device_kind}, {CORES} cores, {platform.machine()}")
     print(f"Python {platform.python_version()}, jax {jax.__version__}, Pillow {PIL.__version__}")
     with tempfile.TemporaryDirectory() as folder:

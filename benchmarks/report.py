@@ -13,6 +13,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -23,6 +24,7 @@ from configs.resnet_in1k import get_config
 from drnet_jax.evaluate import evaluation
 from drnet_jax.evaluation import logits
 from drnet_jax.reports.evaluation_report import write_report
+from drnet_jax.runtime.command_line import CommandLine
 from drnet_jax.runtime.environment import environment
 from drnet_jax.runtime.files import write_json
 from tests.synthetic import synthetic_logits, synthetic_model
@@ -30,11 +32,15 @@ from tests.synthetic import synthetic_logits, synthetic_model
 SIDES = (224, 192, 168, 112, 96)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = CommandLine(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--classes", type=int, default=1_000)
-    arguments = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    arguments = parse(sys.argv[1:])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "logits.npz"
         spawn = multiprocessing.get_context("spawn")

@@ -17,7 +17,7 @@ import platform
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from drnet_jax.models.backbone import backbones
 from drnet_jax.models.convolution import convolve
 from drnet_jax.runtime.allocator import keep_freed_memory
+from drnet_jax.runtime.command_line import CommandLine
 
 SIZE = 224
 NETWORKS = ["resnet50", "mobilenetv2"]
@@ -44,12 +45,16 @@ Key = tuple[nn.Conv, tuple[int, ...]]
 Times = dict[tuple[str, str], float]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = CommandLine(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=list(backbones()), default=NETWORKS)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    arguments = parse(sys.argv[1:])
     keep_freed_memory()
     device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}"
     macs_a_second, bytes_a_second = machine_rates(arguments.repeats)

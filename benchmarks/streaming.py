@@ -13,6 +13,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -26,14 +27,19 @@ from drnet_jax.evaluate import classify_source
 from drnet_jax.evaluation.inputs import restore_and_load
 from drnet_jax.evaluation.outputs import evaluate, make_eval_step
 from drnet_jax.inference.create import adaptive_classifier
+from drnet_jax.runtime.command_line import CommandLine, a_path
 
 REPEATS = 5
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = CommandLine(description=__doc__.splitlines()[0])
+    parser.add_argument("workdir", type=a_path)
+    return parser.parse_args(arguments)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("workdir", type=Path)
-    arguments = parser.parse_args()
+    arguments = parse(sys.argv[1:])
     config = default_config()
     restored, source = restore_and_load(config, arguments.workdir, "test")
     engine = adaptive_classifier(config, restored, source.image_size)

@@ -7,8 +7,10 @@ torchvision's network with random weights at 224 px, the median of a turn (`turn
 `onnx` writes the network to `FOLDER/<batch>.onnx` and answers with 0.
 """
 
+import argparse
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -23,10 +25,18 @@ THREADS = 2
 SIZE = 224
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("network", help="as drnet_jax calls it")
+    parser.add_argument("folder", type=Path, help="where networks are written")
+    return parser.parse_args(arguments)
+
+
 def main() -> None:
+    arguments = parse(sys.argv[1:])
+    name, folder = arguments.network, arguments.folder
     keep_freed_memory()
     torch.set_num_threads(THREADS)
-    name, folder = sys.argv[1:]
     make = getattr(torchvision.models, {"mobilenetv2": "mobilenet_v2"}.get(name, name))
     torch.manual_seed(0)
     eager = make().eval()

@@ -9,13 +9,12 @@ and the medians are compared.
 """
 
 import argparse
-import importlib
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 import jax.numpy as jnp
 
+from drnet_jax.config_files import load_config, shipped_configs
 from drnet_jax.models.create import create_model
 from drnet_jax.models.macs import model_cost
 from drnet_jax.models.variables import init_variables
+from drnet_jax.runtime.command_line import CommandLine
 from drnet_jax.training.create import create_stage_step, noise_key
 from drnet_jax.training.losses import cross_entropy
 from drnet_jax.training.train_state import create_train_state
@@ -35,13 +36,18 @@ GOAL = 1.15
 REPEATS = 15
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="digits_on_photos")
-    parser.add_argument("--dtype", default="float32")
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = CommandLine(description=__doc__.splitlines()[0])
+    shipped = sorted(path.stem for path in shipped_configs().glob("*.py"))
+    parser.add_argument("--config", choices=shipped, default="digits_on_photos")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--batch-size", type=int, default=100)
-    arguments = parser.parse_args()
-    config = importlib.import_module(f"configs.{arguments.config}").get_config()
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    arguments = parse(sys.argv[1:])
+    config = load_config(arguments.config)
     config.model.dtype = arguments.dtype
     model = create_model(config, config.data.num_classes or 10)
     variables = init_variables(model, jax.random.key(0))

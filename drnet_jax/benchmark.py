@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from drnet_jax.inference.create import adaptive_classifier
 from drnet_jax.inference.decision import choose
 from drnet_jax.models.macs import ModelCost, model_cost
 from drnet_jax.reports.latency_report import Row, markdown, plot, verdicts
-from drnet_jax.runtime.files import write_json, write_text
+from drnet_jax.runtime.files import check_writable, write_json, write_text
 from drnet_jax.runtime.progress import log
 
 # Pictures that batches are drawn from.
@@ -90,7 +91,9 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
       CheckpointError: no checkpoint, one of another model, or no trained predictor.
       DataError: the data cannot be read, or is other data.
       BudgetError: a budget cannot be kept.
+      OSError: `workdir` cannot be written to.
     """
+    check_writable(workdir / "benchmark")
     restored, source = restore_and_load(config, workdir, "calibration")
     check_predictor(restored)
     outputs = ModelOutputs(config, workdir, restored).of("calibration", source)
@@ -104,7 +107,7 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
         rows += _measure(methods, pool, batch_size, config)
     rows.sort(key=lambda row: row.input, reverse=True)
     setting = _setting(config)
-    folder = workdir / "benchmark" / datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
+    folder = _new_folder(workdir / "benchmark")
     content = {
         "setting": setting,
         "rows": [row.figures() for row in rows],
@@ -119,6 +122,18 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
     plot(rows, setting, folder / "throughput.png")
     log(f"\n{text}\nwrote table.json, table.md and throughput.png in {folder}")
     return rows
+
+
+def _new_folder(parent: Path) -> Path:
+    """A folder called by the time, with a number if another benchmark took that."""
+    name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
+    folder, numbers = parent / name, count(2)
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            folder = parent / f"{name}-{next(numbers)}"
 
 
 def _lambdas(records: EvalRecords, cost: ModelCost, budgets: Sequence[float]) -> dict[str, float]:

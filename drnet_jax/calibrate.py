@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from drnet_jax.budgets import calibration
-from drnet_jax.budgets.calibration import BudgetError, Calibration, Point, Times
+from drnet_jax.budgets import calibration_file
+from drnet_jax.budgets.calibration import BudgetError, Calibration, Point, Times, calibrate
 from drnet_jax.budgets.solve import calibration_path, solve, times_setting
 from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.checkpoints.restore import RestoredModel, check_predictor, restore_variables
@@ -14,6 +14,7 @@ from drnet_jax.config import budget_name
 from drnet_jax.evaluation.inputs import ModelOutputs, find_and_load
 from drnet_jax.inference.create import adaptive_classifier
 from drnet_jax.models.macs import model_cost
+from drnet_jax.runtime.files import check_writable
 from drnet_jax.runtime.progress import log
 
 _SHOWN = 11
@@ -30,7 +31,9 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
       CheckpointError: no checkpoint, one of another model, or no trained predictor.
       DataError: the data cannot be read, or is other data.
       BudgetError: the budget cannot be kept; the table is written all the same.
+      OSError: the folder of the checkpoint cannot be written to.
     """
+    check_writable(Path(config.restore_from) if config.restore_from else workdir)
     trained, source = find_and_load(config, workdir, "calibration")
     check_predictor(trained)
     path, model = calibration_path(trained), model_key(config, trained)
@@ -42,7 +45,7 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
         times = known_times(path, model)
     records = ModelOutputs(config, workdir, trained).of("calibration", source).records()
     cost = model_cost(trained.model)
-    found = calibration.calibrate(
+    found = calibrate(
         records.scores,
         records.top1,
         np.array(cost.classifier_gmacs),
@@ -50,7 +53,7 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
         model,
         times,
     )
-    calibration.save(found, path)
+    calibration_file.save(found, path)
     log(f"{found.num_images} images of the calibration split, lambda in nats a GMAC")
     picked = np.linspace(0, len(found.points) - 1, _SHOWN).round().astype(int)
     shown = {found.points[index] for index in picked}
@@ -67,8 +70,9 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
 def known_times(path: Path, model: str) -> Times | None:
     """Those of an earlier calibration of the same model."""
     try:
-        return calibration.load(path, model).times
-    except BudgetError:
+        return calibration_file.load(path, model).times
+    except BudgetError as error:
+        log(f"the times of the last calibration are not taken over: {error}")
         return None
 
 

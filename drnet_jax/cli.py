@@ -1,120 +1,201 @@
 """The command line of `main.py`, of `python -m drnet_jax` and of `drnet-jax`."""
 
+import argparse
+import difflib
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import ConfigDict
 
 from drnet_jax.config import ConfigError
 from drnet_jax.config_checks import check_config
-from drnet_jax.config_files import load_config
-from drnet_jax.config_overrides import override
+from drnet_jax.config_files import load_config, split_name
+from drnet_jax.config_overrides import set_fields, take_overrides
+from drnet_jax.runtime.command_line import CommandLine, SetOnce, a_path
+from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_line
 
 MODES = ("train", "eval", "calibrate", "benchmark", "predict", "report")
 _DEFAULT_FILE = "configs/digits_on_photos.py"
+_FLAGS = ("config", "workdir", "mode", "help")
 # Those that the same command goes on with after an interruption.
 _RESUMED = ("train", "predict")
+_RESUME = "run the same command to resume"
+# In XLA's errors.
+_NO_MEMORY = "RESOURCE_EXHAUSTED"
+_LESS_MEMORY = (
+    "lower <stage>.batch_size, eval.batch_size, benchmark.batch_sizes or inference.buckets; or "
+    "keep a stage's batch, with model.remat=True or in parts, <stage>.accumulate"
+)
 
 
 def run() -> None:
     """Runs the program on the arguments of the process; it ends with 0, or with 2 and one line."""
+    prepare_streams()
     try:
-        file, arguments = _take_file(sys.argv[1:])
-        config = load_config(file)
-        sys.argv[1:] = override(config, arguments)
+        values, others = take_overrides(sys.argv[1:])
+        given = parse_flags(others)
+        config = load_config(given.config)
+        set_fields(config, values)
     except ConfigError as error:
         _fail(str(error))
-    _define_flags()
-    app.run(partial(_main, config, file), flags_parser=_parse_flags)
+    # Grain reads flags of absl, of which this program takes none.
+    flags.FLAGS.mark_as_parsed()
+    _main(config, given.mode, given.workdir)
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    # Where nobody reads it, the status says enough.
+    with suppress(OutputError):
+        print_line(f"error: {message}", sys.stderr)
     sys.exit(2)
 
 
-def _take_file(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """What `--config` names, and the other arguments."""
-    file, others = _DEFAULT_FILE, []
-    left = iter(arguments)
+def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
+    """`config`, `mode` and `workdir`, which is a `Path`.
+
+    Args:
+      arguments: of the program, but for the fields of the configuration.
+
+    Raises:
+      ConfigError: an argument that belongs to no flag; it says how it may be meant.
+      SystemExit: a bad value of a flag (with 2 and one line), or --help.
+    """
+    program = Path(sys.argv[0]).name
+    parser = CommandLine(
+        prog="python -m drnet_jax" if program == "__main__.py" else program,
+        description="Trains, evaluates or uses a DRNet. Fields of the configuration are set by "
+        "--config.<field>=<value>; drnet_jax/config.py has them all.",
+    )
+    parser.add_argument(
+        "--config", action=SetOnce, default=_DEFAULT_FILE, help="what to run (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workdir",
+        action=SetOnce,
+        type=a_path,
+        help="where checkpoints and results go (default: runs/<name of the config>)",
+    )
+    parser.add_argument(
+        "--mode",
+        action=SetOnce,
+        choices=MODES,
+        default="train",
+        help="what to do (default: %(default)s)",
+    )
+    given, left = parser.parse_known_args(arguments)
     for argument in left:
-        flag, equals, value = argument.partition("=")
-        if flag not in ("--config", "-config"):
-            others.append(argument)
-            continue
-        file = value if equals else next(left, "")
-        if not file:
-            raise ConfigError(f"--config has no value: --config={_DEFAULT_FILE}")
-    return file, others
-
-
-def _define_flags() -> None:
-    # For --help only: `run` has taken it.
-    flags.DEFINE_string(
-        "config", _DEFAULT_FILE, "File that says what to run; fields with --config.x=y."
-    )
-    flags.DEFINE_string(
-        "workdir", None, "Where checkpoints and results go (default: runs/<name of the config>)."
-    )
-    flags.DEFINE_enum("mode", "train", MODES, "What to do.")
-    for name in ("config", "workdir", "mode"):
-        # --help lists the flags of the script that was started.
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-
-
-def _parse_flags(arguments: list[str]) -> list[str]:
-    try:
-        left = flags.FLAGS(arguments)
-    except flags.Error as error:
-        _fail(str(error).splitlines()[0])
-    # The first one is the program.
-    for argument in left[1:]:
-        _fail(f"argument {argument!r} belongs to no flag: {_as_flag(argument)}")
-    return left
+        raise ConfigError(f"argument {argument!r} belongs to no flag: {_as_flag(argument)}")
+    if given.workdir is None:
+        given.workdir = Path("runs") / Path(split_name(given.config)[0]).stem
+    return given
 
 
 def _as_flag(argument: str) -> str:
     """How to write what was given without a flag."""
     if argument in MODES:
         return f"--mode={argument}"
-    if argument.partition(":")[0].endswith(".py"):
+    # One dash, or the dash of a text processor.
+    name = argument.lstrip("-\u2010\u2011\u2012\u2013\u2014\u2212")
+    flag = name.partition("=")[0]
+    if flag in _FLAGS or flag.startswith("config."):
+        return f"--{name}"
+    if name != argument and (close := difflib.get_close_matches(flag, _FLAGS, n=1)):
+        return f"did you mean --{close[0]}?"
+    if split_name(argument)[0].endswith(".py"):
         return f"--config={argument}"
     return "--config=<file>, --workdir=<folder>, --mode=<mode> or --config.<field>=<value>"
 
 
-def _main(config: ConfigDict, file: str, _: Sequence[str]) -> None:
+def _main(config: ConfigDict, mode: str, workdir: Path) -> None:
+    logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
+    devices = _start_jax()
     # Imported late: --help and bad flags answer sooner.
     import jax
 
-    from drnet_jax.budgets.calibration import BudgetError
-    from drnet_jax.checkpoints.checkpoint import CheckpointError
     from drnet_jax.data.settings import check_places
-    from drnet_jax.data.sources import DataError
     from drnet_jax.runtime.allocator import keep_freed_memory
-    from drnet_jax.training.stops import TrainingError
 
-    mode: str = flags.FLAGS.mode
-    workdir = Path(flags.FLAGS.workdir or Path("runs") / Path(file.partition(":")[0]).stem)
     if jax.default_backend() == "cpu":
         keep_freed_memory()
-    print(f"workdir: {workdir} | devices: {jax.device_count()} x {jax.devices()[0].device_kind}")
-    try:
+    with one_line_errors(mode):
+        print_line(f"workdir: {workdir} | devices: {devices}")
         # The training does it itself.
         if mode != "train":
             check_config(config, jax.device_count(), mode)
         # Before anything is written there.
         check_places(config, workdir)
         _job(mode, config)(config, workdir)
-    except (ConfigError, DataError, CheckpointError, TrainingError, BudgetError, OSError) as error:
+
+
+@contextmanager
+def one_line_errors(mode: str) -> Iterator[None]:
+    """Ends the program with 2 and one line for whatever its user can do something about.
+
+    Args:
+      mode: what runs in this block.
+    """
+    import jax
+
+    from drnet_jax.budgets.calibration import BudgetError
+    from drnet_jax.checkpoints.checkpoint import CheckpointError
+    from drnet_jax.data.sources import DataError
+    from drnet_jax.runtime.files import in_words
+    from drnet_jax.training.stops import TrainingError
+
+    _interrupt_on_signals()
+    try:
+        yield
+    except (ConfigError, DataError, CheckpointError, TrainingError, BudgetError) as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(in_words(error))
+    except OutputError as error:
+        kept = _RESUME if mode in _RESUMED else "what was written is kept"
+        _fail(f"{error}; {kept}")
     except KeyboardInterrupt:
-        resumes = "run the same command to resume" if mode in _RESUMED else "nothing is kept"
-        _fail(f"interrupted; {resumes}")
+        _fail(f"interrupted; {_RESUME if mode in _RESUMED else 'nothing is kept'}")
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and _NO_MEMORY not in str(error):
+            raise
+        _fail(f"out of memory ({_first_line(error)}): {_LESS_MEMORY}")
+
+
+def _interrupt_on_signals() -> None:
+    """SIGTERM and SIGHUP end the program as Ctrl-C does; where they are ignored, they stay so."""
+
+    def interrupt(number: int, _: FrameType | None) -> NoReturn:
+        """Once: shell and system may both send it."""
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, interrupt)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _start_jax() -> str:
+    """The devices in words. What the environment asks of JAX and it cannot do is one line."""
+    try:
+        import jax
+
+        return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    # A platform without its plugin is an assertion of JAX's.
+    except (RuntimeError, ValueError, AssertionError) as error:
+        asked = " ".join(f"{n}={v}" for n, v in os.environ.items() if n.startswith("JAX_"))
+        why = (str(error).splitlines() or ["there is no such platform here"])[0]
+        _fail(f"JAX does not start with {asked or 'its defaults'}: {why}; correct or unset it")
 
 
 def _job(mode: str, config: ConfigDict) -> Callable[[ConfigDict, Path], object]:

@@ -293,7 +293,7 @@ def alpha_target(config: ConfigDict, gmacs: tuple[float, ...]) -> float | None:
       gmacs: of the classifier at every resolution.
 
     Raises:
-      ConfigError: a target outside [C_min, C_max].
+      ConfigError: a target outside [C_min, C_max], or one although all cost the same.
     """
     joint = config.joint
     if joint.alpha is None and joint.alpha_fraction is None:
@@ -301,6 +301,12 @@ def alpha_target(config: ConfigDict, gmacs: tuple[float, ...]) -> float | None:
     if len(gmacs) == 1:
         return gmacs[0]
     name = "joint.alpha" if joint.alpha is not None else "joint.alpha_fraction"
+    if min(gmacs) == max(gmacs):
+        raise ConfigError(
+            f"model.resolutions={tuple(config.model.resolutions)} all cost {gmacs[0]:.4g} GMACs in "
+            f"this network, and {name} is a target for what they cost: name sides that differ by "
+            f"its stride at least, or set --config.{name}=None"
+        )
     target = joint.alpha if joint.alpha is not None else joint.alpha_fraction * max(gmacs)
     if not min(gmacs) <= target <= max(gmacs):
         raise ConfigError(

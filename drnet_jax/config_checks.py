@@ -1,234 +1,12 @@
 """The checks of a configuration that come before any work: of every field, and between fields."""
 
 import difflib
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from drnet_jax.config import (
-    BUDGETS,
-    LEAST_REPEATS,
-    SPLITS,
-    STAGES,
-    ConfigError,
-    default_config,
-    flatten,
-)
-
-# Counts become indices and shapes in 32 bits. Of the seed twice as much and one more is a seed too
-# (`training/train_loop.py`), and Grain's have 32 bits.
-_MAX_INT = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class Flag:
-    """True or False."""
-
-    def complaint(self, value: Any) -> str:
-        """What the value must be and is not; empty if it is."""
-        return "" if isinstance(value, bool) else "must be True or False"
-
-
-@dataclass(frozen=True)
-class Text:
-    """A string.
-
-    Attributes:
-      choices: the allowed ones; empty: any.
-      empty: allow the empty string.
-    """
-
-    choices: tuple[str, ...] = ()
-    empty: bool = True
-
-    def complaint(self, value: Any) -> str:
-        """See `Flag`."""
-        if self.choices:
-            known = isinstance(value, str) and value in self.choices
-            return "" if known else f"must be one of {', '.join(map(repr, self.choices))}"
-        if not isinstance(value, str):
-            return "must be a string"
-        return "" if value or self.empty else "must not be empty"
-
-
-@dataclass(frozen=True)
-class Number:
-    """A finite number, within bounds.
-
-    Attributes:
-      whole: an integer.
-      above: exclusive lower bound.
-      least: inclusive lower bound.
-      below: exclusive upper bound.
-      most: inclusive upper bound.
-      optional: allow None.
-    """
-
-    whole: bool = False
-    above: float = -math.inf
-    least: float = -math.inf
-    below: float = math.inf
-    most: float = math.inf
-    optional: bool = False
-
-    def complaint(self, value: Any) -> str:
-        """See `Flag`; a bool is no number."""
-        if value is None and self.optional:
-            return ""
-        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
-            return "must be an integer" if self.whole else "must be a number"
-        # Python's integers have no end, its floats do.
-        if isinstance(value, int) and abs(value) > _MAX_INT:
-            return f"must be at most {_MAX_INT} in size"
-        if not math.isfinite(value):
-            return "must be finite"
-        within = self.above < value < self.below and self.least <= value <= self.most
-        return "" if within else f"must {self._bounds()}"
-
-    def _bounds(self) -> str:
-        low, high = max(self.above, self.least), min(self.below, self.most)
-        if math.isinf(high):
-            name = "zero" if low == 0 else f"{low:g}"
-            return f"be above {name}" if low == self.above else f"be {name} or more"
-        opening = "(" if low == self.above else "["
-        closing = ")" if high == self.below else "]"
-        return f"lie in {opening}{low:g}, {high:g}{closing}"
-
-
-@dataclass(frozen=True)
-class Items:
-    """A tuple, or a list.
-
-    Attributes:
-      item: what each element is.
-      length: how many there are; None: one or more.
-      empty: allow none.
-    """
-
-    item: Text | Number
-    length: int | None = None
-    empty: bool = False
-
-    def complaint(self, value: Any) -> str:
-        """See `Flag`."""
-        if not isinstance(value, (tuple, list)):
-            return "must be a tuple"
-        if self.length is not None and len(value) != self.length:
-            return f"must have {self.length} elements"
-        if not value and not self.empty:
-            return "must have one element or more"
-        for element in value:
-            complaint = self.item.complaint(element)
-            if complaint:
-                return f"has the element {element!r}, which {complaint}"
-        return ""
-
-
-Field = Flag | Text | Number | Items
-
-_POSITIVE = Number(above=0)
-_POSITIVE_INT = Number(whole=True, above=0)
-_COUNT = Number(whole=True, least=0)
-_ZERO_OR_MORE = Number(least=0)
-_BELOW_ONE = Number(least=0, below=1)
-_SHARE = Number(above=0, below=1)
-_FRACTION = Number(above=0, most=1)
-_BUDGET = Number(least=0, optional=True)
-_SIZES = Items(_POSITIVE_INT)
-_NAME = Text(empty=False)
-
-_STAGE: dict[str, Field] = {
-    "num_epochs": _POSITIVE_INT,
-    "batch_size": _POSITIVE_INT,
-    "accumulate": _POSITIVE_INT,
-    "optimizer": Text(("sgd", "adamw", "rmsprop")),
-    "base_learning_rate": _POSITIVE,
-    "schedule": Text(("step", "cosine", "constant")),
-    "warmup_epochs": _ZERO_OR_MORE,
-    "decay_epochs": _POSITIVE_INT,
-    "decay_rate": _POSITIVE,
-    "momentum": _BELOW_ONE,
-    "weight_decay": _ZERO_OR_MORE,
-    "decay_all": Flag(),
-    "clip_norm": _ZERO_OR_MORE,
-    "label_smoothing": _BELOW_ONE,
-    "ema_decay": _BELOW_ONE,
-}
-# What every field may be, by its dotted name; `drnet_jax/config.py` says what it means.
-FIELDS: Mapping[str, Field] = {
-    "seed": _COUNT,
-    "stages": Items(Text(STAGES)),
-    "restore_from": Text(),
-    "model.name": _NAME,
-    "model.args": Text(),
-    "model.resolutions": _SIZES,
-    "model.resolution_aware": Flag(),
-    "model.statistics": Text(("all", "routed")),
-    "model.min_samples": _POSITIVE_INT,
-    "model.dtype": Text(("float32", "bfloat16")),
-    "model.remat": Flag(),
-    "model.stock_operations": Flag(),
-    "predictor.name": _NAME,
-    "predictor.args": Text(),
-    "predictor.size": _POSITIVE_INT,
-    "data.name": _NAME,
-    "data.dir": Text(),
-    "data.num_classes": _COUNT,
-    "data.calibration_fraction": _SHARE,
-    "data.test_fraction": _SHARE,
-    "data.split_seed": _COUNT,
-    "data.num_workers": _COUNT,
-    "data.crop_scale": Items(_FRACTION, length=2),
-    "data.eval_crop": _FRACTION,
-    "data.max_corrupt": _COUNT,
-    "data.skip_corrupt": Flag(),
-    "data.flip": Flag(),
-    "data.mean": Items(Number(), length=3),
-    "data.std": Items(_POSITIVE, length=3),
-    "data.images_per_class": _COUNT,
-    "data.train_images": _COUNT,
-    "data.eval_images": _COUNT,
-    **{f"{stage}.{name}": field for stage in STAGES for name, field in _STAGE.items()},
-    "joint.init_from": Text(),
-    "joint.predictor_lr_scale": _POSITIVE,
-    "joint.eta": _ZERO_OR_MORE,
-    "joint.alpha": Number(above=0, optional=True),
-    "joint.alpha_fraction": Number(above=0, most=1, optional=True),
-    "joint.tau": _POSITIVE,
-    "joint.tau_decay": _POSITIVE,
-    "joint.tau_min": _POSITIVE,
-    "eval.batch_size": _POSITIVE_INT,
-    "eval.split": Text(SPLITS),
-    "eval.dispatch": Text(("dense", "bucketed")),
-    "eval.controls": Flag(),
-    "eval.keep_logits": Flag(),
-    "eval.gallery": _COUNT,
-    "inference.buckets": _SIZES,
-    "inference.fold": Flag(),
-    "inference.measure": Flag(),
-    "budget.gmacs": _BUDGET,
-    "budget.ms": _BUDGET,
-    "budget.max_drop": _BUDGET,
-    "budget.batch_size": _COUNT,
-    "budget.confidence": _BELOW_ONE,
-    "benchmark.batch_sizes": _SIZES,
-    "benchmark.gmacs": Items(_POSITIVE, empty=True),
-    # Fewer give no interval.
-    "benchmark.repeats": Number(whole=True, least=LEAST_REPEATS),
-    "benchmark.seconds": _ZERO_OR_MORE,
-    "predict.input": Text(),
-    "predict.output": Text(),
-    "predict.format": Text(("csv", "jsonl")),
-    "predict.gallery": _COUNT,
-    "report.runs": Items(Text(empty=False), empty=True),
-    "checkpoint.keep_latest": _POSITIVE_INT,
-    "checkpoint.every_steps": _COUNT,
-    "log.every_steps": _POSITIVE_INT,
-    "log.tensorboard": Flag(),
-}
+from drnet_jax.config import BUDGETS, STAGES, ConfigError, default_config, flatten
+from drnet_jax.config_fields import FIELDS
 
 
 def check_config(config: ConfigDict, num_devices: int, mode: str = "train") -> None:
@@ -264,6 +42,8 @@ def check_training(config: ConfigDict, stages: Iterable[str]) -> None:
     """
     for stage in stages:
         _check_statistics(config, stage)
+        _check_schedule(config, stage)
+    _check_predictor(config)
 
 
 def _check_fields(config: ConfigDict) -> None:
@@ -354,4 +134,30 @@ def _check_statistics(config: ConfigDict, stage: str) -> None:
             f"{stage}.batch_size={section.batch_size}{parts} is less than "
             f"model.min_samples={least}: no statistics would be taken; raise {stage}.batch_size, "
             f"or {lower}model.min_samples"
+        )
+
+
+def _check_schedule(config: ConfigDict, stage: str) -> None:
+    """What the stage is too short for, or never uses."""
+    section = config[stage]
+    if section.warmup_epochs > section.num_epochs:
+        raise ConfigError(
+            f"{stage}.warmup_epochs={section.warmup_epochs} is longer than the stage's "
+            f"{stage}.num_epochs={section.num_epochs}: {stage}.base_learning_rate would never be "
+            "reached"
+        )
+    if stage == "joint" and section.tau < section.tau_min:
+        raise ConfigError(
+            f"joint.tau={section.tau} is below joint.tau_min={section.tau_min}, which would be "
+            "used instead: lower joint.tau_min too"
+        )
+
+
+def _check_predictor(config: ConfigDict) -> None:
+    """The images have no more pixels than the largest resolution."""
+    largest, size = max(config.model.resolutions), config.predictor.size
+    if len(config.model.resolutions) > 1 and size > largest:
+        raise ConfigError(
+            f"predictor.size={size} is above the largest of model.resolutions, {largest} px: the "
+            "predictor would see enlarged images; lower it"
         )

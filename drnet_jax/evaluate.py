@@ -10,8 +10,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from drnet_jax.budgets.solve import budget_lambda
+from drnet_jax.checkpoints.finite import NotFiniteError
 from drnet_jax.checkpoints.restore import TrainedModel
-from drnet_jax.checkpoints.runs import finished_path
+from drnet_jax.checkpoints.runs import is_finished
 from drnet_jax.data.pipeline import eval_host_batches
 from drnet_jax.data.sources import DataError, Sample, Source
 from drnet_jax.evaluation.control_figures import control_figures
@@ -24,7 +25,7 @@ from drnet_jax.evaluation.inputs import (
     with_origin,
 )
 from drnet_jax.evaluation.metrics import EvalRecords, by_class, by_resolution, by_size, summarise
-from drnet_jax.evaluation.outputs import check_corrupt
+from drnet_jax.evaluation.outputs import check_corrupt, name_images
 from drnet_jax.inference.adaptive import AdaptiveClassifier
 from drnet_jax.inference.create import adaptive_classifier
 from drnet_jax.inference.decision import choose
@@ -33,7 +34,7 @@ from drnet_jax.models.macs import GIGA, ModelCost, model_cost
 from drnet_jax.reports.evaluation_report import pictures, write_report
 from drnet_jax.reports.tables import print_tables
 from drnet_jax.runtime.environment import environment
-from drnet_jax.runtime.files import write_json
+from drnet_jax.runtime.files import check_writable, write_json
 from drnet_jax.runtime.progress import log
 
 # Edges of the table by apparent size, in pixels.
@@ -58,7 +59,9 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       CheckpointError: no checkpoint, or one of another model.
       DataError: the data cannot be read, or has other classes.
       BudgetError: nothing is calibrated for the budget, or it cannot be kept.
+      OSError: `workdir` cannot be written to.
     """
+    check_writable(workdir)
     split = config.eval.split
     trained, source = find_and_load(config, workdir, split)
     lam = budget_lambda(config, trained, source.image_size)
@@ -72,17 +75,18 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     sizes = source.metadata.get("apparent_size")
     summary = evaluation(trained, records, calibration, lam, sizes)
     summary["num_corrupt"] = len(source) - len(records.index)
-    finished = finished_path(trained.origin, trained.stage).exists()
+    finished = is_finished(trained.origin, trained.stage)
     summary |= {"stage": trained.stage, "checkpoint_step": trained.step, "finished": finished}
     summary |= {"split": split, "identities": trained.identities}
     summary["config"] = trained.config | evaluation_fields(config)
     summary["environment"] = environment() | {"outputs": str(logits.device)}
     write_json(workdir / "eval.json", summary)
-    print_tables(summary)
     report = workdir / "report.html"
     shown = pictures(source)
     gallery = config.eval.gallery
     write_report(report, summary, trained, logits, records, shown, gallery=gallery)
+    # At last: nobody may read it any more.
+    print_tables(summary)
     log(f"wrote {workdir / 'eval.json'} and {report}")
     return summary
 
@@ -164,7 +168,9 @@ def restore_and_evaluate_bucketed(config: ConfigDict, workdir: Path) -> dict[str
       DataError: the data cannot be read, or is other data; or, once the file is written, images
         cannot be decoded and `data.skip_corrupt` is not set.
       BudgetError: nothing is calibrated for the budget, or it cannot be kept.
+      OSError: `workdir` cannot be written to.
     """
+    check_writable(workdir)
     restored, source = restore_and_load(config, workdir, config.eval.split)
     lam = budget_lambda(config, restored, source.image_size)
     engine = adaptive_classifier(config, restored, source.image_size)
@@ -203,16 +209,18 @@ def restore_and_evaluate_bucketed(config: ConfigDict, workdir: Path) -> dict[str
 
 @dataclass(frozen=True)
 class _Batch:
-    """The images `[n, h, w, 3]` and labels `[n]` of a batch, and the indices of corrupt ones."""
+    """Images `[n, h, w, 3]`, labels and indices `[n]`, and the indices of corrupt images."""
 
     images: np.ndarray
     labels: np.ndarray
+    index: np.ndarray
     corrupt: np.ndarray
 
 
 def _without_padding(batch: Sample) -> _Batch:
     real = batch["mask"]
-    return _Batch(batch["image"][real], batch["label"][real], batch["index"][batch["corrupt"]])
+    index = batch["index"]
+    return _Batch(batch["image"][real], batch["label"][real], index[real], index[batch["corrupt"]])
 
 
 def classify_source(
@@ -223,17 +231,25 @@ def classify_source(
     Returns:
       Labels `[n]` of the images that can be decoded, what was found of them, in the order of the
       source, and the indices of the others.
+
+    Raises:
+      NotFiniteError: outputs are not finite; the images are named.
     """
     labels: list[np.ndarray] = []
     corrupt: list[np.ndarray] = []
     results: list[Classified] = []
     batches = map(_without_padding, eval_host_batches(source, batch_size=batch_size))
-    for batch, result in engine.classify_batches(
-        batches, images=attrgetter("images"), lam=lam, max_waiting=_MAX_WAITING
-    ):
-        labels.append(batch.labels)
-        corrupt.append(batch.corrupt)
-        results.append(result)
+    try:
+        for batch, result in engine.classify_batches(
+            batches, images=attrgetter("images"), lam=lam, max_waiting=_MAX_WAITING
+        ):
+            labels.append(batch.labels)
+            corrupt.append(batch.corrupt)
+            results.append(result)
+    except NotFiniteError as error:
+        assert isinstance(error.batch, _Batch)
+        named = name_images(source, error.batch.index[error.rows])
+        raise NotFiniteError(named, engine.checkpoint, error.rows) from error
     names = ("logits", "choices", "scores", "resolutions", "macs")
     joined: dict[str, Any] = {
         name: np.concatenate([getattr(result, name) for result in results]) for name in names

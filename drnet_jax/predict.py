@@ -330,5 +330,5 @@ def _print(summary: dict[str, Any], resolutions: Sequence[int]) -> None:
     if summary["num_unreadable"]:
         listed = summary["output"] / "unreadable.csv"
         log(f"{summary['num_unreadable']} more cannot be read: {listed}")
-    names = sorted(path.name for path in summary["output"].iterdir())
+    names = sorted(path.name for path in summary["output"].iterdir() if path.suffix != ".lock")
     log(f"wrote {summary['output']}: {', '.join(names)}")

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.checkpoints.config_history import comparable
+from drnet_jax.checkpoints.training_lock import other_training
 from drnet_jax.config import RESUMABLE_FIELDS, ConfigError
 from drnet_jax.reports.comparison import (
     COLUMNS,
@@ -22,7 +23,7 @@ from drnet_jax.reports.comparison_plot import comparison_figure
 from drnet_jax.reports.pages import render
 from drnet_jax.reports.svg import page_style, to_svg
 from drnet_jax.runtime.environment import environment
-from drnet_jax.runtime.files import write_json, write_text
+from drnet_jax.runtime.files import check_writable, write_json, write_text
 from drnet_jax.runtime.progress import log
 
 # What differs between the seeds of a setting, or does not change what is trained.
@@ -42,10 +43,12 @@ def compare_runs(config: ConfigDict, workdir: Path) -> list[Setting]:
     Raises:
       ConfigError: no runs are given.
       CheckpointError: one of them is not evaluated, or has no trained predictor.
+      OSError: `workdir` cannot be written to.
     """
     paths = [Path(run) for run in config.report.runs]
     if not paths:
         raise ConfigError("report.runs is empty: --config.report.runs=\"('runs/a', 'runs/b')\"")
+    check_writable(workdir)
     summaries = {path: _summary(path) for path in paths}
     found = group(summaries)
     names = {id(summary): setting.name for setting in found for summary in setting.summaries}
@@ -86,6 +89,9 @@ def _summary(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path / 'eval.json'} is missing: run --mode=eval --workdir={path}")
     if summary["top1"] is None or len(summary["resolutions"]) < 2:
         raise CheckpointError(f"{path} has no trained predictor: nothing to compare")
+    if other := other_training(path):
+        step, stage = summary.get("checkpoint_step"), summary.get("stage")
+        log(f"{other}: its eval.json is of step {step} of {stage}")
     return summary
 
 

@@ -10,11 +10,11 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from ml_collections import ConfigDict
@@ -22,13 +22,22 @@ from ml_collections import ConfigDict
 from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError
 from drnet_jax.config_files import call_file, find_config, load_config
-from drnet_jax.config_overrides import override
+from drnet_jax.config_overrides import set_fields, take_overrides
 from drnet_jax.data.settings import check_places
 from drnet_jax.data.sources import DataError
 from drnet_jax.reports.comparison import Setting, markdown, settings, to_json
 from drnet_jax.reports.comparison_plot import comparison_figure
 from drnet_jax.reports.svg import plot_style
-from drnet_jax.runtime.files import locked, write_json, write_text
+from drnet_jax.runtime.command_line import CommandLine, SetOnce, a_path
+from drnet_jax.runtime.files import (
+    check_writable,
+    in_words,
+    replacing,
+    write_json,
+    write_text,
+)
+from drnet_jax.runtime.locks import locked
+from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_line
 from drnet_jax.sweeps.jobs import JobRunner, is_finished, minutes
 from drnet_jax.sweeps.plan import Job, Plan, Sweep, check_directory, check_images, make_plan
 from drnet_jax.sweeps.tables import runs_table, size_table
@@ -40,26 +49,19 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
       0, or 1 if a job failed.
     """
-    parser = argparse.ArgumentParser("python -m drnet_jax.sweep", description=__doc__)
-    parser.add_argument("sweep", type=Path, help="a file with get_sweep(), as in configs/sweeps/")
-    parser.add_argument("--dir", type=Path, help="of all runs; default: runs/<name of the sweep>")
-    parser.add_argument("--results", type=Path, help="where the table goes; default: --dir")
-    parser.add_argument(
-        "--devices", nargs="+", default=[""], help="GPUs: a job on each at once (default: one job)"
-    )
-    given, overrides = parser.parse_known_args(arguments)
+    given, overrides = parse(arguments)
     # The jobs need the GPUs; this process only writes.
     jax.config.update("jax_platforms", "cpu")
     directory = (given.dir or Path("runs") / given.sweep.stem).resolve()
     results = given.results or directory
     try:
         sweep = load_sweep(given.sweep)
-        base = _base(sweep, overrides)
+        base = base_config(sweep, overrides)
         check_places(base, results)
         plan = make_plan(sweep, base, directory)
         check_directory(plan)
     except (ConfigError, CheckpointError, DataError) as error:
-        parser.exit(2, f"error: {error}\n")
+        _fail(str(error))
     command = shlex.join(["python", "-m", "drnet_jax.sweep", *arguments])
 
     def write() -> None:
@@ -69,20 +71,68 @@ def main(arguments: Sequence[str]) -> int:
 
     runner = JobRunner(sweep.config, overrides, given.devices)
     # Two sweeps at once would run the same jobs in the same workdirs.
-    problem = (
-        f"another process runs the sweep in {directory}: wait until it ends, or give another --dir"
+    lock = locked(
+        directory / "sweep.lock",
+        f"runs the sweep in {directory}",
+        "wait until it ends, or give another --dir",
     )
     try:
-        with locked(directory / "sweep.lock", problem), _terminations(runner):
+        check_writable(results)
+        with lock, _terminations(runner):
             failed = _run_all(runner, plan.stage_one) + _run_all(runner, plan.stage_two, write)
         write()
+        table = (results / "sweep.md").read_text(encoding="utf-8")
+        print_line(f"\n{table}\nwrote sweep.md, sweep.json and sweep.png in {results}")
     except (ConfigError, CheckpointError, DataError) as error:
-        parser.exit(2, f"error: {error}\n")
+        _fail(str(error))
+    except OSError as error:
+        _fail(in_words(error))
+    except OutputError as error:
+        _fail(f"{error}; run the same command to resume")
     except KeyboardInterrupt:
-        parser.exit(2, "error: interrupted; run the same command to resume\n")
-    table = (results / "sweep.md").read_text()
-    print(f"\n{table}\nwrote sweep.md, sweep.json and sweep.png in {results}")
+        _fail("interrupted; run the same command to resume")
     return int(failed > 0)
+
+
+def _fail(message: str) -> NoReturn:
+    # Where nobody reads it, the status says enough.
+    with suppress(OutputError):
+        print_line(f"error: {message}", sys.stderr)
+    sys.exit(2)
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """`sweep`, `dir`, `results` and `devices`; and the fields that are set for every job.
+
+    Raises:
+      SystemExit: with 2 and one line, or --help.
+    """
+    parser = CommandLine(
+        prog="python -m drnet_jax.sweep",
+        description=f"{__doc__} Fields of every job are set by --config.<field>=<value>.",
+    )
+    parser.add_argument("sweep", type=a_path, help="a file with get_sweep(), as in configs/sweeps/")
+    parser.add_argument(
+        "--dir",
+        action=SetOnce,
+        type=a_path,
+        help="of all runs; default: runs/<name of the sweep>",
+    )
+    parser.add_argument(
+        "--results", action=SetOnce, type=a_path, help="where the table goes; default: --dir"
+    )
+    parser.add_argument(
+        "--devices",
+        action=SetOnce,
+        nargs="+",
+        default=[""],
+        help="GPUs: a job on each at once (default: one job)",
+    )
+    try:
+        overrides, others = take_overrides(arguments)
+    except ConfigError as error:
+        parser.error(str(error))
+    return parser.parse_args(others), overrides
 
 
 def load_sweep(path: Path) -> Sweep:
@@ -97,28 +147,46 @@ def load_sweep(path: Path) -> Sweep:
     return sweep
 
 
-def _base(sweep: Sweep, overrides: Sequence[str]) -> ConfigDict:
-    """The configuration that the variants change."""
+def base_config(sweep: Sweep, overrides: Mapping[str, Any]) -> ConfigDict:
+    """The configuration that the variants change.
+
+    Args:
+      sweep: the variants.
+      overrides: what the user sets for every job, by the names of the fields.
+
+    Raises:
+      ConfigError: see `load_config` and `set_fields`; or the sweep sets one of them for every job.
+    """
     base = load_config(sweep.config)
-    if bad := override(base, overrides):
-        raise ConfigError(f"unknown arguments {bad}; overrides are --config.<field>=<value>")
+    set_fields(base, overrides)
+    variants = [set(found) for question in sweep.questions.values() for found in question.values()]
+    always = {"seed", "stages", "joint.init_from"}.union(set.intersection(*variants or [set()]))
+    for name in sorted(always & overrides.keys()):
+        raise ConfigError(f"{name} is set by the sweep for every job: change the file of the sweep")
     return base
 
 
 @contextmanager
 def _terminations(runner: JobRunner) -> Iterator[None]:
-    """SIGTERM reaches the running jobs too, as a terminal's Ctrl-C does."""
+    """SIGTERM and SIGHUP reach the running jobs too, as a terminal's Ctrl-C does.
+
+    Where SIGHUP is ignored (`nohup`), it stays so.
+    """
 
     def stop(*_: object) -> NoReturn:
         """They save what they have."""
         runner.terminate()
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _run_all(
@@ -127,7 +195,7 @@ def _run_all(
     """Runs what is not finished, as many at once as there are devices; how many failed."""
     waiting = [job for job in jobs if not is_finished(job)]
     if len(waiting) < len(jobs):
-        print(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs are finished already", flush=True)
+        print_line(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs are finished already")
     failed = 0
     start = time.perf_counter()
     with ThreadPoolExecutor(runner.num_devices) as pool:
@@ -138,12 +206,12 @@ def _run_all(
                 left = (time.perf_counter() - start) / done * (len(waiting) - done) / 60
                 text = f"FAILED: {problem}" if problem else f"{seconds:.0f} s"
                 name = futures[future].name
-                print(f"[{done}/{len(waiting)}] {name}: {text}; ETA {left:.0f} min", flush=True)
+                print_line(f"[{done}/{len(waiting)}] {name}: {text}; ETA {left:.0f} min")
                 failed += bool(problem)
                 if after_each is not None:
                     after_each()
         # By Ctrl-C the running jobs are interrupted too; they save what they have.
-        except (KeyboardInterrupt, CheckpointError, DataError):
+        except (KeyboardInterrupt, CheckpointError, DataError, OSError, OutputError):
             pool.shutdown(cancel_futures=True)
             raise
     return failed
@@ -169,8 +237,10 @@ def _write(plan: Plan, command: str, results: Path) -> None:
     tables = [markdown(questions), runs_table(finished), size_table(question, found[0])]
     write_text(results / "sweep.md", "\n".join([f"`{command}`\n", *filter(None, tables)]))
     with plot_style():
-        comparison_figure(questions).savefig(results / "sweep.png", dpi=120)
+        with replacing(results / "sweep.png") as temporary:
+            comparison_figure(questions).savefig(temporary, format="png", dpi=120)
 
 
 if __name__ == "__main__":
+    prepare_streams()
     sys.exit(main(sys.argv[1:]))

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints, cause
+from drnet_jax.checkpoints.checkpoint import CheckpointError, ContentError, StageCheckpoints
 from drnet_jax.checkpoints.config_history import comparable
+from drnet_jax.checkpoints.finite import check_restored
 from drnet_jax.checkpoints.picture_sizes import check_sizes, write_sizes
 from drnet_jax.checkpoints.restore import (
     check_data,
@@ -16,7 +17,8 @@ from drnet_jax.checkpoints.restore import (
     trained_config,
     write_data,
 )
-from drnet_jax.checkpoints.runs import finished_path
+from drnet_jax.checkpoints.runs import finished_path, is_finished
+from drnet_jax.checkpoints.training_lock import other_training, training_lock
 from drnet_jax.config import (
     SPLITS,
     STAGE_ONE_FIELDS,
@@ -40,8 +42,12 @@ from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
 from drnet_jax.training.create import create_stage_step, noise_key
 from drnet_jax.training.stage import Run, Stage
+from drnet_jax.training.tracing import trace_stages
 from drnet_jax.training.train_loop import run_stage
 from drnet_jax.training.train_state import TrainState, create_train_state
+
+# The training state counts them in 32 bits.
+_MAX_STEPS = 2**31 - 1
 
 
 def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -51,23 +57,29 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       What was written to `<workdir>/eval.json`.
 
     Raises:
-      ConfigError: a bad field, or one that differs from the run that `workdir` holds.
+      ConfigError: a bad field, one that differs from the run that `workdir` holds, or another
+        process trains there.
       DataError: the data cannot be read.
       CheckpointError: `joint.init_from` has no checkpoint of stage 1 of this model, or a file
         beside checkpoints is missing or damaged.
       TrainingError: a non-finite loss, or an interruption by a signal.
+      OSError: the workdir cannot be written to.
     """
-    run = prepare(config, workdir)
-    for index, stage in enumerate(config.stages):
-        later = config.stages[index + 1 :]
-        if any(_has_checkpoint(workdir / name) for name in later):
-            continue
-        train_stage(run, stage)
-    return restore_and_evaluate(config, workdir)
+    with training_lock(workdir):
+        run = prepare(config, workdir)
+        for index, stage in enumerate(config.stages):
+            later = config.stages[index + 1 :]
+            if any(_has_checkpoint(workdir / name) for name in later):
+                continue
+            train_stage(run, stage)
+        return restore_and_evaluate(config, workdir)
 
 
 def prepare(config: ConfigDict, workdir: Path) -> Run:
-    """Checks everything that can be checked, loads the data and claims the workdir."""
+    """Checks everything that can be checked, loads the data and claims the workdir.
+
+    No other process may train there meanwhile: `training_lock`.
+    """
     check_config(config, jax.device_count())
     check_training(config, config.stages)
     check_model(config)
@@ -98,13 +110,32 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     _check_images(config, workdir, splits)
     train, calibration = splits.load("train"), splits.load("calibration")
     for stage in config.stages:
-        if len(train) < config[stage].batch_size:
-            raise ConfigError(
-                f"{stage}.batch_size={config[stage].batch_size} exceeds the {len(train)} training "
-                "images"
-            )
+        _check_steps(config, stage, len(train))
+    stage_steps = {
+        stage: create_stage_step(
+            config, stage, model, cost, target, len(train) // config[stage].batch_size
+        )
+        for stage in config.stages
+    }
+    mesh = create_mesh()
+    run = Run(config, workdir, model, cost, target, mesh, train, calibration, stage_steps)
+    trace_stages(run, _unfinished(config, workdir))
     _describe_run(config, workdir, splits)
-    return Run(config, workdir, model, cost, target, create_mesh(), train, calibration)
+    return run
+
+
+def _check_steps(config: ConfigDict, stage: str, num_images: int) -> None:
+    section = config[stage]
+    if num_images < section.batch_size:
+        raise ConfigError(
+            f"{stage}.batch_size={section.batch_size} exceeds the {num_images} training images"
+        )
+    num_steps = section.num_epochs * (num_images // section.batch_size)
+    if num_steps > _MAX_STEPS:
+        raise ConfigError(
+            f"{stage}.num_epochs={section.num_epochs} of {num_images // section.batch_size} steps "
+            f"each are more than {_MAX_STEPS} steps; lower it"
+        )
 
 
 def _check_images(config: ConfigDict, workdir: Path, splits: DataSplits) -> None:
@@ -124,7 +155,7 @@ def _check_images(config: ConfigDict, workdir: Path, splits: DataSplits) -> None
 def _describe_run(config: ConfigDict, workdir: Path, splits: DataSplits) -> None:
     """Writes the files that say of what the checkpoints beside them are."""
     # A finished run was trained with what the file says already.
-    if not _is_finished(workdir, config.stages[-1]):
+    if not is_finished(workdir, config.stages[-1]):
         write_json(workdir / "config.json", flatten(config))
     write_data(workdir, splits.classes, {split: splits.identity(split) for split in SPLITS})
     # The sizes that it began with.
@@ -146,8 +177,11 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
         )
 
 
-def _is_finished(workdir: Path, stage: str) -> bool:
-    return finished_path(workdir, stage).exists() and _has_checkpoint(workdir / stage)
+def _unfinished(config: ConfigDict, workdir: Path) -> list[str]:
+    """The stages of which something is left to train."""
+    last = [stage for stage in config.stages if _has_checkpoint(workdir / stage)][-1:]
+    first = config.stages.index(last[0]) if last else 0
+    return [stage for stage in config.stages[first:] if not is_finished(workdir, stage)]
 
 
 def _has_checkpoints(workdir: Path) -> bool:
@@ -188,9 +222,7 @@ def train_stage(run: Run, name: str) -> None:
         untrained: Any = {}
         if name == "pretrain":
             initial, untrained = split_classifier(initial)
-        tx, train_step = create_stage_step(
-            run.config, name, run.model, run.cost, run.target, steps_per_epoch
-        )
+        tx, train_step = run.stage_steps[name]
         state = create_train_state(initial, tx, ema=section.ema_decay > 0)
         state = jax.device_put(state, replicated)
         if start:
@@ -206,16 +238,18 @@ def load_state(checkpoints: StageCheckpoints, step: int, like: TrainState) -> Tr
     """The training state of a checkpoint, with structure and placement of `like`.
 
     Raises:
-      CheckpointError: it is of another optimiser or model.
+      CheckpointError: it is damaged, not finite, or of another optimiser or model.
     """
     try:
-        return checkpoints.load(step, like)
-    except (ValueError, KeyError, TypeError) as error:
+        state = checkpoints.load(step, like)
+    except ContentError as error:
         raise CheckpointError(
             f"the training in {checkpoints.directory} cannot be resumed: step {step} does not hold "
             "the state of the configured optimiser (RMSProp's was another in earlier versions); "
-            f"train in another --workdir, or evaluate this one as it is ({cause(error)})"
+            f"train in another --workdir, or evaluate this one as it is ({error})"
         ) from error
+    check_restored(state, checkpoints.directory / str(step))
+    return state
 
 
 def stage_two_variables(run: Run, fresh: Any) -> Any:
@@ -242,6 +276,10 @@ def check_stage_one(config: ConfigDict, origin: Path) -> tuple[dict[str, Any], i
       CheckpointError: there is none, it is not finished, or it is of another model.
     """
     step = _latest_step(origin / "pretrain")
-    if step is None or not finished_path(origin, "pretrain").exists():
-        raise CheckpointError(f"no finished stage 1 in {origin}: finish it, or name another run")
+    if step is None or not is_finished(origin, "pretrain"):
+        other = other_training(origin)
+        raise CheckpointError(
+            f"no finished stage 1 in {origin}: "
+            + (f"{other}; wait until it is" if other else "finish it, or name another run")
+        )
     return trained_config(config, origin, fields=STAGE_ONE_FIELDS), step

@@ -6,7 +6,9 @@ For each resolution, random test images that were sent there, each shown at the 
 classified at; wrong answers have a red frame.
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -19,13 +21,21 @@ from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import ArraySource
 from drnet_jax.evaluation.outputs import evaluate, make_eval_step
+from drnet_jax.runtime.command_line import CommandLine, a_path
 
 ROOT = Path(__file__).parents[1]
 COLUMNS, ROWS, TILE, GAP, HEADING = 14, 2, 64, 4, 26
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = CommandLine(description=__doc__.splitlines()[0])
+    default = ROOT / "runs" / "digits_on_photos"
+    parser.add_argument("workdir", nargs="?", type=a_path, default=default, help="of the demo")
+    return parser.parse_args(arguments)
+
+
 def main() -> None:
-    workdir = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runs" / "digits_on_photos"
+    workdir = parse(sys.argv[1:]).workdir
     config, restored = stored_config(workdir), load_run(workdir)
     source = DataSplits(data_settings(config, workdir)).load("test")
     assert isinstance(source, ArraySource)

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 
+import pytest
 from absl import flags
 
 from tests.xla import QUICK_COMPILATION
@@ -23,3 +24,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 # Grain reads absl flags, which pytest does not parse.
 flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For intervals that are not what a test is about: AUROC's take seconds."""
+    monkeypatch.setattr("drnet_jax.evaluation.intervals.RESAMPLES", 100)

@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 from configs.tiny import get_config
 
 OVERRIDES = {
-    "model.args": "width=4, stem='small'",
+    "model.name": "resnet",
+    "model.args": "stage_sizes=(1, 1), width=4, stem='small'",
     "model.resolutions": (32, 16),
     "predictor.args": "stage_sizes=(1,), width=4, stem='small'",
     "data.train_images": 320,

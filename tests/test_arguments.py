@@ -115,12 +115,12 @@ def test_every_option_of_a_builder_can_be_left_out_and_given() -> None:
     ("fields", "words"),
     [
         (
-            {"model.name": "mobilenetv2"},
+            {"model.name": "mobilenetv2", "model.args": "width=4, stem='small'"},
             "model.args=\"width=4, stem='small'\" does not fit mobilenetv2: there is no width and "
             'no stem. It takes width_multiplier=1.0; give --config.model.args="" for',
         ),
         (
-            {"model.args": "width=0"},
+            {"model.name": "resnet10", "model.args": "width=0"},
             'model.args="width=0" does not fit resnet10: width=0 must be above zero. It takes '
             "width=64, stem='imagenet', zero_init_residual=False;",
         ),

@@ -13,9 +13,8 @@ from drnet_jax.budgets.calibration import (
     Point,
     Times,
     calibrate,
-    load,
-    save,
 )
+from drnet_jax.budgets.calibration_file import load, save
 from drnet_jax.inference.programs import CostTable
 
 GMACS = np.array([4.0, 2.0, 1.0])
@@ -133,7 +132,7 @@ def test_file(tmp_path: Path) -> None:
     save(small(), path)
     assert load(path, "joint/3") == small()
     path.write_text(path.read_text()[:100])
-    with pytest.raises(BudgetError, match="cannot be read"):
+    with pytest.raises(BudgetError, match="calibration.json is damaged"):
         load(path, "joint/3")
     save(small(), path)
     with pytest.raises(BudgetError, match="of joint/3, and the model is joint/9"):

@@ -79,6 +79,7 @@ def test_confusion(figures: dict[str, Any]) -> None:
     assert figures["chosen_by_needed"] == expected.tolist()
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_a_skilled_predictor_ranks(figures: dict[str, Any]) -> None:
     auroc = figures["auroc_larger_needed"]
     assert 0.5 < auroc["low"] < auroc["value"] < auroc["high"]
@@ -109,6 +110,7 @@ def test_curves(figures: dict[str, Any]) -> None:
     assert top1[at_zero] == pytest.approx(figures["intervals"]["drnet"]["value"])
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_a_budget_moves_the_cascade() -> None:
     test = records(0)
     moved = replace(test, choice=np.full(400, 2))
@@ -148,6 +150,7 @@ def linear(means: np.ndarray) -> np.ndarray:
     return np.stack([means[:, 0], means[:, 1] - means[:, 0]], axis=1)
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_images_of_one_origin_are_drawn_together() -> None:
     """Four copies of an image tell no more than one: the very same draws, and intervals."""
     rng = np.random.default_rng(0)

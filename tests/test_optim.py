@@ -23,6 +23,13 @@ def test_paper_schedule() -> None:
     assert float(create_learning_rate_fn(stage, 10, 0.1)(100)) == pytest.approx(0.01)
 
 
+def test_more_steps_than_integers_of_32_bits() -> None:
+    stage = default_config().pretrain
+    stage.schedule, stage.warmup_epochs, stage.decay_epochs = "step", 2.0, 2**31 - 1
+    rate = create_learning_rate_fn(stage, 10, 1.0)
+    assert float(jax.jit(rate)(jnp.int32(40))) == pytest.approx(4e-3)
+
+
 @pytest.mark.parametrize("decay_all", [True, False])
 def test_sgd_is_coupled_and_per_part(decay_all: bool) -> None:
     """Three steps equal PyTorch's recurrence v = m v + (g + wd p); p -= lr v."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from drnet_jax.data.datasets import DataSplits
@@ -112,3 +113,20 @@ def test_images_in_memory_need_no_mask() -> None:
     batch = take(ArraySource(images, np.arange(12, dtype=np.int32), "twelve"), 1)[0]
     assert set(batch.arrays) == {"image", "label"} and not len(batch.corrupt)
     np.testing.assert_array_equal(batch.arrays["image"], images[batch.arrays["label"]])
+
+
+def test_batches_of_one_image() -> None:
+    """As many as the endless stream has indices."""
+    whole = ArraySource(np.zeros((3, 4, 4, 3), np.uint8), np.arange(3, dtype=np.int32), "three")
+    batches = train_batches(
+        whole,
+        batch_size=1,
+        seed=0,
+        start_step=1,
+        sharding=NamedSharding(Mesh(jax.devices()[:1], ("data",)), PartitionSpec()),
+        num_workers=0,
+    )
+    labels = [int(next(batches).arrays["label"][0]) for _ in range(5)]
+    batches.close()
+    # The rest of an epoch, and a whole one.
+    assert len(set(labels[:2])) == 2 and sorted(labels[2:]) == [0, 1, 2]

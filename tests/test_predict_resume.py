@@ -223,7 +223,7 @@ def test_killed(workdir: Path, root: Path, tmp_path: Path) -> None:
         while not unreadable.exists() or b"13.png" not in unreadable.read_bytes():
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        with pytest.raises(ConfigError, match="another process is writing to .*output"):
+        with pytest.raises(ConfigError, match="writes predictions to .*output since"):
             restore_and_predict(config, workdir)
     finally:
         process.send_signal(signal.SIGKILL)

@@ -14,6 +14,8 @@ from drnet_jax.checkpoints.restore import restore_model
 from drnet_jax.checkpoints.runs import finished_path, load_run, stored_config
 from drnet_jax.config import flatten
 from drnet_jax.reports.comparison import read_summary
+from drnet_jax.runtime.checked_json import read_json
+from drnet_jax.runtime.files import write_json
 from drnet_jax.train import prepare
 from tests.random_model import write_run
 from tests.small_run import small_config
@@ -24,13 +26,13 @@ CLASSES = tuple("0123456789")
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    write_run(small_config(**{"joint.alpha_fraction": None, "joint.alpha": 2e-4}), folder, CLASSES)
+    write_run(small_config(**{"joint.alpha_fraction": None, "joint.alpha": 1e-4}), folder, CLASSES)
     return folder
 
 
 def edit(workdir: Path, to: Path, **changes: object) -> Path:
     """The run's `config.json` in another folder; a field that is set to `...` is taken out."""
-    fields = json.loads((workdir / "config.json").read_text()) | changes
+    fields = read_json(workdir / "config.json") | changes
     to.mkdir()
     kept = {name: value for name, value in fields.items() if value is not ...}
     (to / "config.json").write_text(json.dumps(kept))
@@ -38,7 +40,7 @@ def edit(workdir: Path, to: Path, **changes: object) -> Path:
 
 
 def test_a_run_needs_no_config(workdir: Path) -> None:
-    config = small_config(**{"joint.alpha_fraction": None, "joint.alpha": 2e-4})
+    config = small_config(**{"joint.alpha_fraction": None, "joint.alpha": 1e-4})
     assert stored_config(workdir) == config
     run = load_run(workdir)
     assert run.model == restore_model(config, workdir).model and run.classes == CLASSES
@@ -63,7 +65,7 @@ def test_a_finished_run_keeps_its_config(workdir: Path, tmp_path: Path) -> None:
     config = stored_config(copy)
     config.log.every_steps = 50
     # Of stage 1 nothing is needed any more.
-    finished_path(copy, "joint").write_text("{}")
+    write_json(finished_path(copy, "joint"), {"num_steps": 1})
     prepare(config, copy)
     assert (copy / "config.json").read_text() == first
     # Half a run goes on as it is told to.
@@ -77,7 +79,7 @@ def test_a_stage_that_is_trained_anew_is_not_finished(
 ) -> None:
     """Its checkpoints were removed, and the file that says so was not."""
     run = prepare(small_config(**{"model.resolutions": (16,)}), tmp_path)
-    finished_path(tmp_path, "pretrain").write_text("{}")
+    write_json(finished_path(tmp_path, "pretrain"), {"num_steps": 16})
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -93,7 +95,9 @@ def test_what_cannot_be_loaded(workdir: Path, tmp_path: Path) -> None:
         load_run(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="no checkpoint in"):
         load_run(edit(workdir, tmp_path / "untrained"))
-    with pytest.raises(CheckpointError, match="a value of another type: .*much"):
+    with pytest.raises(
+        CheckpointError, match=r"config.json is damaged \(joint.eta='much' must be a number\)"
+    ):
         load_run(edit(workdir, tmp_path / "typed", **{"joint.eta": "much"}))
     (tmp_path / "cut").mkdir()
     for text in ('{"seed": 0', "[1, 2]"):

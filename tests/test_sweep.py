@@ -13,7 +13,8 @@ import pytest
 
 from drnet_jax.config_files import call_file
 from drnet_jax.reports.comparison import Setting
-from drnet_jax.runtime.files import locked
+from drnet_jax.runtime.checked_json import read_json
+from drnet_jax.runtime.locks import locked
 from drnet_jax.sweep import main
 from drnet_jax.sweeps import jobs as jobs_module
 from drnet_jax.sweeps.jobs import JobRunner
@@ -105,7 +106,7 @@ def test_a_sweep_from_end_to_end(project: Path, capsys: pytest.CaptureFixture[st
     assert row in (project / "runs" / "sweep.md").read_text()
     # An evaluation with a budget is none of the sweep's.
     evaluated = project / "runs" / "seed=0" / "eval.json"
-    evaluated.write_text(json.dumps(json.loads(evaluated.read_text()) | {"lambda": 2.0}))
+    evaluated.write_text(json.dumps(read_json(evaluated) | {"lambda": 2.0}))
     assert main(arguments) == 0
     assert [line.split()[-1] for line in ran(project)] == ["seed=0"]
 
@@ -206,7 +207,7 @@ def test_a_configuration_goes_to_the_jobs_as_it_is_named(project: Path) -> None:
     line = (project / "runs" / "seed=0" / "log.txt").read_text().splitlines()[0]
     assert "--config=sized.py:0.3 " in line
     found = make_plan(Sweep("", {"q": {"base": {}}}), small_config(), project)
-    runner = JobRunner("tiny", (), [""])
+    runner = JobRunner("tiny", {}, [""])
     assert "--config=tiny" in runner.command(found.stage_one[0])
 
 
@@ -214,9 +215,10 @@ def test_two_sweeps_do_not_share_a_directory(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
-    with locked(project / "runs" / "sweep.lock", "held"), pytest.raises(SystemExit):
+    lock = locked(project / "runs" / "sweep.lock", "runs another one", "wait")
+    with lock, pytest.raises(SystemExit):
         main(arguments)
-    assert "another process runs the sweep in" in capsys.readouterr().err
+    assert "runs another one since" in capsys.readouterr().err
 
 
 def test_without_stage_one_there_is_no_stage_two(
@@ -266,10 +268,12 @@ sweep.main(["sweep.py", "--dir", "runs"])
     assert len(ran(project)) == 1
 
 
-def test_devices_work_side_by_side(project: Path) -> None:
-    arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
-    assert main([*arguments, "--devices", "3", "5"]) == 0
+def test_devices_work_side_by_side(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory is in the home directory, for which a shell leaves a `~` after an `=`."""
+    monkeypatch.setenv("HOME", str(project))
+    assert main(["~/sweep.py", "--dir=~/runs", "--results=~/out", "--devices", "3", "5"]) == 0
     assert {line.split()[0] for line in ran(project)} == {"3", "5"}
+    assert (project / "out" / "sweep.md").exists() and not Path("~").exists()
 
 
 def test_bad_arguments(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,6 +282,7 @@ def test_bad_arguments(project: Path, capsys: pytest.CaptureFixture[str]) -> Non
         ("none", "def get_sweep():\n    pass\n"),
         ("no_question", empty + "{})\n"),
         ("no_variant", empty + "{'eta': {}})\n"),
+        ("always", empty + "{'eta': {'1': {'joint.eta': 1.0}, '2': {'joint.eta': 2.0}}})\n"),
     ):
         (project / f"{name}.py").write_text(text)
     for arguments, words in (
@@ -286,9 +291,21 @@ def test_bad_arguments(project: Path, capsys: pytest.CaptureFixture[str]) -> Non
         ([str(project / "no_variant.py")], "no question, or one without variants"),
         (["nowhere.py"], "nowhere.py does not exist"),
         ([str(project / "config.py")], "has no function get_sweep"),
-        ([str(project / "sweep.py"), "--confg.seed=1"], "unknown arguments"),
+        ([str(project / "sweep.py"), "--confg.seed=1"], "unrecognized arguments: --confg.seed=1"),
+        (
+            [str(project / "sweep.py"), "--config.data.flip", "maybe"],
+            "unrecognized arguments: maybe",
+        ),
+        ([str(project / "sweep.py"), "--devic", "0"], "--devic"),
+        ([str(project / "sweep.py"), "--dir=a", "--dir=b"], "--dir is given twice"),
+        ([str(project / "sweep.py"), "--dir="], "'' is empty"),
+        ([str(project / "sweep.py"), "--config.seed=5"], "seed is set by the sweep"),
+        ([str(project / "always.py"), "--config.joint.eta=3"], "joint.eta is set by the sweep"),
+        ([str(project / "sweep.py"), "--config.stages=joint"], "stages is set by the sweep"),
+        ([str(project)], "is a folder"),
         ([str(project / "sweep.py"), "--config.joint.etta=1"], "etta"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
-        assert stopped.value.code == 2 and words in capsys.readouterr().err
+        (line,) = capsys.readouterr().err.splitlines()
+        assert stopped.value.code == 2 and line.startswith("error: ") and words in line

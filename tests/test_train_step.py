@@ -38,7 +38,7 @@ def tiny_model(dtype: str = "float32") -> DRNet:
     predictor = ResNet(
         2, (1,), width=4, stem="small", resolution_aware=False, dtype=jnp.dtype(dtype)
     )
-    classifier = ResNet(10, (1, 1), width=4, stem="small", dtype=jnp.dtype(dtype))
+    classifier = ResNet(10, (1,), width=4, stem="small", dtype=jnp.dtype(dtype))
     return DRNet(classifier, ResolutionPredictor(predictor, 16), (32, 16))
 
 

@@ -1,39 +1,68 @@
 """Orbax checkpoints of one stage: the latest ones and the best one; files beside them."""
 
-import json
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from drnet_jax.checkpoints.checksums import find_damage, has_checksums, write_checksums
+from drnet_jax.runtime.checked_json import read_json
+from drnet_jax.runtime.files import naming
+from drnet_jax.runtime.progress import log
+
 T = TypeVar("T")
 METRIC = "objective"
+# Seconds after which a checkpoint that another process is removing is gone.
+_REMOVED_AFTER = 0.2
 
 
 class CheckpointError(ValueError):
     """There is no usable checkpoint; the message says where it was looked for."""
 
 
+class ContentError(CheckpointError):
+    """A checkpoint does not hold what was asked for; the message says what Orbax found, alone."""
+
+
 class StageCheckpoints:
     """The checkpoints of a stage, in `<workdir>/<stage>/<step>`.
 
-    A checkpoint appears under its final name only when it is complete; a save that was killed
-    leaves a temporary directory, which the next opening removes.
+    A checkpoint appears under its final name only when it is complete, with checksums of its files;
+    a save that was killed leaves a temporary directory, which the next opening removes.
 
     Args:
       directory: of the stage.
       keep_latest: how many of the newest to keep, beside the best.
       read_only: do not create or clean the directory.
+
+    Raises:
+      CheckpointError: read only, and there is no such directory; or the objective of a checkpoint
+        is damaged, by which the best is found.
     """
 
     def __init__(self, directory: Path, *, keep_latest: int = 1, read_only: bool = False) -> None:
         self.directory = directory
         if read_only and not directory.is_dir():
             raise CheckpointError(f"no checkpoint: {directory} does not exist")
+        for step in steps(directory):
+            _check_objective(directory / str(step))
+        logging.getLogger("absl").addFilter(_is_news)
+        self._saving = 0
+        context = ocp.Context()
+        # No bound method: Orbax copies it with the object that it is bound to.
+        context.async_options.post_finalization_callback = lambda: self._add_checksums()
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             directory.resolve(),
+            context=context,
             preservation_policy=policies.AnyPreservationPolicy(
                 [
                     policies.LatestN(keep_latest),
@@ -73,27 +102,80 @@ class StageCheckpoints:
 
         A step that is there already is left alone. The state may be donated afterwards: while
         Orbax writes it, JAX does not reuse its buffers.
+
+        Raises:
+          OSError: this save, or the one before, could not be written.
         """
         if step == self.latest_step:
             return
         metrics = None if objective is None else {METRIC: objective}
-        self._checkpointer.save_async(step, state, force=True, metrics=metrics)
+        with self._writing():
+            # The checksums of the one before are written until then.
+            self._checkpointer.wait()
+            self._saving = step
+            self._checkpointer.save_async(step, state, force=True, metrics=metrics)
+
+    def _add_checksums(self) -> None:
+        """Orbax calls it on the first process once all have written, before the final name."""
+        for temporary in self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+            write_checksums(temporary)
 
     def load(self, step: int, like: T) -> T:
-        """Restores the state of `step` with the structure, dtypes and placement of `like`."""
-        return self._checkpointer.load(step, jax.tree.map(_abstract, like))
+        """Restores the state of `step` with the structure, dtypes and placement of `like`.
+
+        Raises:
+          CheckpointError: a file of it is not as it was written, or the checkpoint was removed.
+          ContentError: it holds something else.
+        """
+        with self._verified(step):
+            return self._checkpointer.load(step, jax.tree.map(_abstract, like))
 
     def load_partial(self, step: int, like: Any) -> Any:
-        """Restores only what `like` names of the state of `step`."""
+        """Restores only what `like` names of the state of `step`; raises as `load`."""
         context = ocp.Context()
         context.pytree.loading.partial_load = True
-        with context:
+        with self._verified(step), context:
             path = self.directory.resolve() / str(step)
             return ocp.load(path, jax.tree.map(_abstract, like))
 
+    @contextmanager
+    def _verified(self, step: int) -> Iterator[None]:
+        """Reading of a checkpoint whose files are as they were written."""
+        path, doubt = self.directory / str(step), ""
+        if has_checksums(path):
+            _stop_for(path, find_damage(path))
+        else:
+            doubt = "; or it is damaged, which no checksums tell"
+            log(f"{path} has no checksums, as of earlier versions: damage may go unnoticed")
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            if not path.is_dir():
+                raise _removed(path) from error
+            raise ContentError(_cause(error) + doubt) from error
+
     def close(self) -> None:
-        """Waits until the last save is complete."""
-        self._checkpointer.close()
+        """Waits until the last save is complete.
+
+        Raises:
+          OSError: it could not be written.
+        """
+        with self._writing():
+            self._checkpointer.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raises what the operating system says of writing as its own error, naming the folder."""
+        try:
+            with naming(self.directory):
+                yield
+        except ValueError as error:
+            # TensorStore has it in the text.
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            if code is None:
+                raise
+            number = int(code[1])
+            raise OSError(number, os.strerror(number), str(self.directory)) from error
 
     def __enter__(self) -> "StageCheckpoints":
         return self
@@ -102,7 +184,12 @@ class StageCheckpoints:
         self.close()
 
 
-def cause(error: BaseException) -> str:
+def _is_news(record: logging.LogRecord) -> bool:
+    """Orbax logs, each with a traceback, the errors of its threads, and raises them again."""
+    return record.exc_info is None or "orbax" not in Path(record.pathname).parts
+
+
+def _cause(error: BaseException) -> str:
     """What Orbax could not load, in a line: the error that its others were raised from."""
     while error.__cause__ is not None:
         error = error.__cause__
@@ -110,24 +197,83 @@ def cause(error: BaseException) -> str:
     return " ".join(map(str.strip, str(error).splitlines()[:2])).rstrip(":")
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def steps(directory: Path) -> list[int]:
+    """The steps of the checkpoints in the directory of a stage, ascending."""
+    if not directory.is_dir():
+        return []
+    found = (path for path in directory.iterdir() if path.name.isdecimal() and path.is_dir())
+    return sorted(int(path.name) for path in found)
+
+
+def instead_of(checkpoint: Path) -> str:
+    """The remedy for a checkpoint that cannot be used, in words: the intact ones beside it."""
+    beside = [checkpoint.parent / str(step) for step in steps(checkpoint.parent)]
+    intact = [
+        path.name
+        for path in beside
+        if path != checkpoint and has_checksums(path) and not find_damage(path)
+    ]
+    if not intact:
+        return (
+            f"restore it from a copy, or remove {checkpoint.parent} and train the stage anew: no "
+            "other checkpoint of it is known to be intact"
+        )
+    return (
+        f"restore it from a copy, or remove {checkpoint} and run the same command: it goes on from "
+        f"what is left, of which step {' and step '.join(intact)} is intact"
+    )
+
+
+def _check_objective(checkpoint: Path) -> None:
+    """Stops if the objective of a checkpoint is not what was saved."""
+    if has_checksums(checkpoint):
+        _stop_for(checkpoint, find_damage(checkpoint, under="metrics/"))
+        return
+    path = checkpoint / "metrics" / "metrics"
+    try:
+        if path.exists() and not math.isfinite(read_json(path)[METRIC]):
+            raise ValueError(f"{METRIC} is not finite")
+    except (ValueError, KeyError, TypeError) as error:
+        _stop_for(checkpoint, f"{path} is damaged ({error})")
+
+
+def _stop_for(checkpoint: Path, damage: str) -> None:
+    """Stops for a damaged file of a checkpoint; empty: there is none."""
+    if not damage:
+        return
+    # A training that runs beside removes checkpoints file by file.
+    time.sleep(_REMOVED_AFTER)
+    if not checkpoint.is_dir():
+        raise _removed(checkpoint)
+    raise CheckpointError(f"{damage}; {instead_of(checkpoint)}")
+
+
+def _removed(checkpoint: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{checkpoint} was removed while it was read, as a training does that saves newer ones: "
+        "run the command again"
+    )
+
+
+def read_object(path: Path, remedy: str = "restore it from a copy") -> dict[str, Any]:
     """The JSON object in a file of a run.
 
+    Args:
+      path: of the file.
+      remedy: for one that is damaged.
+
     Raises:
-      CheckpointError: it holds no such thing.
+      CheckpointError: it holds no such thing, or not what was written.
     """
     try:
-        found = json.loads(path.read_text())
+        return read_json(path)
     except ValueError as error:
-        raise damaged(path, error) from error
-    if not isinstance(found, dict):
-        raise damaged(path, f"{type(found).__name__}, no object")
-    return found
+        raise damaged(path, error, remedy) from error
 
 
-def damaged(path: Path, why: object) -> CheckpointError:
+def damaged(path: Path, why: object, remedy: str = "restore it from a copy") -> CheckpointError:
     """What to raise for a file of a run that does not hold what it should."""
-    return CheckpointError(f"{path} is damaged ({why}): restore it from a copy")
+    return CheckpointError(f"{path} is damaged ({why}): {remedy}")
 
 
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:

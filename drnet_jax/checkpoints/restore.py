@@ -1,5 +1,6 @@
 """From a checkpoint to model variables, without optimiser state."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.checkpoint import (
     CheckpointError,
+    ContentError,
     StageCheckpoints,
-    cause,
     damaged,
     read_object,
 )
 from drnet_jax.checkpoints.config_history import comparable
+from drnet_jax.checkpoints.finite import check_restored
+from drnet_jax.checkpoints.training_lock import other_training
 from drnet_jax.config import (
     MODEL_FIELDS,
     SPLITS,
@@ -23,12 +26,15 @@ from drnet_jax.config import (
     changed_fields,
     default_config,
     flatten,
+    training_fields,
 )
+from drnet_jax.config_fields import FIELDS
 from drnet_jax.data.sources import DataError
 from drnet_jax.models.create import check_model, create_model
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.variables import classifier_variables, init_variables, merge_variables
 from drnet_jax.runtime.files import write_json
+from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
 
 
@@ -57,6 +63,11 @@ class TrainedModel:
     identities: dict[str, str]
     config: dict[str, Any]
 
+    @property
+    def checkpoint(self) -> Path:
+        """Its directory."""
+        return self.origin / self.stage / str(self.step)
+
 
 @dataclass(frozen=True)
 class RestoredModel(TrainedModel):
@@ -72,7 +83,7 @@ class RestoredModel(TrainedModel):
 
 
 def find_model(config: ConfigDict, origin: Path) -> TrainedModel:
-    """The best checkpoint of the last stage that has one.
+    """The best checkpoint of the last stage that has one; says so beside a running training.
 
     Args:
       config: with the model the checkpoint was trained with.
@@ -91,6 +102,8 @@ def find_model(config: ConfigDict, origin: Path) -> TrainedModel:
         step = checkpoints.best_step
         assert step is not None
         saved_at = checkpoints.saved_at(step)
+    if other := other_training(origin):
+        log(f"{other}: what is read is step {step} of {stage}")
     return TrainedModel(model, stage, step, saved_at, origin, classes, data["identities"], trained)
 
 
@@ -98,7 +111,8 @@ def restore_variables(trained: TrainedModel) -> RestoredModel:
     """Reads the variables of a model, on any number of devices.
 
     Raises:
-      CheckpointError: the checkpoint is of another model.
+      CheckpointError: the checkpoint is damaged, not finite, of another model, or was removed since
+        the model was found.
     """
     mesh = create_mesh()
     initial = init_variables(trained.model, jax.random.key(trained.config["seed"]))
@@ -162,13 +176,25 @@ def read_config(origin: Path) -> dict[str, Any]:
     """
     path = origin / "config.json"
     if not path.exists():
-        raise CheckpointError(f"{path} is missing: it says what the checkpoints beside it hold")
+        raise _missing(path, "what the checkpoints beside it hold")
     stored = read_object(path)
     try:
-        return flatten(default_config()) | comparable(stored)
+        found = flatten(default_config()) | comparable(stored)
     # Names and arguments of networks that are no text.
     except (ValueError, TypeError, AttributeError) as error:
         raise damaged(path, error) from error
+    for name, value in training_fields(found).items():
+        complaint = FIELDS[name].complaint(value) if name in FIELDS else ""
+        if complaint:
+            raise damaged(path, f"{name}={value!r} {complaint}")
+    return found
+
+
+def _missing(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is missing, which says {what}: restore it from a copy, or train in another "
+        "--workdir"
+    )
 
 
 def write_data(workdir: Path, classes: tuple[str, ...], identities: dict[str, str]) -> None:
@@ -235,14 +261,22 @@ def check_data(origin: Path, classes: tuple[str, ...], identities: dict[str, str
 def _read_data(origin: Path) -> dict[str, Any]:
     path = origin / "data.json"
     if not path.exists():
-        raise CheckpointError(f"{path} is missing: it says what the checkpoints were trained on")
+        raise _missing(path, "what the checkpoints beside it were trained on")
     data = read_object(path)
-    if not isinstance(data.get("classes"), list):
+    classes, identities = data.get("classes"), data.get("identities")
+    if not isinstance(classes, list) or not classes or not _all_text(classes):
         raise damaged(path, "it names no classes")
-    identities = data.get("identities")
-    if not isinstance(identities, dict) or not identities.keys() >= set(SPLITS):
+    if (
+        not isinstance(identities, dict)
+        or not identities.keys() >= set(SPLITS)
+        or not _all_text(identities.values())
+    ):
         raise damaged(path, "it does not identify every split")
     return data
+
+
+def _all_text(values: Iterable[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def find_stage(origin: Path) -> str:
@@ -273,15 +307,15 @@ def load_variables(
       ema: take the moving averages.
 
     Raises:
-      CheckpointError: the checkpoint is of another model.
+      CheckpointError: the checkpoint is damaged, not finite, or of another model.
     """
     wanted = initial if stage == "joint" else classifier_variables(initial)
     collections = {name: tree for name, tree in wanted.items() if name != "params"}
     like: Any = {"params": wanted["params"], "collections": collections}
     try:
         loaded = checkpoints.load_partial(step, {"ema": like} if ema else like)
-    except (ValueError, KeyError, TypeError) as error:
-        raise _other_model(checkpoints, step, cause(error)) from error
+    except ContentError as error:
+        raise _other_model(checkpoints, step, str(error)) from error
     # Orbax leaves the description in the place of what a checkpoint lacks.
     lacking = [
         jax.tree_util.keystr(path)
@@ -291,6 +325,7 @@ def load_variables(
     if lacking:
         raise _other_model(checkpoints, step, f"it lacks {len(lacking)} arrays, {lacking[0]} first")
     loaded = loaded["ema"] if ema else loaded
+    check_restored(loaded, checkpoints.directory / str(step))
     return merge_variables(initial, {"params": loaded["params"], **loaded["collections"]})
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from drnet_jax.checkpoints.checkpoint import CheckpointError
+from drnet_jax.checkpoints.checkpoint import CheckpointError, damaged, read_object, steps
 from drnet_jax.checkpoints.restore import RestoredModel, read_config, restore_model
 from drnet_jax.config import RESUMABLE_FIELDS, default_config, flatten
 
@@ -12,6 +12,22 @@ from drnet_jax.config import RESUMABLE_FIELDS, default_config, flatten
 def finished_path(workdir: Path, stage: str) -> Path:
     """The file that is there once a stage of the run in `workdir` has run to its end."""
     return workdir / f"{stage}_finished.json"
+
+
+def is_finished(workdir: Path, stage: str) -> bool:
+    """Whether a stage has run to its end, and its last checkpoint is still there.
+
+    Raises:
+      CheckpointError: the file that says so is damaged.
+    """
+    path = finished_path(workdir, stage)
+    if not path.exists():
+        return False
+    remedy = "remove it, and run the training once more, which writes it anew"
+    num_steps = read_object(path, remedy).get("num_steps")
+    if type(num_steps) is not int:
+        raise damaged(path, "it has no num_steps", remedy)
+    return steps(workdir / stage)[-1:] == [num_steps]
 
 
 def load_run(workdir: str | Path) -> RestoredModel:

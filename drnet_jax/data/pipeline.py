@@ -1,7 +1,6 @@
 """From a source to batches on the devices (Grain)."""
 
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,8 +15,10 @@ from jax.sharding import NamedSharding
 from drnet_jax.data.crops import EvalCrop, TrainCrop
 from drnet_jax.data.eval_view import view_of
 from drnet_jax.data.sources import EncodedSource, Sample, Source
+from drnet_jax.data.workers import end_with_parent, signals_withheld
 
 Batch = dict[str, jax.Array]
+AbstractBatch = dict[str, jax.ShapeDtypeStruct]
 # Batches that wait in host memory and on the devices, ahead of the step.
 _HOST_BUFFER = 4
 _DEVICE_BUFFER = 2
@@ -61,22 +62,55 @@ def train_batches(
       num_workers: processes that read and decode; 0: threads of this process.
     """
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    names = ["image", "label"]
     if isinstance(source, EncodedSource):
         dataset = dataset.random_map(TrainCrop(source.size, source.crop_scale))
-        names.append("mask")
     dataset = dataset[jax.process_index() :: jax.process_count()]
-    dataset = dataset.batch(batch_size // jax.process_count())[start_step:]
+    # Without a remainder, which the endless stream does not have: else Grain rounds the number of
+    # batches up, and one more than all indices is too many for batches of one.
+    dataset = dataset.batch(batch_size // jax.process_count(), drop_remainder=True)[start_step:]
 
     def place(batch: Sample) -> TrainBatch:
         """What the step needs, on the devices; the rest stays on the host."""
-        arrays = _place({name: batch[name] for name in names}, sharding)
+        if num_workers:
+            # Else devices that use the host's memory would keep what is shared with the workers.
+            batch = {name: np.array(value) for name, value in batch.items()}
+        arrays = _place({name: batch[name] for name in _train_names(source)}, sharding)
         return TrainBatch(arrays, batch["index"][batch["corrupt"]])
 
     ahead = grain.experimental.ThreadPrefetchIterDataset(
         _parallel(dataset, source, num_workers).map(place), prefetch_buffer_size=_DEVICE_BUFFER
     )
-    return iter(ahead)
+    if not num_workers:
+        return iter(ahead)
+    with signals_withheld():
+        batches = iter(ahead)
+        batches.start_prefetch()
+    return batches
+
+
+def _train_names(source: Source) -> tuple[str, ...]:
+    """What a training step takes of a sample."""
+    return ("image", "label", "mask") if isinstance(source, EncodedSource) else ("image", "label")
+
+
+def abstract_train_batch(source: Source, batch_size: int, sharding: NamedSharding) -> AbstractBatch:
+    """Shapes, dtypes and placement of the `arrays` of `train_batches`; nothing is decoded."""
+    batch = abstract_eval_batch(source, batch_size, sharding)
+    return {name: batch[name] for name in _train_names(source)}
+
+
+def abstract_eval_batch(source: Source, batch_size: int, sharding: NamedSharding) -> AbstractBatch:
+    """Shapes, dtypes and placement of a batch of `eval_batches`; nothing is decoded."""
+    flag, number = np.dtype(bool), np.dtype(np.int32)
+    shapes = {
+        "image": ((*source.image_size, 3), np.dtype(np.uint8)),
+        **{"label": ((), number), "index": ((), number)},
+        **{"mask": ((), flag), "corrupt": ((), flag)},
+    }
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
+        for name, (shape, dtype) in shapes.items()
+    }
 
 
 def eval_batches(source: Source, *, batch_size: int, sharding: NamedSharding) -> Iterator[Batch]:
@@ -118,15 +152,9 @@ def _parallel(dataset: grain.MapDataset, source: Source, num_workers: int = 0) -
     if num_workers:
         batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=_DEVICE_BUFFER),
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=end_with_parent,
         )
     return batches
-
-
-def _ignore_interrupts(index: int, count: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the main one decides what to do about it."""
-    del index, count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _empty(sample: Sample, size: int) -> Sample:

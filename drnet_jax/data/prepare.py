@@ -8,17 +8,35 @@ in `--manual_dir`. (`tfds build` does the same and needs Apache Beam too.)
 """
 
 import argparse
+import sys
+from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
+
+from drnet_jax.runtime.command_line import CommandLine, SetOnce, a_location
+from drnet_jax.runtime.terminal import prepare_streams
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """`name`, and the folders `data_dir` and `manual_dir`, which may be None."""
+    parser = CommandLine(description=__doc__.splitlines()[0])
+    parser.add_argument("name", help="of the data set, as TFDS writes it")
+    parser.add_argument(
+        "--data_dir",
+        action=SetOnce,
+        type=a_location,
+        required=True,
+        help="where prepared data sets go",
+    )
+    parser.add_argument(
+        "--manual_dir", action=SetOnce, type=a_location, help="where what TFDS cannot download lies"
+    )
+    return parser.parse_args(arguments)
 
 
 def main() -> None:
     """Downloads and prepares what the command line names, and says how many images it has."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", help="of the data set, as TFDS writes it")
-    parser.add_argument("--data_dir", required=True, help="where prepared data sets go")
-    parser.add_argument("--manual_dir", help="where what TFDS cannot download lies")
-    arguments = parser.parse_args()
+    arguments = parse(sys.argv[1:])
     builder = tfds.builder(arguments.name, data_dir=arguments.data_dir, file_format="array_record")
     config = tfds.download.DownloadConfig(manual_dir=arguments.manual_dir)
     builder.download_and_prepare(download_config=config)
@@ -29,4 +47,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare_streams()
     main()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
@@ -14,5 +15,5 @@ def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
     """Mirrors each image `[n, h, w, c]` left to right with probability 0.5."""
-    flip = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+    flip = jax.random.bernoulli(key, np.float32(0.5), (images.shape[0], 1, 1, 1))
     return jnp.where(flip, images[:, :, ::-1], images)

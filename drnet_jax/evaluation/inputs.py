@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from drnet_jax.checkpoints.finite import rows_not_finite
 from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.checkpoints.picture_sizes import check_sizes
 from drnet_jax.checkpoints.restore import (
@@ -92,7 +93,7 @@ class ModelOutputs:
         Raises:
           DataError: an image cannot be decoded, and neither `skip_corrupt` nor
             `data.skip_corrupt` is set; or none can.
-          CheckpointError: the checkpoint is of another model.
+          CheckpointError: the checkpoint is damaged or of another model, or outputs are not finite.
         """
         skip_corrupt = skip_corrupt or self._config.data.skip_corrupt
         known = self._load(split, source)
@@ -119,6 +120,7 @@ class ModelOutputs:
             source,
             batch_size=self._config.eval.batch_size,
             mesh=self._restored.mesh,
+            checkpoint=self._trained.checkpoint,
         )
 
     def _save(self, split: str, found: Logits) -> None:
@@ -139,6 +141,9 @@ class ModelOutputs:
             log(f"{error}: computed anew")
             return None
         if known is None:
+            return None
+        if len(rows_not_finite(known.logits, known.scores)):
+            log(f"{self._path} has outputs that are not finite: computed anew")
             return None
         if same_names(known, source) and len((same := of_unchanged(known, source)).index):
             return same

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from drnet_jax.evaluation.metrics import EvalRecords, record
+from drnet_jax.runtime.files import replacing
 
 
 class LogitsError(RuntimeError):
@@ -65,9 +66,8 @@ def save(path: Path, key: str, split: str, found: Logits) -> None:
             kept = {n: others[n] for n in others.files if "/" in n and n not in arrays}
     except LogitsError:
         kept = {}
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, allow_pickle=False, key=np.array(key), **kept, **arrays)
-    temporary.replace(path)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, key=np.array(key), **kept, **arrays)
 
 
 def load(path: Path, key: str, split: str) -> Logits | None:

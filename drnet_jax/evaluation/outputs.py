@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from drnet_jax.checkpoints.finite import NotFiniteError, rows_not_finite
 from drnet_jax.data.crops import problem
 from drnet_jax.data.files import printable
 from drnet_jax.data.pipeline import eval_batches
@@ -23,6 +26,9 @@ EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
 Rows = dict[str, np.ndarray]
 
 
+# One function for equal arguments: both stages and the evaluation after them trace and compile it
+# once.
+@lru_cache(maxsize=1)
 def make_eval_step(model: DRNet, mean: tuple[float, ...], std: tuple[float, ...]) -> EvalStep:
     """The jitted forward pass of a batch: n images at all m resolutions, and the predictor."""
 
@@ -52,11 +58,12 @@ def evaluate(
 
     Raises:
       DataError: an image cannot be decoded, and `skip_corrupt` is not set; or none can.
+      NotFiniteError: outputs are not finite.
       RuntimeError: the input pipeline lost or repeated an image.
     """
     parts = [
         record(rows["logits"], rows["scores"], rows["label"], rows["index"])
-        for rows in _outputs(eval_step, variables, source, batch_size, mesh)
+        for rows in _outputs(eval_step, variables, source, batch_size, mesh, None)
     ]
     columns = {
         field.name: np.concatenate([getattr(part, field.name) for part in parts])
@@ -76,18 +83,20 @@ def evaluate_logits(
     *,
     batch_size: int,
     mesh: Mesh,
+    checkpoint: Path,
 ) -> Logits:
     """The outputs for every image of `source` that can be decoded.
 
     Raises:
       DataError: none can be decoded.
+      NotFiniteError: outputs are not finite; the message names the images and `checkpoint`.
       RuntimeError: the input pipeline lost or repeated an image.
     """
     # Before they are read: of what is replaced meanwhile, the outputs are computed anew next time.
     versions = np.array([source.version(index) for index in range(len(source))], np.str_)
     rows: Rows = {}
     seen = np.zeros(len(source), bool)
-    for part in _outputs(eval_step, variables, source, batch_size, mesh):
+    for part in _outputs(eval_step, variables, source, batch_size, mesh, checkpoint):
         seen[part["index"]] = True
         for name in ("logits", "scores", "label", "index"):
             values = part[name]
@@ -107,8 +116,13 @@ def _outputs(
     source: Source,
     batch_size: int,
     mesh: Mesh,
+    checkpoint: Path | None,
 ) -> Iterator[Rows]:
-    """The real images of every batch; in the end it is checked that each came once."""
+    """The real images of every batch; in the end it is checked that each came once.
+
+    Raises:
+      NotFiniteError: outputs are not finite.
+    """
     seen: list[np.ndarray] = []
     corrupt: list[np.ndarray] = []
     for batch in eval_batches(source, batch_size=batch_size, sharding=batch_sharding(mesh)):
@@ -116,7 +130,11 @@ def _outputs(
         real = rows["mask"]
         seen.append(rows["index"][real])
         corrupt.append(rows["index"][rows["corrupt"]])
-        yield {name: values[real] for name, values in rows.items()}
+        rows = {name: values[real] for name, values in rows.items()}
+        bad = rows_not_finite(rows["logits"], rows["scores"])
+        if len(bad):
+            raise NotFiniteError(name_images(source, rows["index"][bad]), checkpoint, bad)
+        yield rows
     wanted = np.setdiff1d(np.arange(len(source)), np.concatenate(corrupt))
     if not len(wanted):
         raise DataError(f"none of the {len(source)} images can be read: repair them")

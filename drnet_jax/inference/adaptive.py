@@ -1,11 +1,13 @@
 """Adaptive inference: every image is classified at its own resolution, and at no other."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
+from drnet_jax.inference.arguments import checked_size
 from drnet_jax.inference.engine import Classified, InferenceEngine
 from drnet_jax.inference.images import memory_images
 from drnet_jax.models.drnet import DRNet
@@ -28,6 +30,10 @@ class AdaptiveClassifier(InferenceEngine):
       image_size: height and width of the images; default: the largest resolution.
       fold: fold BatchNorm into the convolutions, which is faster and rounds otherwise.
       device: where to run; default: the first.
+      checkpoint: that the variables are from, for messages; None: unknown.
+
+    Raises:
+      ValueError: mean, std, buckets or the image size are not what they should be.
     """
 
     def __init__(
@@ -41,9 +47,10 @@ class AdaptiveClassifier(InferenceEngine):
         image_size: tuple[int, int] | None = None,
         fold: bool = True,
         device: jax.Device | None = None,
+        checkpoint: Path | None = None,
     ) -> None:
         largest = model.resolutions[0]
-        self.image_size = image_size or (largest, largest)
+        self.image_size = checked_size((largest, largest) if image_size is None else image_size)
         device = device or jax.local_devices()[0]
         super().__init__(
             model,
@@ -54,6 +61,7 @@ class AdaptiveClassifier(InferenceEngine):
             image_size=self.image_size,
             fold=fold,
             device=device,
+            checkpoint=checkpoint,
         )
         self._images = memory_images(self.image_size, self.classifiers[0].buckets, device)
 
@@ -66,7 +74,8 @@ class AdaptiveClassifier(InferenceEngine):
           lam: lambda of `choose`, in nats a GMAC; a `Calibration` gives it for a budget.
 
         Raises:
-          ValueError: images of another dtype, rank or shape.
+          ValueError: images of another dtype, rank or shape, or `lam` is no finite number.
+          NotFiniteError: outputs are not finite.
         """
         ((_, result),) = self.classify_batches([images], lam=lam)
         return result
@@ -81,16 +90,21 @@ class AdaptiveClassifier(InferenceEngine):
           Scores `[n, m]`, None without a predictor, and logits `[n, m, k]`.
 
         Raises:
-          ValueError: as `classify`.
+          ValueError: as `classify`, or no images.
+          NotFiniteError: outputs are not finite.
         """
         programs = [*([self.predictor] if self.predictor else []), *self.classifiers]
         images = self._checked(images)
+        if not len(images):
+            raise ValueError("no images are given, and one or more are expected")
         parts, _ = self._images.open(images, programs[0].plan.split(len(images)))
         started = [[program.run(part.images) for part in parts] for program in programs]
         outputs = [
             np.concatenate([np.asarray(out)[: p.count] for out, p in zip(outs, parts, strict=True)])
             for outs in started
         ]
+        for output in outputs:
+            self._check_finite(images, output, {})
         scores = outputs.pop(0) if self.predictor else None
         return scores, np.stack(outputs, axis=1)
 
@@ -119,6 +133,7 @@ class AdaptiveClassifier(InferenceEngine):
         Raises:
           ValueError: as `classify`; earlier batches whose result has not come are then lost. Or
             `max_waiting` below zero.
+          NotFiniteError: outputs are not finite; it has the batch and which of its images.
         """
         pairs = (
             (batch, self._checked(batch if images is None else images(batch))) for batch in batches

@@ -63,6 +63,7 @@ def _settings(config: ConfigDict, restored: RestoredModel) -> dict[str, Any]:
         "std": tuple(config.data.std),
         "buckets": tuple(config.inference.buckets),
         "fold": config.inference.fold,
+        "checkpoint": restored.checkpoint,
     }
 
 

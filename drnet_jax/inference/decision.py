@@ -1,5 +1,7 @@
 """Which resolution an image gets: argmax_j (log p_j - lambda * c_j)."""
 
+from numbers import Real
+
 import numpy as np
 from scipy.special import log_softmax
 
@@ -14,7 +16,13 @@ def choose(scores: np.ndarray, gmacs: np.ndarray, lam: float) -> np.ndarray:
 
     Returns:
       Their indices `[n]`.
+
+    Raises:
+      ValueError: scores and costs are not finite or do not go together, or `lam` is no finite
+        number.
     """
+    check_lambda(lam)
+    _check(scores, gmacs)
     if lam == 0:
         return scores.argmax(axis=1)
     return (log_softmax(scores.astype(np.float64), axis=1) - lam * gmacs).argmax(axis=1)
@@ -24,9 +32,33 @@ def lambda_changes(scores: np.ndarray, gmacs: np.ndarray) -> np.ndarray:
     """The lambdas `[n, pairs]` at which an image prefers the other of two resolutions.
 
     Arguments as of `choose`. Pairs of equal cost are left out: there lambda changes nothing.
+
+    Raises:
+      ValueError: scores and costs are not finite or do not go together.
     """
+    _check(scores, gmacs)
     log_p = log_softmax(scores.astype(np.float64), axis=1)
     first, second = np.triu_indices(len(gmacs), 1)
     differ = gmacs[first] != gmacs[second]
     first, second = first[differ], second[differ]
     return (log_p[:, first] - log_p[:, second]) / (gmacs[first] - gmacs[second])
+
+
+def check_lambda(lam: float) -> None:
+    """Stops for a lambda that is no finite number: any choice would follow from it.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if isinstance(lam, bool) or not isinstance(lam, Real) or not np.isfinite(float(lam)):
+        raise ValueError(f"lam={lam!r} must be a finite number, in nats a GMAC")
+
+
+def _check(scores: np.ndarray, gmacs: np.ndarray) -> None:
+    if scores.ndim != 2 or gmacs.shape != scores.shape[1:] or not gmacs.size:
+        raise ValueError(
+            f"expected scores [n, m] and m costs, got {list(scores.shape)} and {list(gmacs.shape)}"
+        )
+    for name, values in (("scores", scores), ("gmacs", gmacs)):
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} must be finite numbers")

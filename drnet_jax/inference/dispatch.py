@@ -1,7 +1,7 @@
 """Dispatch of batches: score, choose, queue per resolution, run in buckets, return in order."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -50,12 +50,11 @@ class OpenBatch(Generic[PartT]):
         self.logits = np.empty((count, k), np.float32)
         self.missing = count
 
-    def wait_for_choices(self, gmacs: np.ndarray, lam: float) -> None:
+    def wait_for_scores(self) -> None:
         """Waits for the predictor: the host needs the choices to start the classifiers."""
         if self._outputs:
             pairs = zip(self._outputs, self.parts, strict=True)
             self.scores = np.concatenate([np.asarray(out)[: part.count] for out, part in pairs])
-        self.choices = choose(self.scores, gmacs, lam)
 
 
 @dataclass(frozen=True)
@@ -111,6 +110,8 @@ class Dispatch(Generic[BatchT, PartT]):
       gmacs: `[m]`, the classifier's cost per resolution, in GMACs.
       lam: lambda of `choose`.
       max_waiting: batches that may wait for full buckets; 0: none does.
+      check: takes a batch as the caller has it, outputs `[n, ...]` of its images, and what is
+        unreadable; it raises what to stop for.
     """
 
     def __init__(
@@ -123,7 +124,9 @@ class Dispatch(Generic[BatchT, PartT]):
         gmacs: np.ndarray,
         lam: float,
         max_waiting: int,
+        check: Callable[[Any, np.ndarray, Problems], None],
     ) -> None:
+        self._check = check
         self._images = images
         self._predictor = predictor
         self._classifiers = classifiers
@@ -165,7 +168,9 @@ class Dispatch(Generic[BatchT, PartT]):
 
     def _advance(self, scored: OpenBatch[PartT]) -> Iterator[OpenBatch[PartT]]:
         """Queues a batch by its choices, starts what is to start and gives what is done."""
-        scored.wait_for_choices(self._gmacs, self._lam)
+        scored.wait_for_scores()
+        self._check(scored.caller, scored.scores, scored.problems)
+        scored.choices = choose(scored.scores, self._gmacs, self._lam)
         self._open.append(scored)
         for choice, queue in enumerate(self._queues):
             queue.put(Segment(scored, np.flatnonzero(scored.choices == choice)))
@@ -221,4 +226,5 @@ class Dispatch(Generic[BatchT, PartT]):
             batch = self._open.popleft()
             while batch.missing:
                 self._collect()
+            self._check(batch.caller, batch.logits, batch.problems)
             yield batch

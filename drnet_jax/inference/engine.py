@@ -3,13 +3,17 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
 
+from drnet_jax.checkpoints.finite import NotFiniteError, first_few, rows_not_finite
+from drnet_jax.inference.arguments import check_count, check_normalisation, checked_buckets
+from drnet_jax.inference.decision import check_lambda
 from drnet_jax.inference.dispatch import Dispatch
-from drnet_jax.inference.images import BatchT, Images, PartT
+from drnet_jax.inference.images import BatchT, Images, PartT, Problems
 from drnet_jax.inference.networks import InferenceNetwork, classifier_networks, predictor_network
 from drnet_jax.inference.programs import CostTable, Program
 from drnet_jax.models.drnet import DRNet
@@ -60,6 +64,10 @@ class InferenceEngine:
         of them; None: each network takes images of its own size, uploaded for each.
       fold: fold BatchNorm into the convolutions, which is faster and rounds otherwise.
       device: where to run.
+      checkpoint: that the variables are from, for messages; None: unknown.
+
+    Raises:
+      ValueError: mean, std, buckets or the image size are not what they should be.
     """
 
     def __init__(
@@ -73,7 +81,11 @@ class InferenceEngine:
         image_size: tuple[int, int] | None,
         fold: bool,
         device: jax.Device,
+        checkpoint: Path | None = None,
     ) -> None:
+        check_normalisation(mean, std)
+        buckets = checked_buckets(buckets)
+        self.checkpoint = checkpoint
         self.resolutions = np.array(model.resolutions)
         self.cost = model_cost(model)
         self.num_classes = model.classifier.num_classes
@@ -141,10 +153,11 @@ class InferenceEngine:
         """One pass of batches, each with what to give back beside its result, in their order.
 
         Raises:
-          ValueError: `max_waiting` below zero.
+          ValueError: `max_waiting` below zero, or `lam` is no finite number.
+          NotFiniteError: outputs are not finite.
         """
-        if max_waiting < 0:
-            raise ValueError(f"max_waiting={max_waiting} must be zero or more")
+        check_count("max_waiting", max_waiting)
+        check_lambda(lam)
         dispatch = Dispatch(
             images,
             self.predictor,
@@ -153,6 +166,7 @@ class InferenceEngine:
             gmacs=np.array(self.cost.classifier_gmacs),
             lam=lam,
             max_waiting=max_waiting,
+            check=self._check_finite,
         )
         for caller, done in dispatch.run(batches):
             yield (
@@ -166,3 +180,13 @@ class InferenceEngine:
                     done.problems,
                 ),
             )
+
+    def _check_finite(self, batch: object, outputs: np.ndarray, problems: Problems) -> None:
+        """Stops if outputs `[n, ...]` of a batch are not finite, but for unreadable images."""
+        rows = np.setdiff1d(rows_not_finite(outputs), list(problems))
+        if len(rows):
+            raise NotFiniteError(self._name(batch, rows), self.checkpoint, rows, batch)
+
+    def _name(self, batch: object, rows: np.ndarray) -> str:
+        """Rows of a batch, for messages."""
+        return f"images {first_few(rows.tolist())} of a batch"

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
+from drnet_jax.checkpoints.finite import first_few
 from drnet_jax.data.eval_view import EvalView
+from drnet_jax.inference.arguments import check_count
 from drnet_jax.inference.encoded import EncodedImages
 from drnet_jax.inference.engine import Classified, InferenceEngine
 from drnet_jax.models.drnet import DRNet
@@ -29,6 +32,10 @@ class FileClassifier(InferenceEngine):
       threads: that decode; default: one per core.
       fold: fold BatchNorm into the convolutions, which is faster and rounds otherwise.
       device: where to run; default: the first.
+      checkpoint: that the variables are from, for messages; None: unknown.
+
+    Raises:
+      ValueError: mean, std, buckets or the number of threads are not what they should be.
     """
 
     def __init__(
@@ -43,7 +50,10 @@ class FileClassifier(InferenceEngine):
         threads: int | None = None,
         fold: bool = True,
         device: jax.Device | None = None,
+        checkpoint: Path | None = None,
     ) -> None:
+        if threads is not None:
+            check_count("threads", threads, least=1)
         super().__init__(
             model,
             variables,
@@ -53,6 +63,7 @@ class FileClassifier(InferenceEngine):
             image_size=None,
             fold=fold,
             device=device or jax.local_devices()[0],
+            checkpoint=checkpoint,
         )
         self._view = view
         self._threads = threads or os.cpu_count() or 1
@@ -70,7 +81,8 @@ class FileClassifier(InferenceEngine):
           max_waiting: see `AdaptiveClassifier.classify_batches`.
 
         Raises:
-          ValueError: `max_waiting` below zero.
+          ValueError: `max_waiting` below zero, or `lam` is no finite number.
+          NotFiniteError: outputs are not finite; the files are named.
         """
         first = self.predictor or self.classifiers[0]
         sizes = [program.image_shape[0] for program in self.classifiers]
@@ -79,3 +91,7 @@ class FileClassifier(InferenceEngine):
             yield from self._dispatch(
                 images, ((files, files) for files in batches), lam, max_waiting
             )
+
+    def _name(self, batch: Any, rows: np.ndarray) -> str:
+        """The files of these rows."""
+        return first_few([batch[row] for row in rows])

@@ -18,6 +18,13 @@ def init_variables(model: DRNet, key: jax.Array) -> Tree:
     return init(key, jnp.zeros((1, size, size, 3), jnp.float32))
 
 
+def abstract_variables(model: DRNet) -> Tree:
+    """Shapes and dtypes of what `init_variables` gives, without computing anything."""
+    size = model.resolutions[0]
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    return jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), images)
+
+
 def classifier_variables(variables: Tree) -> Tree:
     """The classifier's part of `variables`: all that stage 1 trains."""
     return {

@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator
 from drnet_jax.evaluation.intervals import mean_margin
 from drnet_jax.evaluation.latency import Latency
 from drnet_jax.evaluation.metrics import hull_weights
+from drnet_jax.runtime.files import replacing
 
 # Okabe and Ito's colours, which the colour-blind tell apart.
 _COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#999999")
@@ -157,7 +158,8 @@ def plot(rows: Sequence[Row], setting: str, path: Path) -> None:
     axes[0].set_ylabel("images a second")
     axes[0].legend(frameon=False)
     figure.suptitle(setting, fontsize=9)
-    figure.savefig(path, dpi=150)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
 
 
 def _styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:

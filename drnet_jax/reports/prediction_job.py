@@ -1,6 +1,5 @@
 """The folder of a prediction job: which job, which pictures, and how far it has come."""
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -11,7 +10,9 @@ from drnet_jax.config import ConfigError
 from drnet_jax.data.files import printable, version
 from drnet_jax.inference.programs import CostTable
 from drnet_jax.reports.predictions import Prediction, Unreadable
-from drnet_jax.runtime.files import locked, write_json
+from drnet_jax.runtime.checked_json import read_json
+from drnet_jax.runtime.files import write_json
+from drnet_jax.runtime.locks import locked
 from drnet_jax.runtime.table import Table
 
 Job = Mapping[str, Any]
@@ -39,9 +40,9 @@ def read_state(output: Path) -> JobState | None:
     Raises:
       ConfigError: the job is finished, or the folder holds something else.
     """
-    # A file that was being written when its run was killed counts as none.
+    # What a killed process was writing, and its lock, count as none; `locked_output`.
     if not output.exists() or (
-        output.is_dir() and all(path.suffix == ".tmp" for path in output.iterdir())
+        output.is_dir() and all(path.suffix in (".tmp", ".lock") for path in output.iterdir())
     ):
         return None
     path = output / "predict.json"
@@ -49,7 +50,7 @@ def read_state(output: Path) -> JobState | None:
     if not path.is_file():
         raise ConfigError(f"{output} exists and is not overwritten: {remedy}")
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         if content["finished"]:
             raise ConfigError(f"{output} exists, is finished, and is not overwritten: {remedy}")
         return _parse(content["job"], content["bucket_seconds"], content["pictures"])
@@ -140,20 +141,20 @@ def check_unchanged(output: Path, root: Path, state: JobState, kept: Collection[
 
 @contextmanager
 def locked_output(output: Path) -> Iterator[None]:
-    """Keeps other prediction jobs from a folder, which may not exist yet.
+    """Keeps other prediction jobs from a folder, which may not exist yet; see `locked`.
 
-    By a lock file beside it: a folder that is not empty counts as somebody's.
+    What a killed process was writing there is removed.
 
     Raises:
-      ConfigError: another process writes to it.
+      ConfigError: another process writes to it; it is named.
+      OSError: it cannot be written to.
     """
-    # The folder itself, whatever it is called here.
+    # The folder itself, which may not exist, whatever it is called here.
     folder = output.resolve()
-    problem = (
-        f"another process is writing to {output}: wait until it ends, or give another folder, "
-        "--config.predict.output=..."
-    )
-    with locked(folder.parent / f".{folder.name}.lock", problem):
+    remedy = "wait until it ends, or give another folder, --config.predict.output=..."
+    with locked(folder / "predict.lock", f"writes predictions to {folder}", remedy):
+        for path in folder.glob("*.tmp"):
+            path.unlink()
         yield
 
 

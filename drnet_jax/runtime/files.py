@@ -1,7 +1,9 @@
-"""Results on the disk: whole or not at all, and of one process at a time."""
+"""Results on the disk: whole or not at all, whoever else writes them."""
 
-import fcntl
+import errno
 import json
+import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +11,12 @@ from typing import Any
 
 import jax
 
-from drnet_jax.config import ConfigError
+from drnet_jax.runtime.checked_json import with_checksum
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes the file whole or not at all, on the first process only."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    """Writes the file whole or not at all, on the first process only; see `with_checksum`."""
+    write_text(path, json.dumps(with_checksum(content), indent=2) + "\n")
 
 
 def remove_file(path: Path) -> None:
@@ -30,30 +32,70 @@ def write_text(path: Path, content: str) -> None:
     """
     if jax.process_index() != 0:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(content, encoding="utf-8", errors="surrogateescape", newline="\n")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(content, encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
 @contextmanager
-def locked(path: Path, problem: str) -> Iterator[None]:
-    """Holds a lock file, which stays there, empty: others may wait for it already.
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path`, ending in `.tmp`, of a file that takes its place at the end.
 
-    Args:
-      path: of the file, which is made if need be; it serves for nothing else.
-      problem: what to say where another process holds it, and the remedy.
+    It is removed on an error; that of a killed process stays. No other writer has the same one.
 
     Raises:
-      ConfigError: another process does.
-      OSError: it cannot be made, or the file system has no locks.
+      OSError: naming `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Network file systems lock only what is open for writing.
-    with path.open("a") as file:
-        try:
-            # It ends with the process, however that ends.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(problem) from error
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with naming(path):
+            yield temporary
+            temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the operating system name the file: those of writing say only what is wrong."""
+    try:
         yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+def in_words(error: OSError) -> str:
+    """The file, what is wrong, and, of a full disk, what is kept."""
+    if error.strerror is None:
+        return str(error)
+    text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        text += "; what was complete before is kept: free space, and run the same command again"
+    return text
+
+
+def check_writable(folder: Path) -> None:
+    """Checks that results can be written to a folder, which may not exist yet, by writing.
+
+    It leaves nothing there. On the first process only.
+
+    Raises:
+      OSError: they cannot, naming the folder or what is in its place.
+    """
+    if jax.process_index() != 0:
+        return
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    probe = existing / f".{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        try:
+            probe.write_text("writable\n")
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        problem = f"no results can be written there ({error.strerror})"
+        raise type(error)(error.errno, problem, str(existing)) from error

@@ -2,10 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+
+from drnet_jax.runtime.files import naming, write_text
+
+if TYPE_CHECKING:
+    from drnet_jax.runtime.events import Events
 
 Figures = dict[str, Any]
 
@@ -27,36 +32,40 @@ class MetricWriter:
     def __init__(
         self, workdir: Path, stages: tuple[str, ...], stage: str, step: int, *, tensorboard: bool
     ) -> None:
-        self._file = None
-        self._events = None
-        if jax.process_index() != 0:
+        self._path = workdir / "metrics.jsonl"
+        self._writes = jax.process_index() == 0
+        self._events: Events | None = None
+        if not self._writes:
             return
-        path = workdir / "metrics.jsonl"
-        _cut_back(path, stages, stage, step)
-        self._file = path.open("a")
+        _cut_back(self._path, stages, stage, step)
         if tensorboard:
-            from tensorboardX import SummaryWriter
+            # With it comes TensorBoard's format, which not every run needs.
+            from drnet_jax.runtime import events
 
-            self._events = SummaryWriter(str(workdir / "tensorboard" / stage), purge_step=step + 1)
+            self._events = events.Events(workdir / "tensorboard" / stage, first_step=step + 1)
 
     def write(self, stage: str, step: int, figures: Figures) -> None:
-        """Appends one line; figures are floats or lists of floats."""
-        if self._file is None:
+        """Appends one line; figures are floats or lists of floats.
+
+        Raises:
+          OSError: it cannot be written; the file is named.
+        """
+        if not self._writes:
             return
-        self._file.write(json.dumps({"stage": stage, "step": step, **figures}) + "\n")
-        self._file.flush()
+        with naming(self._path), self._path.open("a") as file:
+            file.write(json.dumps({"stage": stage, "step": step, **figures}) + "\n")
         if self._events is None:
             return
+        scalars: dict[str, float] = {}
         for name, value in figures.items():
-            values = value if isinstance(value, list) else [value]
-            for index, scalar in enumerate(values):
-                tag = f"{name}/{index}" if isinstance(value, list) else name
-                self._events.add_scalar(tag, scalar, step)
+            if isinstance(value, list):
+                scalars |= {f"{name}/{index}": scalar for index, scalar in enumerate(value)}
+            else:
+                scalars[name] = value
+        self._events.write(step, scalars)
 
     def close(self) -> None:
         """Closes the files."""
-        if self._file is not None:
-            self._file.close()
         if self._events is not None:
             self._events.close()
 
@@ -70,9 +79,7 @@ def _cut_back(path: Path, stages: tuple[str, ...], stage: str, step: int) -> Non
         if entry["stage"] in stages
         and (stages.index(entry["stage"]), entry["step"]) <= (stages.index(stage), step)
     ]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    write_text(path, "".join(kept))
 
 
 def read_metrics(path: Path) -> list[Figures]:

@@ -7,16 +7,20 @@ import jax
 from tqdm import tqdm
 
 from drnet_jax.runtime.metric_writer import Figures
+from drnet_jax.runtime.terminal import print_line
 
 
 def log(text: str) -> None:
-    """Prints a line, on the first process only."""
+    """Prints a line, on the first process only; see `print_line`."""
     if jax.process_index() == 0:
-        print(text, flush=True)
+        print_line(text)
 
 
 class Progress:
-    """A progress bar on a terminal, a line at every report elsewhere."""
+    """A progress bar on a terminal, a line at every report elsewhere.
+
+    Its methods raise `OutputError` where what they print is lost.
+    """
 
     def __init__(
         self, stage: str, num_steps: int, start_step: int = 0, *, unit: str = "step"
@@ -42,16 +46,18 @@ class Progress:
         elif not self._quiet:
             elapsed = time.perf_counter() - self._started
             left = elapsed / max(step - self._start, 1) * (self._num_steps - step)
-            print(f"{self._stage} {step}/{self._num_steps} ETA {left:.0f} s {text}", flush=True)
+            print_line(f"{self._stage} {step}/{self._num_steps} ETA {left:.0f} s {text}")
 
     def message(self, text: str) -> None:
         """Prints a line without breaking the bar."""
         if not self._quiet:
-            tqdm.write(text)
+            with tqdm.external_write_mode():
+                print_line(text)
 
     def warn(self, text: str) -> None:
         """Prints a line that only this process knows, whichever it is."""
-        tqdm.write(text, file=sys.stderr)
+        with tqdm.external_write_mode(file=sys.stderr):
+            print_line(text, sys.stderr)
 
     def close(self) -> None:
         """Leaves the bar as it is."""

@@ -9,6 +9,8 @@ from dataclasses import astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
 
+from drnet_jax.runtime.files import naming
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -47,7 +49,7 @@ class Table(Generic[RowT]):
           ValueError: the file holds something else; it is left as it is.
         """
         rows, length = self._parse()
-        with self.path.open("ab") as file:
+        with naming(self.path), self.path.open("ab") as file:
             file.truncate(length)
         if not length and not self._json:
             self._write(_csv(tuple(self._types)))
@@ -64,7 +66,7 @@ class Table(Generic[RowT]):
         return _csv(values)
 
     def _write(self, text: str) -> None:
-        with self.path.open("ab") as file:
+        with naming(self.path), self.path.open("ab") as file:
             file.write(_encoded(text))
             file.flush()
             os.fsync(file.fileno())

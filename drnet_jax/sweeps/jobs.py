@@ -75,13 +75,13 @@ class JobRunner:
 
     Args:
       config: the configuration, as `--config` takes it.
-      overrides: of every job, as arguments of the program.
+      overrides: of every job, by the names of the fields.
       devices: GPUs by number; an empty name: whatever the program finds.
     """
 
-    def __init__(self, config: str, overrides: Sequence[str], devices: Sequence[str]) -> None:
+    def __init__(self, config: str, overrides: Mapping[str, Any], devices: Sequence[str]) -> None:
         self._start = [*PROGRAM, f"--config={config}"]
-        self._start += overrides
+        self._overrides = overrides
         self._running: set[subprocess.Popen[bytes]] = set()
         self._free: SimpleQueue[str] = SimpleQueue()
         self.num_devices = len(devices)
@@ -105,7 +105,7 @@ class JobRunner:
         # The time of a resumed run says nothing.
         if not code and not resumed:
             write_json(job.workdir / "time.json", {"seconds": seconds})
-        last = path.read_text(errors="replace").splitlines()[-1]
+        last = path.read_text(encoding="utf-8", errors="replace").splitlines()[-1]
         return seconds, f"{last} ({path})" if code else ""
 
     def _wait(self, command: Sequence[str], path: Path, device: str) -> int:
@@ -115,7 +115,7 @@ class JobRunner:
         environment["PYTHONPATH"] = os.pathsep.join(paths)
         if device:
             environment["CUDA_VISIBLE_DEVICES"] = device
-        with path.open("a") as log:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(shlex.join(command) + "\n")
             log.flush()
             process = subprocess.Popen(
@@ -133,9 +133,9 @@ class JobRunner:
 
     def command(self, job: Job) -> list[str]:
         """How to run a job."""
-        stages = "('pretrain',)" if job.stage_one is None else "('joint',)"
-        command = [*self._start, *(f"--config.{n}={value}" for n, value in job.overrides.items())]
-        command += [f"--config.stages={stages}", f"--workdir={job.workdir}"]
+        fields: dict[str, Any] = {**self._overrides, **job.overrides}
+        fields["stages"] = ("pretrain",) if job.stage_one is None else ("joint",)
         if job.stage_one is not None:
-            command.append(f"--config.joint.init_from={job.stage_one.workdir}")
-        return command
+            fields["joint.init_from"] = job.stage_one.workdir
+        command = [*self._start, *(f"--config.{name}={value}" for name, value in fields.items())]
+        return [*command, f"--workdir={job.workdir}"]

@@ -26,6 +26,7 @@ from drnet_jax.config import (
     get_field,
 )
 from drnet_jax.config_checks import check_config, check_training
+from drnet_jax.config_paths import expand_paths
 from drnet_jax.data.settings import check_places
 from drnet_jax.models.create import check_model
 
@@ -165,6 +166,7 @@ def _overridden(base: ConfigDict, overrides: Overrides) -> ConfigDict:
     config = base.copy_and_resolve_references()
     try:
         config.update_from_flattened_dict(dict(overrides))
+        expand_paths(config)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"the sweep overrides {dict(overrides)}: {error}") from error
     return config

@@ -10,9 +10,10 @@ import jax
 
 @contextmanager
 def interruptions() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in the list, so that the loop can save before it stops.
+    """Collects SIGINT, SIGTERM and SIGHUP in the list, so that the loop can save before it stops.
 
-    With several processes it does nothing: they would have to stop at the same step.
+    A terminal that is closed sends SIGHUP; where that is ignored (`nohup`), it stays so. With
+    several processes this does nothing: they would have to stop at the same step.
     """
     received: list[int] = []
     if jax.process_count() > 1:
@@ -20,12 +21,16 @@ def interruptions() -> Iterator[list[int]]:
         return
 
     def note(number: int, _: FrameType | None) -> None:
-        """Keeps the first signal; the second one stops at once."""
-        if received:
+        """Notes the signal; a second Ctrl-C stops at once."""
+        # Shell and system both send the others.
+        if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, note) for number in numbers}
     try:
         yield received
     finally:

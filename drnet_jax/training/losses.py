@@ -8,8 +8,10 @@ import optax
 def masked_mean(values: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     """Mean of `[n, ...]` over all axes, or over the samples that `mask` `[n]` marks True.
 
-    Zero, not NaN, if it marks none.
+    Of flags and integers float32; zero, not NaN, if it marks none.
     """
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        values = values.astype(jnp.float32)
     if mask is None:
         return values.mean()
     where = mask.reshape(-1, *[1] * (values.ndim - 1))

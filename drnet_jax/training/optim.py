@@ -27,20 +27,21 @@ def create_learning_rate_fn(
       steps_per_epoch: optimiser steps in an epoch.
       scale: multiplies the whole schedule (the paper's predictor: 0.1).
     """
-    num_steps = stage.num_epochs * steps_per_epoch
-    warmup_steps = stage.warmup_epochs * steps_per_epoch
+    # As floats: JAX takes no integers beyond 32 bits.
+    num_steps = float(stage.num_epochs * steps_per_epoch)
+    warmup_steps = float(stage.warmup_epochs * steps_per_epoch)
+    decay_steps = float(stage.decay_epochs * steps_per_epoch)
     decays = {
-        "step": lambda step: (
-            stage.decay_rate ** jnp.floor(step / max(stage.decay_epochs * steps_per_epoch, 1))
-        ),
-        "cosine": optax.cosine_decay_schedule(1.0, max(num_steps - 1, 1)),
+        "step": lambda step: stage.decay_rate ** jnp.floor(step / max(decay_steps, 1.0)),
+        "cosine": optax.cosine_decay_schedule(1.0, max(num_steps - 1, 1.0)),
         "constant": optax.constant_schedule(1.0),
     }
     decay = decays[stage.schedule]
 
     def learning_rate(step: Any) -> Any:
-        """The rate of the update that follows `step` updates."""
-        warmup = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1))
+        """The rate of the update that follows `step` updates, float32."""
+        step = jnp.asarray(step, jnp.float32)
+        warmup = jnp.minimum(1.0, (step + 1) / max(warmup_steps, 1.0))
         return scale * stage.base_learning_rate * warmup * decay(step)
 
     return learning_rate

@@ -1,5 +1,6 @@
 """What a run is, and one of its stages."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from drnet_jax.checkpoints.checkpoint import StageCheckpoints
 from drnet_jax.data.sources import Source
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.macs import ModelCost
+from drnet_jax.training.create import StageStep
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Run:
       mesh: the devices.
       train: the training images.
       calibration: the images that checkpoints are chosen by.
+      stage_steps: how every stage is trained, by its name.
     """
 
     config: ConfigDict
@@ -37,6 +40,7 @@ class Run:
     mesh: Mesh
     train: Source
     calibration: Source
+    stage_steps: Mapping[str, StageStep]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """What a stage says of itself: the metrics of its steps and the figures of its epochs."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -8,9 +10,10 @@ import numpy as np
 
 from drnet_jax.runtime.metric_writer import MetricWriter, average
 from drnet_jax.runtime.progress import Progress
+from drnet_jax.runtime.terminal import OutputError
 from drnet_jax.training.stage import Stage
 from drnet_jax.training.stage_losses import Metrics
-from drnet_jax.training.stops import diverged
+from drnet_jax.training.stops import check_metrics, diverged
 from drnet_jax.training.validation import Validation
 
 # A resolution whose share stays below this over an epoch is reported.
@@ -25,6 +28,10 @@ class StageLog:
 
     Args:
       stage: which; what an earlier run wrote beyond its `start_step` is cut off.
+
+    Attributes:
+      output_lost: once a line could not be printed, why the training stops; the files are written
+        all the same.
     """
 
     def __init__(self, stage: Stage) -> None:
@@ -41,6 +48,7 @@ class StageLog:
         self._window: list[Metrics] = []
         self._epoch: list[dict[str, np.ndarray]] = []
         self._since = time.perf_counter()
+        self.output_lost = ""
 
     def add(self, metrics: Metrics) -> None:
         """Adds a step to the window."""
@@ -61,9 +69,7 @@ class StageLog:
             return
         metrics = jax.device_get(self._window)
         for number, figures in enumerate(metrics, step - len(metrics) + 1):
-            # A loss is computed before its own update: the gradient tells what that did.
-            if not np.isfinite(figures["loss"]) or not np.isfinite(figures["grad_norm"]):
-                raise diverged(self._stage, number, figures)
+            check_metrics(self._stage, number, figures)
         elapsed = time.perf_counter() - self._since
         means: dict[str, Any] = average(metrics)
         means["epoch"] = step / self._stage.steps_per_epoch
@@ -71,7 +77,8 @@ class StageLog:
         means["input_wait"] = waited / elapsed
         means["corrupt"] = corrupt
         self._writer.write(self._stage.name, step, means)
-        self._progress.report(step, means)
+        with self._printing():
+            self._progress.report(step, means)
         self._epoch += metrics
         self._window = []
         self.begin_window()
@@ -91,18 +98,31 @@ class StageLog:
             self.warn(f"calibration leaves out {validation.left_out}")
         if stage.name == "joint":
             shares = average(self._epoch)["shares_sampled"]
-            for warning in unused_warnings(stage.run.model.resolutions, shares):
-                self._progress.message(warning)
+            with self._printing():
+                for warning in unused_warnings(stage.run.model.resolutions, shares):
+                    self._progress.message(warning)
         if not np.isfinite(validation.objective):
-            raise diverged(stage, step, self._epoch[-1])
+            what = f"the objective on the calibration split is {validation.objective}"
+            raise diverged(stage, step, what, self._epoch[-1])
         self._writer.write(stage.name, step, validation.figures)
         epoch = step // stage.steps_per_epoch
-        self._progress.message(f"{stage.name} epoch {epoch}: {validation.text}")
+        with self._printing():
+            self._progress.message(f"{stage.name} epoch {epoch}: {validation.text}")
         self._epoch = []
 
     def warn(self, text: str) -> None:
         """Prints a line that only this process knows."""
-        self._progress.warn(text)
+        with self._printing():
+            self._progress.warn(text)
+
+    @contextmanager
+    def _printing(self) -> Iterator[None]:
+        """Lets the loop save before it stops; several processes, which would part, go on."""
+        try:
+            yield
+        except OutputError as error:
+            if jax.process_count() == 1:
+                self.output_lost = f"{error}: stopped"
 
     def close(self) -> None:
         """Closes the files."""

@@ -102,7 +102,7 @@ class JointLoss:
     ) -> tuple[jax.Array, tuple[Any, Metrics]]:
         """See `Loss`; `key` is of the Gumbel noise."""
         mask = batch.get("mask")
-        costs = jnp.asarray(self.costs)
+        costs = jnp.asarray(self.costs, jnp.float32)
         tau = self.tau_fn(step)
         output, updated = self.model.apply(
             {"params": params, **collections},
@@ -118,11 +118,11 @@ class JointLoss:
             output.logits, batch["label"], label_smoothing=self.label_smoothing, mask=mask
         )
         sampled_cost = expected_cost(output.one_hot, costs, mask=mask)
-        reg = jnp.zeros(())
+        reg = jnp.zeros((), jnp.float32)
         if self.target is not None:
             reg = resource_regulariser(sampled_cost, costs, self.target)
         loss = ce + self.eta * reg
-        greedy = jax.nn.one_hot(output.scores.argmax(-1), len(self.costs))
+        greedy = jax.nn.one_hot(output.scores.argmax(-1), len(self.costs), dtype=jnp.float32)
         metrics = {
             "loss": loss,
             "ce": ce,
@@ -148,8 +148,8 @@ def create_tau_fn(stage: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     """tau * tau_decay^epoch, not below tau_min (tau_decay = 1: constant)."""
 
     def tau(step: Any) -> Any:
-        """The temperature after so many steps."""
-        epoch = step / steps_per_epoch
+        """The temperature after so many steps, float32."""
+        epoch = jnp.asarray(step, jnp.float32) / steps_per_epoch
         return jnp.maximum(stage.tau_min, stage.tau * stage.tau_decay**epoch)
 
     return tau

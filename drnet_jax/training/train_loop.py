@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 import grain
 import jax
 
+from drnet_jax.checkpoints.finite import NotFiniteError
 from drnet_jax.config import STAGES
 from drnet_jax.data.pipeline import TrainBatch, train_batches
 from drnet_jax.runtime.sharding import batch_sharding
@@ -14,18 +16,18 @@ from drnet_jax.training.feed import BatchFeed
 from drnet_jax.training.interruptions import interruptions
 from drnet_jax.training.stage import Stage
 from drnet_jax.training.stage_log import StageLog
-from drnet_jax.training.stops import stopped
+from drnet_jax.training.stops import check_state, diverged, stopped
 from drnet_jax.training.train_state import TrainState
 from drnet_jax.training.train_step import StepFn
-from drnet_jax.training.validation import Validator
+from drnet_jax.training.validation import Validation, Validator
 
 
 def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
     """Runs the steps that are left; every epoch ends with a validation and a checkpoint.
 
     Raises:
-      TrainingError: figures that are not finite, too many corrupt images, or a signal; of the
-        latter two the last step is saved.
+      TrainingError: figures that are not finite, too many corrupt images, a signal, or an output
+        that takes no more; of all but the first the last step is saved.
     """
     config, checkpoints = stage.run.config, stage.checkpoints
     validate = Validator(stage)
@@ -61,15 +63,18 @@ def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
                 write_log(step)
             # Several processes have to ask together.
             asks = logs or jax.process_count() == 1
-            reason = "interrupted" if received else corrupt.excess() if asks else ""
+            reason = "interrupted" if received else log.output_lost
+            if asks and not reason:
+                reason = corrupt.excess()
             if ends_epoch:
-                validation = validate(state.eval_variables)
+                validation = _validated(stage, step, state, validate)
                 log.end_epoch(step, validation)
                 checkpoints.save(step, state, objective=validation.objective)
                 log.begin_window()
                 reason = reason or validation.excess
             elif reason or _is_due(step, config.checkpoint.every_steps):
                 write_log(step)
+                check_state(stage, step, state)
                 checkpoints.save(step, state)
                 log.begin_window()
             if reason:
@@ -96,6 +101,17 @@ def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
+def _validated(
+    stage: Stage, step: int, state: TrainState, validate: Callable[[Any], Validation]
+) -> Validation:
+    """What the calibration split says of a state that is finite, and so are its outputs."""
+    check_state(stage, step, state)
+    try:
+        return validate(state.eval_variables)
+    except NotFiniteError as error:
+        raise diverged(stage, step, str(error)) from error
+
+
 def _save_before_stop(
     stage: Stage, step: int, state: TrainState, write_log: Callable[[int], None]
 ) -> None:
@@ -103,5 +119,6 @@ def _save_before_stop(
     # Saving takes all processes, and only this one may be stopping.
     if step > stage.start_step and jax.process_count() == 1:
         write_log(step)
+        check_state(stage, step, state)
         stage.checkpoints.save(step, state)
     stage.checkpoints.close()

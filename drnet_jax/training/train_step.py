@@ -79,7 +79,9 @@ def make_train_step(
         ema = state.ema
         if ema is not None:
             newest = {"params": params, "collections": collections}
-            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+            # Not in float64, which `JAX_ENABLE_X64` would make of a ratio of integers.
+            steps = state.step.astype(jnp.float32)
+            decay = jnp.minimum(ema_decay, (1 + steps) / (10 + steps))
             ema = optax.incremental_update(newest, ema, 1 - decay)
         metrics["grad_norm"] = optax.tree.norm(grads)
         for part, learning_rate_fn in learning_rate_fns.items():
@@ -112,7 +114,8 @@ def _accumulated(grad_fn: GradFn, count: int) -> GradFn:
                 params, collections, micro_batch, jax.random.fold_in(key, index), step
             )
             # Samples that count, so that masked ones do not weigh.
-            weight = micro_batch.get("mask", jnp.ones(len(micro_batch["label"]))).sum()
+            mask = micro_batch.get("mask", jnp.ones(len(micro_batch["label"]), bool))
+            weight = mask.sum().astype(jnp.float32)
             total = jax.tree.map(lambda old, grad: old + weight * grad, total, grads)
             return (collections, total), (metrics, weight)
 

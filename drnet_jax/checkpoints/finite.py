@@ -1,0 +1,68 @@
+"""Values that are not finite: in what is saved or restored, and in what a model gives."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from drnet_jax.checkpoints.checkpoint import CheckpointError, instead_of
+
+
+class NotFiniteError(CheckpointError):
+    """A model gives outputs that are NaN or infinite.
+
+    Attributes:
+      rows: `[r]`, which images of the batch.
+      batch: the batch, as its caller gave it.
+    """
+
+    def __init__(
+        self, images: str, checkpoint: Path | None, rows: np.ndarray, batch: object = None
+    ) -> None:
+        model, remedy = "the model", ""
+        if checkpoint is not None:
+            model, remedy = str(checkpoint), f"; {instead_of(checkpoint)}"
+        super().__init__(f"the outputs of {model} are not finite for {images}{remedy}")
+        self.rows = rows
+        self.batch = batch
+
+
+def rows_not_finite(*outputs: np.ndarray) -> np.ndarray:
+    """Indices of the rows that hold NaN or infinity in any of the arrays `[n, ...]`."""
+    finite = [np.isfinite(values).all(axis=tuple(range(1, values.ndim))) for values in outputs]
+    return np.flatnonzero(~np.logical_and.reduce(finite))
+
+
+def first_few(names: Sequence[object]) -> str:
+    """The first few of them, for a message."""
+    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
+def find_not_finite(tree: Any) -> str:
+    """Which arrays hold NaN or infinity, in words; empty: none does.
+
+    On the host, where they go anyway to be saved: a program for this would have to be compiled for
+    every model.
+    """
+    found = [
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if not np.isfinite(np.asarray(leaf)).all()
+    ]
+    return f"{len(found)} arrays, {found[0]} first" if found else ""
+
+
+def check_restored(tree: Any, checkpoint: Path) -> None:
+    """Stops if what was restored from a checkpoint is not finite.
+
+    Raises:
+      CheckpointError: it is not, as after a training that diverged.
+    """
+    found = find_not_finite(tree)
+    if found:
+        raise CheckpointError(
+            f"{checkpoint} holds values that are not finite ({found}): its training diverged; "
+            f"{instead_of(checkpoint)}"
+        )
