@@ -13,7 +13,7 @@ import pytest
 
 from drnet_jax.config_files import call_file
 from drnet_jax.reports.comparison import Setting
-from drnet_jax.runtime.files import locked
+from drnet_jax.runtime.locks import locked
 from drnet_jax.sweep import main
 from drnet_jax.sweeps import jobs as jobs_module
 from drnet_jax.sweeps.jobs import JobRunner
@@ -214,9 +214,10 @@ def test_two_sweeps_do_not_share_a_directory(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
-    with locked(project / "runs" / "sweep.lock", "held"), pytest.raises(SystemExit):
+    lock = locked(project / "runs" / "sweep.lock", "runs another one", "wait")
+    with lock, pytest.raises(SystemExit):
         main(arguments)
-    assert "another process runs the sweep in" in capsys.readouterr().err
+    assert "runs another one since" in capsys.readouterr().err
 
 
 def test_without_stage_one_there_is_no_stage_two(
