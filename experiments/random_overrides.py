@@ -230,7 +230,9 @@ def main() -> None:
     path = scratch / f"results_{options.seed}.jsonl"
     known = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
     done = {one["number"] for one in known}
-    left = [number for number in range(options.limit) if number not in done]
+    # In a random order, so that the first ones are of all modes.
+    order = np.random.default_rng(options.seed).permutation(options.limit).tolist()
+    left = [number for number in order if number not in done]
     progress = Progress("draws", options.limit, options.limit - len(left), unit="draw")
     with path.open("a") as file:
         for one in results(left, scratch, options.seed):
