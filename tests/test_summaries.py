@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -85,8 +84,7 @@ def test_one_run_given_twice_is_refused(tmp_path: Path) -> None:
     """By the same path, by another one, by a link."""
     evaluated(tmp_path / "a")
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    relative = os.path.relpath(tmp_path / "a")
-    for other in (tmp_path / "a", tmp_path / "b" / ".." / "a", tmp_path / "link", Path(relative)):
+    for other in (tmp_path / "a", tmp_path / "b" / ".." / "a", tmp_path / "link"):
         with pytest.raises(ConfigError, match="names one run twice, as .* and "):
             compare(tmp_path, "a", str(other))
     evaluated(tmp_path / "copy")
