@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from drnet_jax.budgets import calibration
-from drnet_jax.budgets.calibration import BudgetError, Calibration, Point, Times
+from drnet_jax.budgets import calibration_file
+from drnet_jax.budgets.calibration import BudgetError, Calibration, Point, Times, calibrate
 from drnet_jax.budgets.solve import calibration_path, solve, times_setting
 from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.checkpoints.restore import RestoredModel, check_predictor, restore_variables
@@ -45,7 +45,7 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
         times = known_times(path, model)
     records = ModelOutputs(config, workdir, trained).of("calibration", source).records()
     cost = model_cost(trained.model)
-    found = calibration.calibrate(
+    found = calibrate(
         records.scores,
         records.top1,
         np.array(cost.classifier_gmacs),
@@ -53,7 +53,7 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
         model,
         times,
     )
-    calibration.save(found, path)
+    calibration_file.save(found, path)
     log(f"{found.num_images} images of the calibration split, lambda in nats a GMAC")
     picked = np.linspace(0, len(found.points) - 1, _SHOWN).round().astype(int)
     shown = {found.points[index] for index in picked}
@@ -70,8 +70,9 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
 def known_times(path: Path, model: str) -> Times | None:
     """Those of an earlier calibration of the same model."""
     try:
-        return calibration.load(path, model).times
-    except BudgetError:
+        return calibration_file.load(path, model).times
+    except BudgetError as error:
+        log(f"the times of the last calibration are not taken over: {error}")
         return None
 
 

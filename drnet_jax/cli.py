@@ -5,8 +5,8 @@ import difflib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -30,8 +30,8 @@ _RESUME = "run the same command to resume"
 # In XLA's errors.
 _NO_MEMORY = "RESOURCE_EXHAUSTED"
 _LESS_MEMORY = (
-    "lower pretrain.batch_size, joint.batch_size or eval.batch_size; or keep the batch and set "
-    "model.remat=True, or <stage>.accumulate to take it in parts"
+    "lower <stage>.batch_size, eval.batch_size, benchmark.batch_sizes or inference.buckets; or "
+    "keep a stage's batch, with model.remat=True or in parts, <stage>.accumulate"
 )
 
 
@@ -120,22 +120,39 @@ def _main(config: ConfigDict, mode: str, workdir: Path) -> None:
     # Imported late: --help and bad flags answer sooner.
     import jax
 
-    from drnet_jax.budgets.calibration import BudgetError
-    from drnet_jax.checkpoints.checkpoint import CheckpointError
-    from drnet_jax.data.sources import DataError
+    from drnet_jax.data.settings import check_places
     from drnet_jax.runtime.allocator import keep_freed_memory
-    from drnet_jax.runtime.files import in_words
-    from drnet_jax.training.stops import TrainingError
 
     if jax.default_backend() == "cpu":
         keep_freed_memory()
-    _end_cleanly_on_signals()
-    try:
+    with one_line_errors(mode):
         print_line(f"workdir: {workdir} | devices: {devices}")
         # The training does it itself.
         if mode != "train":
             check_config(config, jax.device_count(), mode)
+        # Before anything is written there.
+        check_places(config, workdir)
         _job(mode, config)(config, workdir)
+
+
+@contextmanager
+def one_line_errors(mode: str) -> Iterator[None]:
+    """Ends the program with 2 and one line for whatever its user can do something about.
+
+    Args:
+      mode: what runs in this block.
+    """
+    import jax
+
+    from drnet_jax.budgets.calibration import BudgetError
+    from drnet_jax.checkpoints.checkpoint import CheckpointError
+    from drnet_jax.data.sources import DataError
+    from drnet_jax.runtime.files import in_words
+    from drnet_jax.training.stops import TrainingError
+
+    _interrupt_on_signals()
+    try:
+        yield
     except (ConfigError, DataError, CheckpointError, TrainingError, BudgetError) as error:
         _fail(str(error))
     except OSError as error:
@@ -151,8 +168,8 @@ def _main(config: ConfigDict, mode: str, workdir: Path) -> None:
         _fail(f"out of memory ({_first_line(error)}): {_LESS_MEMORY}")
 
 
-def _end_cleanly_on_signals() -> None:
-    """SIGTERM and SIGHUP end the program as Ctrl-C does; `nohup`'s ignored SIGHUP stays so."""
+def _interrupt_on_signals() -> None:
+    """SIGTERM and SIGHUP end the program as Ctrl-C does; where they are ignored, they stay so."""
 
     def interrupt(number: int, _: FrameType | None) -> NoReturn:
         """Once: shell and system may both send it."""

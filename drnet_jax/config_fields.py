@@ -1,6 +1,7 @@
 """What every field of a configuration may be: its type, its range, and what else it must be."""
 
 import math
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Text:
-    """A printable string: of one line, without control characters and halves of characters.
+    """A string in one line, without control characters, that files and file names can have.
 
     Attributes:
       choices: the allowed ones; empty: any.
@@ -45,11 +46,20 @@ class Text:
             return "" if known else f"must be one of {', '.join(map(repr, self.choices))}"
         if not isinstance(value, str):
             return "must be a string"
-        if not value.isprintable():
-            return "must be printable, in one line"
+        if not _is_text(value):
+            return "must be text in one line, without control characters"
         if self.path and value.startswith("~"):
             return "must name the home directory in full"
         return "" if value or self.empty else "must not be empty"
+
+
+def _is_text(value: str) -> bool:
+    # File names that are no UTF-8 come as halves of characters, which are written as they were.
+    try:
+        value.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return not any(unicodedata.category(character) == "Cc" for character in value)
 
 
 @dataclass(frozen=True)

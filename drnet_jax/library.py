@@ -5,7 +5,7 @@ Images are arrays in memory here; for picture files there is `--mode=predict`.
 
 from collections.abc import Sequence
 
-from drnet_jax.budgets import calibration
+from drnet_jax.budgets import calibration_file
 from drnet_jax.budgets.calibration import Calibration
 from drnet_jax.budgets.solve import calibration_path
 from drnet_jax.checkpoints.model_key import model_key
@@ -13,6 +13,7 @@ from drnet_jax.checkpoints.restore import RestoredModel
 from drnet_jax.checkpoints.runs import stored_config
 from drnet_jax.config_checks import check_config
 from drnet_jax.inference.adaptive import AdaptiveClassifier
+from drnet_jax.inference.arguments import checked_buckets, checked_size
 from drnet_jax.inference.create import adaptive_classifier
 
 
@@ -36,17 +37,18 @@ def load_classifier(
     Raises:
       CheckpointError: the run has no trained predictor, or its `config.json` is missing, damaged
         or of another version of the program.
-      ConfigError: bad buckets, a value in `config.json` that this version refuses, or several
-        hosts.
+      ConfigError: a value in `config.json` that this version refuses, or several hosts.
+      ValueError: buckets or an image size that are not what they should be.
     """
     config = stored_config(run.origin)
     if buckets is not None:
-        config.inference.buckets = tuple(buckets)
+        config.inference.buckets = checked_buckets(buckets)
     if measure is not None:
-        config.inference.measure = measure
+        config.inference.measure = bool(measure)
     check_config(config, 1)
     largest = run.model.resolutions[0]
-    return adaptive_classifier(config, run, image_size or (largest, largest))
+    size = (largest, largest) if image_size is None else checked_size(image_size)
+    return adaptive_classifier(config, run, size)
 
 
 def load_calibration(run: RestoredModel) -> Calibration:
@@ -63,4 +65,4 @@ def load_calibration(run: RestoredModel) -> Calibration:
       CheckpointError: `config.json` is damaged.
     """
     key = model_key(stored_config(run.origin), run)
-    return calibration.load(calibration_path(run), key)
+    return calibration_file.load(calibration_path(run), key)

@@ -1,7 +1,7 @@
 """`--mode=predict`: labels, confidences and resolutions of the pictures in a folder."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from drnet_jax.config import ConfigError, budget_name
 from drnet_jax.data.datasets import eval_view
 from drnet_jax.data.decode import SUFFIXES, CorruptImageError, resize_square
 from drnet_jax.data.eval_view import EvalView
-from drnet_jax.data.settings import data_settings
+from drnet_jax.data.files import describe, list_pictures, read_picture, version
+from drnet_jax.data.settings import check_outside, data_settings
 from drnet_jax.data.sources import DataError
 from drnet_jax.inference.create import file_classifier
 from drnet_jax.inference.engine import Classified
@@ -29,6 +30,7 @@ from drnet_jax.reports.prediction_job import (
     JobState,
     PredictionTables,
     check_same,
+    check_unchanged,
     locked_output,
     read_state,
     write_state,
@@ -96,7 +98,8 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
     Raises:
       ConfigError: no `predict.input`, several hosts, `predict.output` holds a finished job, another
-        job or something else, or a budget of time, which is that of other programs.
+        job, results of pictures that are replaced now or something else, it or the workdir lies in
+        `predict.input`, or a budget of time, which is that of other programs.
       DataError: no such folder, no picture in it, or none that can be read.
       CheckpointError: no checkpoint, one of another model, or no trained predictor.
       BudgetError: nothing is calibrated for the budget, or it cannot be kept.
@@ -104,6 +107,8 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     root = _input(config)
     output = Path(config.predict.output or workdir / "predictions" / root.resolve().name)
     # Now, not after hours of work.
+    check_outside("predict.input", root, "--config.predict.output", output)
+    check_outside("predict.input", root, "--workdir", workdir)
     state = read_state(output)
     pictures = state.pictures if state else _pictures(root)
     if config.budget.ms is not None:
@@ -124,7 +129,9 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         return _predict(job, state, pictures)
 
 
-def _predict(job: _PredictionJob, state: JobState | None, pictures: list[str]) -> dict[str, Any]:
+def _predict(
+    job: _PredictionJob, state: JobState | None, pictures: dict[str, str]
+) -> dict[str, Any]:
     """Begins a job or resumes it, and finishes it; the summary."""
     engine = None
     if state is None:
@@ -134,9 +141,10 @@ def _predict(job: _PredictionJob, state: JobState | None, pictures: list[str]) -
     else:
         log(f"{job.output} holds an unfinished job, which is resumed")
     tables = PredictionTables(job.output, state, job.config.eval.batch_size)
+    check_unchanged(job.output, job.root, state, tables.kept)
     rate = None
     if tables.done < len(pictures):
-        rate = _classify_rest(job, engine or job.engine(state.times), pictures, tables)
+        rate = _classify_rest(job, engine or job.engine(state.times), [*pictures], tables)
     predictions, unreadable = tables.read()
     if not predictions:
         write_state(job.output, state, finished=True)
@@ -145,7 +153,8 @@ def _predict(job: _PredictionJob, state: JobState | None, pictures: list[str]) -
             f"{job.output / 'unreadable.csv'} says why"
         )
     if job.config.predict.gallery:
-        write_text(job.output / "gallery.html", _gallery(job, predictions, unreadable))
+        page = _gallery(job, predictions, unreadable, pictures)
+        write_text(job.output / "gallery.html", page)
     write_state(job.output, state, finished=True)
     resolutions = job.trained.model.resolutions
     summary = {
@@ -170,22 +179,17 @@ def _input(config: ConfigDict) -> Path:
     return root
 
 
-def _pictures(root: Path) -> list[str]:
-    """The pictures in a folder, by path from there; hidden files and folders do not count."""
-    files = [
-        path.relative_to(root)
-        for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and not path.is_dir()
-    ]
-    names = [
-        file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts)
-    ]
-    if not names:
+def _pictures(root: Path) -> dict[str, str]:
+    """The version of every picture in a folder, by path from there; the other files are named."""
+    found = list_pictures(root)
+    if found.left_out:
+        log(describe(found.left_out, root))
+    if not found.pictures:
         raise DataError(
             f"predict.input={str(root)!r} has no picture ({', '.join(SUFFIXES)}) in it or in its "
             "folders"
         )
-    return names
+    return {picture.name: picture.version for picture in found.pictures}
 
 
 def _classify_rest(
@@ -274,17 +278,22 @@ def _shares(predictions: Sequence[Prediction], resolutions: Sequence[int]) -> li
 
 
 def _gallery(
-    job: _PredictionJob, predictions: Sequence[Prediction], unreadable: Sequence[Unreadable]
+    job: _PredictionJob,
+    predictions: Sequence[Prediction],
+    unreadable: Sequence[Unreadable],
+    pictures: Mapping[str, str],
 ) -> str:
-    """The page of these predictions."""
+    """The page of these predictions; pictures that were changed since are not shown."""
     config, trained, root = job.config, job.trained, job.root
     resolutions = trained.model.resolutions
 
     def pixels(prediction: Prediction) -> np.ndarray | None:
         """What the classifier saw."""
+        path = root / prediction.file
+        if version(path) != pictures[prediction.file]:
+            return None
         try:
-            encoded = (root / prediction.file).read_bytes()
-            square = job.view.decode(encoded)
+            square = job.view.decode(read_picture(path))
         except (CorruptImageError, OSError):
             return None
         return resize_square(square, prediction.resolution)
@@ -321,5 +330,5 @@ def _print(summary: dict[str, Any], resolutions: Sequence[int]) -> None:
     if summary["num_unreadable"]:
         listed = summary["output"] / "unreadable.csv"
         log(f"{summary['num_unreadable']} more cannot be read: {listed}")
-    names = sorted(path.name for path in summary["output"].iterdir())
+    names = sorted(path.name for path in summary["output"].iterdir() if path.suffix != ".lock")
     log(f"wrote {summary['output']}: {', '.join(names)}")

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from drnet_jax.checkpoints.checkpoint import CheckpointError, ContentError, StageCheckpoints
 from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.checkpoints.finite import check_restored
+from drnet_jax.checkpoints.picture_sizes import check_sizes, write_sizes
 from drnet_jax.checkpoints.restore import (
     check_data,
     load_variables,
@@ -30,7 +31,7 @@ from drnet_jax.config import (
 )
 from drnet_jax.config_checks import check_config, check_training
 from drnet_jax.data.datasets import DataSplits
-from drnet_jax.data.settings import data_settings
+from drnet_jax.data.settings import check_places, data_settings
 from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.models.create import check_model, create_model
@@ -64,6 +65,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       TrainingError: a non-finite loss, or an interruption by a signal.
       OSError: the workdir cannot be written to.
     """
+    # Before there is a lock file.
+    check_places(config, workdir)
     with training_lock(workdir):
         run = prepare(config, workdir)
         for index, stage in enumerate(config.stages):
@@ -106,12 +109,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     target = alpha_target(config, cost.classifier_gmacs)
     if config.joint.init_from and not _has_checkpoint(workdir / "joint"):
         check_stage_one(config, Path(config.joint.init_from))
-    # Of the test split too: missing images would else be noticed only after the training.
-    identities = {split: splits.identity(split) for split in SPLITS}
-    if any(_has_checkpoint(workdir / stage) for stage in STAGES):
-        check_data(workdir, classes, identities)
-    if config.joint.init_from:
-        check_data(Path(config.joint.init_from), classes, identities)
+    _check_images(config, workdir, splits)
     train, calibration = splits.load("train"), splits.load("calibration")
     for stage in config.stages:
         _check_steps(config, stage, len(train))
@@ -124,10 +122,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     mesh = create_mesh()
     run = Run(config, workdir, model, cost, target, mesh, train, calibration, stage_steps)
     trace_stages(run, _unfinished(config, workdir))
-    # A finished run was trained with what the file says already.
-    if not is_finished(workdir, config.stages[-1]):
-        write_json(workdir / "config.json", flatten(config))
-    write_data(workdir, classes, identities)
+    _describe_run(config, workdir, splits)
     return run
 
 
@@ -145,8 +140,33 @@ def _check_steps(config: ConfigDict, stage: str, num_images: int) -> None:
         )
 
 
+def _check_images(config: ConfigDict, workdir: Path, splits: DataSplits) -> None:
+    """Compares the images with those of the run in `workdir` and of `joint.init_from`.
+
+    Those of the test split too: missing ones would else be noticed only after the training.
+    """
+    identities = {split: splits.identity(split) for split in SPLITS}
+    sizes = {split: splits.sizes(split) for split in SPLITS}
+    origins = [workdir] if _has_checkpoints(workdir) else []
+    origins += [Path(config.joint.init_from)] if config.joint.init_from else []
+    for origin in origins:
+        check_data(origin, splits.classes, identities)
+        check_sizes(origin, sizes, config.data.max_corrupt)
+
+
+def _describe_run(config: ConfigDict, workdir: Path, splits: DataSplits) -> None:
+    """Writes the files that say of what the checkpoints beside them are."""
+    # A finished run was trained with what the file says already.
+    if not is_finished(workdir, config.stages[-1]):
+        write_json(workdir / "config.json", flatten(config))
+    write_data(workdir, splits.classes, {split: splits.identity(split) for split in SPLITS})
+    # The sizes that it began with.
+    if not _has_checkpoints(workdir):
+        write_sizes(workdir, {split: splits.sizes(split) for split in SPLITS})
+
+
 def _check_workdir(config: ConfigDict, workdir: Path) -> None:
-    if not any(_has_checkpoint(workdir / stage) for stage in STAGES):
+    if not _has_checkpoints(workdir):
         return
     changed = changed_fields(read_config(workdir), comparable(flatten(config)))
     if changed:
@@ -164,6 +184,11 @@ def _unfinished(config: ConfigDict, workdir: Path) -> list[str]:
     last = [stage for stage in config.stages if _has_checkpoint(workdir / stage)][-1:]
     first = config.stages.index(last[0]) if last else 0
     return [stage for stage in config.stages[first:] if not is_finished(workdir, stage)]
+
+
+def _has_checkpoints(workdir: Path) -> bool:
+    """Of either stage."""
+    return any(_has_checkpoint(workdir / stage) for stage in STAGES)
 
 
 def _has_checkpoint(directory: Path) -> bool:
@@ -257,6 +282,6 @@ def check_stage_one(config: ConfigDict, origin: Path) -> tuple[dict[str, Any], i
         other = other_training(origin)
         raise CheckpointError(
             f"no finished stage 1 in {origin}: "
-            + (f"wait for {other}" if other else "finish it, or name another run")
+            + (f"{other}; wait until it is" if other else "finish it, or name another run")
         )
     return trained_config(config, origin, fields=STAGE_ONE_FIELDS), step

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.checkpoint import StageCheckpoints
-from drnet_jax.checkpoints.restore import write_data
+from drnet_jax.checkpoints.restore import RestoredModel, write_data
 from drnet_jax.config import SPLITS, flatten
 from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.data.preprocess import normalise
@@ -44,6 +44,19 @@ def spread_choices(model: DRNet, variables: Any, pixels: Any) -> Any:
     path = ("params", "predictor", "network", "fc", "bias")
     flat[path] = flat[path] + bias
     return flax.traverse_util.unflatten_dict(flat)
+
+
+def write_overflowing(run: RestoredModel, workdir: Path) -> Path:
+    """A later checkpoint of the run in `workdir`: finite weights whose products are not.
+
+    Returns:
+      Its directory.
+    """
+    params = jax.tree.map(lambda leaf: leaf * np.float32(1e30), run.variables["params"])
+    collections = {name: tree for name, tree in run.variables.items() if name != "params"}
+    with StageCheckpoints(workdir / run.stage, keep_latest=2) as checkpoints:
+        checkpoints.save(run.step + 1, {"params": params, "collections": collections})
+    return workdir / run.stage / str(run.step + 1)
 
 
 def write_run(

@@ -22,8 +22,8 @@ def synthetic_logits(count: int, sides: int, classes: int, seed: int = 0) -> Log
     scores = 4 * (hard - 0.5) * np.linspace(1, -1, sides) + rng.normal(0, 0.5, (count, sides))
     index = np.arange(count, dtype=np.int32)
     names = np.array([f"image {i}" for i in index], np.str_)
-    device = np.array("none")
-    return Logits(logits, scores.astype(np.float32), label, index, names, device)
+    facts = {"name": names, "version": names, "device": np.array("none")}
+    return Logits(logits, scores.astype(np.float32), label, index, **facts)
 
 
 def synthetic_model(

@@ -76,9 +76,9 @@ def test_missing_data_says_what_is_missing(name: str, tmp_path: Path) -> None:
         ("data.mean", (123.0, 116.0, 104.0), r"123.0, which must lie in \[0, 1\]"),
         ("model.resolutions", (2**20, 64), r"1048576, which must lie in \(0, 16384\]"),
         ("data.num_workers", 10**6, r"data.num_workers=1000000 must lie in \[0, 1024\]"),
-        ("data.dir", "a\nb", "data.dir='a.nb' must be printable, in one line"),
-        ("data.dir", "a\0b", "must be printable"),
-        ("predict.input", "a\udc80", "must be printable"),
+        ("data.dir", "a\nb", "data.dir='a.nb' must be text in one line"),
+        ("data.dir", "a\0b", "must be text"),
+        ("predict.input", "a\ud800", "must be text"),
     ],
 )
 def test_bad_fields(field: str, value: object, words: str) -> None:

@@ -17,6 +17,7 @@ from drnet_jax.config_files import load_config
 from drnet_jax.models.create import create_model
 from drnet_jax.report import group
 from drnet_jax.reports.evaluation_report import changed
+from drnet_jax.runtime.checked_json import read_json
 from drnet_jax.runtime.files import write_json
 from drnet_jax.sweeps.plan import Sweep, check_directory, make_plan
 from drnet_jax.train import prepare
@@ -170,7 +171,7 @@ def test_an_old_sweep_goes_on(tmp_path: Path) -> None:
             (job.workdir / "config.json").write_text(json.dumps(stored))
     check_directory(plan)
     path = plan.stage_one[0].workdir / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"model.width": 3}))
+    path.write_text(json.dumps(read_json(path) | {"model.width": 3}))
     with pytest.raises(ConfigError, match="model.args: width=3"):
         check_directory(plan)
 

@@ -120,7 +120,7 @@ def test_unusable_folders(tmp_path: Path) -> None:
         DataSplits(folder_settings(tmp_path)).load("train")
     for name in ("ant", "bee"):
         write_pictures(tmp_path / "train" / name, 10)
-    with pytest.raises(DataError, match="none named test, val or validation"):
+    with pytest.raises(DataError, match="none named test, val, validation or valid"):
         DataSplits(folder_settings(tmp_path)).load("train")
     write_pictures(tmp_path / "test" / "ant", 3)
     write_pictures(tmp_path / "test" / "cow", 3)

@@ -1,6 +1,12 @@
 """Decoding and cropping against Pillow."""
 
+import contextlib
+import gc
 import io
+import pickle
+import subprocess
+import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -156,6 +162,35 @@ def test_exif_orientation(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0no header", b"Exif\0\0II*", b"Exif\0\0MM"], ids=str)
+def test_a_picture_with_damaged_exif_is_whole(form: str, exif: bytes) -> None:
+    box = Box(10, 20, 300, 280)
+    damaged = encode(PHOTO, form, exif=exif)
+    assert exif[6:] in damaged
+    np.testing.assert_array_equal(
+        decode_crop(damaged, box, 160), decode_crop(encode(PHOTO, form), box, 160)
+    )
+
+
+def test_damaged_exif_and_large_pictures_say_nothing() -> None:
+    """In a folder of them Pillow's warnings would be as many lines on the terminal."""
+    exif = Image.Exif()
+    exif[0x010F] = "maker" * 9
+    cut = encode(PHOTO, exif=exif.tobytes()[:40])
+    large = encode(Image.new("1", (10_000, 9_000)), "PNG")
+    code = """
+import sys, pickle
+from drnet_jax.data.eval_view import EvalView
+for encoded in pickle.load(sys.stdin.buffer):
+    EvalView(8, 1.0).decode(encoded)
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps([cut, large]), capture_output=True
+    )
+    assert process.returncode == 0 and process.stderr == b""
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.98])
 def test_a_cut_off_picture_is_corrupt(form: str, kept: float) -> None:
     encoded = encode(PHOTO, form)
@@ -263,6 +298,24 @@ def test_whatever_a_decoder_raises_is_a_corrupt_picture(
     monkeypatch.setattr(Image.Image, "resize", resize)
     with pytest.raises(expected, match=words):
         decode_crop(encode(PHOTO), Box(0, 0, 9, 9), 8)
+
+
+def test_a_corrupt_picture_is_freed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some ask for hundreds of megabytes, and garbage is collected by the number of objects."""
+    pictures = []
+
+    def resize(picture: Image.Image, *_: Any, **__: Any) -> Image.Image:
+        pictures.append(weakref.ref(picture))
+        raise OSError("broken data stream")
+
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    gc.disable()
+    try:
+        with contextlib.suppress(CorruptImageError):
+            decode_crop(encode(PHOTO), Box(0, 0, 9, 9), 8)
+        assert pictures[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_decompression_bombs_are_corrupt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from drnet_jax.benchmark import picture_pool
 from drnet_jax.checkpoints.restore import restore_model
-from drnet_jax.data.crops import EvalCrop, is_corrupt
+from drnet_jax.data.crops import EvalCrop, problem
 from drnet_jax.data.datasets import eval_view
 from drnet_jax.data.decode import CorruptImageError, resize_square
 from drnet_jax.data.digits_on_photos import compose
@@ -74,7 +74,8 @@ def test_every_way_gives_the_same_square(source: EncodedSource) -> None:
     ):
         np.testing.assert_array_equal(square, SQUARE)
     # That it cannot be decoded is seen too.
-    assert len(pool.pixels) == 1 and (is_corrupt(source, 0), is_corrupt(source, 1)) == (False, True)
+    assert len(pool.pixels) == 1 and problem(source, 0) == ""
+    assert problem(source, 1) == "it is no picture of a known format"
     with pytest.raises(CorruptImageError):
         eval_image(source, 1, SIZE)
 
@@ -92,7 +93,7 @@ def test_images_in_memory_are_seen_whole() -> None:
     encoded = io.BytesIO()
     Image.fromarray(images[0]).save(encoded, "PNG")
     np.testing.assert_array_equal(view_of(memory).decode(encoded.getvalue()), images[0])
-    assert not is_corrupt(memory, 0)
+    assert problem(memory, 0) == ""
 
 
 def test_view_of_settings() -> None:

@@ -1,7 +1,10 @@
 """Evaluation by dispatch, budgets and latency, on a model with random weights."""
 
 import json
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +13,15 @@ from drnet_jax.benchmark import restore_and_benchmark
 from drnet_jax.budgets.calibration import BudgetError
 from drnet_jax.calibrate import restore_and_calibrate
 from drnet_jax.checkpoints.checkpoint import CheckpointError
+from drnet_jax.checkpoints.finite import NotFiniteError
+from drnet_jax.checkpoints.runs import load_run
 from drnet_jax.config import ConfigError
 from drnet_jax.config_checks import check_config
 from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.evaluate import restore_and_evaluate, restore_and_evaluate_bucketed
+from drnet_jax.runtime.checked_json import read_json
 from drnet_jax.train import prepare
-from tests.random_model import write_run
+from tests.random_model import write_overflowing, write_run
 from tests.small_run import small_config
 
 
@@ -40,7 +46,7 @@ def test_equal_to_the_dense_evaluation(trained: Path) -> None:
         assert bucketed[name] == dense[name], name
     assert bucketed["gmacs"] == pytest.approx(dense["gmacs"])
     assert "fixed" not in bucketed
-    assert json.loads((trained / "eval_bucketed.json").read_text()) == bucketed
+    assert read_json(trained / "eval_bucketed.json") == bucketed
     assert (trained / "eval.json").read_text() == written
 
 
@@ -109,6 +115,34 @@ def test_benchmark(trained: Path) -> None:
     assert (folder / "throughput.png").exists() and (folder / "table.md").exists()
 
 
+@pytest.mark.parametrize(
+    "mode",
+    [
+        restore_and_evaluate,
+        restore_and_evaluate_bucketed,
+        restore_and_calibrate,
+        restore_and_benchmark,
+    ],
+)
+def test_outputs_that_are_not_finite(mode: Any, trained: Path, tmp_path: Path) -> None:
+    """Stop every mode; the images and what to use instead are named, and nothing is written."""
+    copy = tmp_path / "run"
+    shutil.copytree(trained / "joint", copy / "joint")
+    for name in ("config.json", "data.json"):
+        shutil.copy(trained / name, copy)
+    broken = write_overflowing(load_run(trained), copy)
+    there = sorted(copy.iterdir())
+    with pytest.raises(NotFiniteError) as error:
+        mode(small_config(), copy)
+    remedy = (
+        f"restore it from a copy, or remove {broken} and run the same command: it goes on from "
+        "what is left, of which step 1 is intact"
+    )
+    named = rf"the outputs of {broken} are not finite for image \d+, image \d+, .*; {remedy}"
+    assert re.fullmatch(named, str(error.value))
+    assert sorted(copy.iterdir()) == there
+
+
 def test_what_is_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match=r"calibration.json is missing: run --mode=calibrate"):
         config = small_config(**{"budget.gmacs": 1.0, "restore_from": str(trained)})
@@ -122,7 +156,7 @@ def test_what_is_refused(trained: Path, tmp_path: Path) -> None:
         ({"budget.gmacs": 1.0, "budget.confidence": 0.9}, "needs budget.max_drop"),
         ({"budget.ms": -1.0}, "budget.ms=-1.0 must be zero or more"),
         ({"inference.buckets": ()}, "inference.buckets="),
-        ({"budget.batch_size": -1}, "budget.batch_size=-1 must be zero or more"),
+        ({"budget.batch_size": -1}, r"budget.batch_size=-1 must lie in \[0, 16384\]"),
         ({"benchmark.batch_sizes": (0,)}, "benchmark.batch_sizes=.* above zero"),
         ({"benchmark.repeats": 4}, "benchmark.repeats=4 must be 5 or more"),
         ({"benchmark.seconds": -1.0}, "benchmark.seconds=-1.0 must be zero or more"),

@@ -1,9 +1,10 @@
 """Data sets of TFDS, ImageNet's tar files and ImageNet-100, with tiny files of the real layout."""
 
 import io
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from drnet_jax.data.crops import problem
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.imagenet100 import imagenet100_classes
 from drnet_jax.data.imagenet_tars import TEST_TAR, ImagenetTars
@@ -100,7 +102,7 @@ def test_imagenet100_from_the_tars_in_a_read_only_folder(
     check(train, classes, files)
     test = encoded(settings, "test")
     assert len(check(test, classes, files)) == num_test
-    assert len(list(cache.glob("*.npy"))) == 2 and not list(data.glob("*.npy"))
+    assert len(list(cache.glob("*.npz"))) == 2 and not list(data.glob("*.npz"))
     monkeypatch.setattr("tarfile.TarFile.extractfile", None)
     np.testing.assert_array_equal(encoded(settings, "train").labels, train.labels)
 
@@ -162,6 +164,62 @@ def test_prepared_imagenet_and_imagenet100(prepared: tuple[Path, dict[str, Any]]
     train = encoded(hundred, "train")
     assert np.bincount(train.labels).tolist() == [15] * 100
     check(train, DataSplits(hundred).classes, files)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "change"),
+    [
+        ("dataset_info.json", lambda content: b""),
+        ("dataset_info.json", lambda content: content[: len(content) // 2]),
+        ("dataset_info.json", lambda content: b"\xff" * 100),
+        ("dataset_info.json", lambda content: b"[]"),
+        ("*train.array_record*", lambda content: b""),
+        ("*train.array_record*", lambda content: bytes(len(content))),
+        ("*train.array_record*", lambda content: content[: len(content) // 2]),
+        ("*train.array_record*", None),
+    ],
+)
+def test_a_damaged_data_set_of_tfds_is_one_error(
+    prepared: tuple[Path, dict[str, Any]],
+    pattern: str,
+    change: Callable[[bytes], bytes] | None,
+    tmp_path: Path,
+) -> None:
+    """Whatever the libraries below raise; the line names the data set, its place and the remedy."""
+    shutil.copytree(prepared[0], tmp_path / "tfds")
+    (path,) = (tmp_path / "tfds").glob(f"imagenet2012/*/{pattern}")
+    content = path.read_bytes()
+    path.unlink()
+    if change is not None:
+        path.write_bytes(change(content))
+    for kept in path.parent.glob("*_labels_*.npz"):
+        kept.unlink()
+    settings = DataSettings("imagenet2012", dir=str(tmp_path / "tfds"), size=16)
+    words = "data set 'imagenet2012.*' in .*tfds.* is damaged, or files of it are missing .* anew$"
+    with pytest.raises(DataError, match=words) as error:
+        DataSplits(settings).load("train")
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_record_is_a_corrupt_image(
+    prepared: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """While it is read; what was kept of the files before is not used for those of today."""
+    shutil.copytree(prepared[0], tmp_path / "tfds")
+    (path,) = (tmp_path / "tfds").glob("imagenet2012/*/*train.array_record*")
+    settings = DataSettings("imagenet2012", dir=str(tmp_path / "tfds"), size=16)
+    train = encoded(settings, "train")
+    version, identity = train.version(0), train.identity
+    content = bytearray(path.read_bytes())
+    content[100 : len(content) // 2] = bytes(len(content) // 2 - 100)
+    path.write_bytes(content)
+    assert sum(bool(problem(train, index)) for index in range(len(train))) > 0
+    with pytest.raises(DataError, match="is damaged"):
+        encoded(settings, "train")
+    # Copied anew, with another time.
+    shutil.copyfile(next(prepared[0].glob("imagenet2012/*/*train.array_record*")), path)
+    again = encoded(settings, "train")
+    assert again.version(0) != version and again.identity == identity
 
 
 class TinySet(ImagenetLike):

@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Iterator
+from copy import copy
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -10,9 +12,12 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
+from drnet_jax.checkpoints.finite import NotFiniteError
 from drnet_jax.config import default_config
 from drnet_jax.data.preprocess import normalise
 from drnet_jax.inference.adaptive import AdaptiveClassifier
+from drnet_jax.inference.buckets import BucketPlan
+from drnet_jax.inference.decision import choose, lambda_changes
 from drnet_jax.inference.engine import Classified
 from drnet_jax.inference.folding import fold_batch_norm
 from drnet_jax.inference.images import DeviceImages, HostImages
@@ -303,6 +308,102 @@ def test_bad_images(case: Case, engine: AdaptiveClassifier, images: Any, words: 
         engine.classify(images)
     # And none the worse for it.
     case.check(engine.classify(case.images[:3]), np.arange(3), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("lam", [np.nan, np.inf, -np.inf, "1", None, True, 1j])
+def test_a_lambda_that_is_no_number(engine: AdaptiveClassifier, case: Case, lam: Any) -> None:
+    """Any choice would follow from it."""
+    with pytest.raises(ValueError, match=r"lam=.* must be a finite number, in nats a GMAC"):
+        engine.classify(case.images[:2], lam=lam)
+    with pytest.raises(ValueError, match=r"lam=.* must be a finite number"):
+        choose(case.scores, np.array([3.0, 2.0, 1.0]), lam)
+
+
+def test_scores_and_costs_that_are_no_numbers() -> None:
+    scores, gmacs = np.zeros((2, 3)), np.array([3.0, 2.0, 1.0])
+    for bad_scores, bad_gmacs, words in [
+        (np.array([[0.0, np.nan, 1.0]]), gmacs, "scores must be finite"),
+        (scores, np.array([np.inf, 2.0, 1.0]), "gmacs must be finite"),
+        (scores[0], gmacs, r"expected scores \[n, m\] and m costs, got \[3\] and \[3\]"),
+        (scores, gmacs[:2], r"got \[2, 3\] and \[2\]"),
+        (scores[:, :0], gmacs[:0], r"got \[2, 0\] and \[0\]"),
+    ]:
+        for function in (partial(choose, lam=0.0), partial(choose, lam=1.0), lambda_changes):
+            with pytest.raises(ValueError, match=words):
+                function(bad_scores, bad_gmacs)
+
+
+def broken(engine: AdaptiveClassifier, part: str) -> AdaptiveClassifier:
+    """The same engine with one network whose weights are NaN; nothing is compiled."""
+    other = copy(engine)
+    program = copy(engine.predictor if part == "predictor" else engine.classifiers[1])
+    assert program is not None
+    program._variables = jax.tree.map(lambda leaf: leaf * np.nan, program._variables)
+    if part == "predictor":
+        other.predictor = program
+    else:
+        other.classifiers = (engine.classifiers[0], program, engine.classifiers[2])
+    return other
+
+
+@pytest.mark.parametrize("waiting", [0, 3])
+@pytest.mark.parametrize("part", ["predictor", "classifier"])
+def test_outputs_that_are_not_finite(
+    part: str, waiting: int, case: Case, engine: AdaptiveClassifier
+) -> None:
+    """Name the images whose outputs they are, and give nothing of their batch."""
+    bad = broken(engine, part)
+    affected = case.scores.argmax(1) == 1 if part == "classifier" else np.ones(60, bool)
+    first = np.flatnonzero(affected)[0]
+    expected = np.flatnonzero(affected[first : first + 20])
+    batches = [case.images[:first], case.images[first : first + 20]]
+    results = bad.classify_batches(batches, max_waiting=waiting)
+    if len(batches[0]):
+        case.check(next(results)[1], np.arange(first), tolerance=1e-5)
+    with pytest.raises(NotFiniteError, match="of the model are not finite for images") as error:
+        list(results)
+    np.testing.assert_array_equal(error.value.rows, expected)
+    assert error.value.batch is batches[1]
+    with pytest.raises(NotFiniteError):
+        bad.classify_everywhere(case.images[:3])
+    case.check(engine.classify(case.images[:3]), np.arange(3), tolerance=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ({"buckets": ()}, r"buckets=\(\) must be one or more batch sizes"),
+        ({"buckets": 16}, "buckets=16 must be"),
+        ({"buckets": (4, 0)}, "a bucket=0 must be an integer, 1 or more"),
+        ({"buckets": (4.5,)}, "a bucket=4.5 must be an integer"),
+        ({"buckets": (np.nan,)}, "a bucket=nan must be an integer"),
+        ({"image_size": (48, -1)}, "a side of image_size=-1 must be"),
+        ({"image_size": (48,)}, r"image_size=\(48,\) must be height and width"),
+        ({"image_size": 48}, "image_size=48 must be height and width"),
+        ({"image_size": (48.0, 48.0)}, "a side of image_size=48.0 must be an integer"),
+        ({"mean": (0.5, np.nan, 0.5)}, "mean=.* must be three finite numbers$"),
+        ({"mean": (0.5, 0.5)}, "mean=.* must be three finite numbers$"),
+        ({"std": (0.5, 0.0, 0.5)}, "std=.* must be three finite numbers above zero"),
+        ({"std": ("a", 1, 1)}, "std=.* must be three finite numbers above zero"),
+    ],
+)
+def test_bad_arguments(case: Case, argument: dict[str, Any], words: str) -> None:
+    """Before anything is compiled."""
+    settings = {"mean": MEAN, "std": STD, "buckets": (1,)} | argument
+    with pytest.raises(ValueError, match=words):
+        AdaptiveClassifier(case.model, case.variables, **settings)
+
+
+@pytest.mark.parametrize("waiting", [-1, 1.5, None])
+def test_bad_waiting(case: Case, engine: AdaptiveClassifier, waiting: Any) -> None:
+    with pytest.raises(ValueError, match=f"max_waiting={waiting} must be an integer, 0 or more"):
+        list(engine.classify_batches([case.images], max_waiting=waiting))
+
+
+def test_times_that_are_none() -> None:
+    for seconds in (np.nan, np.inf, -1.0):
+        with pytest.raises(ValueError, match="must be finite, zero or more"):
+            BucketPlan({1: 1.0, 4: seconds})
 
 
 def test_threads(case: Case, engine: AdaptiveClassifier) -> None:

@@ -1,5 +1,6 @@
 """Kept outputs: the figures of an image against scikit-learn, the file, and its key."""
 
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from drnet_jax.data.sources import DataError, EncodedSource, Source
 from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.evaluation import inputs as eval_inputs
 from drnet_jax.evaluation import logits, metrics
-from drnet_jax.evaluation.inputs import ModelOutputs, joined, logits_key, missing, same_images
+from drnet_jax.evaluation.inputs import ModelOutputs, joined, logits_key, missing, same_names
 from drnet_jax.evaluation.logits import Logits, LogitsError
 from drnet_jax.evaluation.metrics import record
 from drnet_jax.evaluation.outputs import evaluate_logits
@@ -139,20 +140,23 @@ def encoded(folder: Path, count: int = 4) -> EncodedSource:
 def kept(source: EncodedSource, rows: list[int]) -> Logits:
     """Outputs for some images of a source."""
     names = np.array([source.name(row) for row in rows])
+    versions = np.array([source.version(row) for row in rows])
     zeros = np.zeros((len(rows), 2), np.float32)
     index = np.array(rows, np.int32)
-    return Logits(zeros[..., None], zeros, source.labels[index], index, names, np.array("none"))
+    return Logits(
+        zeros[..., None], zeros, source.labels[index], index, names, versions, np.array("none")
+    )
 
 
-def test_outputs_are_used_for_the_very_same_images_only(tmp_path: Path) -> None:
+def test_outputs_are_used_for_the_very_same_names_only(tmp_path: Path) -> None:
     source = encoded(tmp_path / "a")
-    assert same_images(kept(source, [0, 1, 2, 3]), source)
-    assert not same_images(kept(encoded(tmp_path / "b"), [0, 1, 2, 3]), source)
+    assert same_names(kept(source, [0, 1, 2, 3]), source)
+    assert not same_names(kept(encoded(tmp_path / "b"), [0, 1, 2, 3]), source)
     relabelled = replace(source, labels=source.labels[::-1])
-    assert not same_images(kept(source, [0, 1, 2, 3]), relabelled)
+    assert not same_names(kept(source, [0, 1, 2, 3]), relabelled)
     # An image is missing: it was corrupt then.
     some = kept(source, [0, 1, 3])
-    assert same_images(some, source) and missing(some, source).tolist() == [2]
+    assert same_names(some, source) and missing(some, source).tolist() == [2]
 
 
 @pytest.mark.parametrize("split", ["test", "calibration"])
@@ -174,7 +178,8 @@ def test_corrupt_images_cost_no_other_image_its_outputs(
 
     monkeypatch.setattr(eval_inputs, "evaluate_logits", counted)
     for _ in range(2):
-        with pytest.raises(DataError, match="2 images cannot be decoded: .*2.png, .*5.png; repair"):
+        words = "2 images cannot be read: .*2.png, .*5.png .the first: it is no picture.*; repair"
+        with pytest.raises(DataError, match=words):
             ModelOutputs(config, tmp_path, trained).of(split, source)
     assert ran == [7]
     skipping = small_config(**flatten(config) | {"data.skip_corrupt": True})
@@ -189,7 +194,45 @@ def test_corrupt_images_cost_no_other_image_its_outputs(
     assert ModelOutputs(config, tmp_path, trained).of(split, source).index.tolist() == [*range(7)]
     assert ran == [7, 1, 1]
     for field in fields(Logits):
-        np.testing.assert_array_equal(getattr(found, field.name), getattr(whole, field.name))
+        if field.name != "version":
+            np.testing.assert_array_equal(getattr(found, field.name), getattr(whole, field.name))
+
+
+def test_pictures_replaced_under_their_names_are_computed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They alone; on a copy with other times, everything. Their labels would be those of before."""
+    config = small_config(**{"model.resolutions": (16,), "eval.batch_size": 4})
+    trained = random_model(config, tmp_path / "run")
+    source = encoded(tmp_path / "pictures", 7)
+    ran: list[int] = []
+
+    def counted(step: Any, variables: Any, source: Source, **further: Any) -> Logits:
+        ran.append(len(source))
+        return evaluate_logits(step, variables, source, **further)
+
+    monkeypatch.setattr(eval_inputs, "evaluate_logits", counted)
+    outputs = ModelOutputs(config, tmp_path, trained)
+    first = outputs.of("test", source)
+    # Of the same size in bytes, and the other way round.
+    paths = [Path(source.name(index)) for index in (2, 5)]
+    contents = [path.read_bytes() for path in paths]
+    assert len(contents[0]) == len(contents[1]) and contents[0] != contents[1]
+    for path, content in zip(paths, contents[::-1], strict=True):
+        path.write_bytes(content)
+    swapped = outputs.of("test", source)
+    assert ran == [7, 2]
+    order = [0, 1, 5, 3, 4, 2, 6]
+    np.testing.assert_array_equal(swapped.logits, first.logits[order])
+    # As a copy has them; and a picture that is damaged now.
+    for index in range(7):
+        os.utime(source.name(index), ns=(1, 1))
+    Path(source.name(3)).write_bytes(b"no picture")
+    capsys.readouterr()
+    skipping = small_config(**flatten(config) | {"data.skip_corrupt": True})
+    rest = ModelOutputs(skipping, tmp_path, trained).of("test", source)
+    assert ran == [7, 2, 7] and rest.index.tolist() == [0, 1, 2, 4, 5, 6]
+    assert "of other images of the test split: computed anew" in capsys.readouterr().out
 
 
 def random_model(config: ConfigDict, origin: Path) -> RestoredModel:

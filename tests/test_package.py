@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import drnet_jax
-from drnet_jax.budgets import calibration
+from drnet_jax.budgets import calibration, calibration_file
 from drnet_jax.budgets.solve import calibration_path
 from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.data.preprocess import normalise
@@ -94,7 +94,7 @@ def test_the_snippet_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         cost.predictor_gmacs,
         model_key(small_config(**FIELDS), run),
     )
-    calibration.save(known, calibration_path(run))
+    calibration_file.save(known, calibration_path(run))
 
     names: dict[str, Any] = {}
     exec(compile(snippet(), "README.md", "exec"), names)

@@ -17,6 +17,7 @@ from PIL import Image
 from scipy.special import log_softmax, softmax
 
 from drnet_jax.budgets.calibration import BudgetError
+from drnet_jax.checkpoints.finite import NotFiniteError
 from drnet_jax.checkpoints.restore import RestoredModel, restore_model
 from drnet_jax.config import ConfigError
 from drnet_jax.config_checks import check_config
@@ -32,7 +33,7 @@ from drnet_jax.models.variables import init_variables
 from drnet_jax.predict import classify_files, restore_and_predict
 from drnet_jax.reports.pages import spread
 from tests.pictures import png
-from tests.random_model import write_run
+from tests.random_model import write_overflowing, write_run
 from tests.small_run import small_config
 from tests.test_gallery import NAMES, Page
 
@@ -83,7 +84,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, images: np.ndarray) -> Path:
 
 
 def with_broken(root: Path, images: np.ndarray, place: Path) -> tuple[Path, list[str]]:
-    """A copy with four pictures that cannot be read, and their names in order."""
+    """A copy with three pictures that cannot be read, whose names these are, and a dead link."""
     shutil.copytree(root, place)
     jpeg = io.BytesIO()
     Image.fromarray(images[0]).save(jpeg, "JPEG")
@@ -91,7 +92,7 @@ def with_broken(root: Path, images: np.ndarray, place: Path) -> tuple[Path, list
     (place / "a" / "05c_ends_early.jpg").write_bytes(jpeg.getvalue()[:-30])
     (place / "a" / "zz_text.jpg").write_text("no picture either")
     (place / "b.webp").symlink_to("nowhere")
-    names = ["a/05b_empty.jpg", "a/05c_ends_early.jpg", "a/zz_text.jpg", "b.webp"]
+    names = ["a/05b_empty.jpg", "a/05c_ends_early.jpg", "a/zz_text.jpg"]
     return place, names
 
 
@@ -156,6 +157,18 @@ class Reference:
         return (self._log_p - lam * gmacs).argmax(axis=1)
 
 
+def test_outputs_that_are_not_finite(
+    workdir: Path, restored: RestoredModel, root: Path, tmp_path: Path
+) -> None:
+    """Stop the job, with the files and the checkpoint; none of their rows is written."""
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    broken = write_overflowing(restored, copy)
+    with pytest.raises(NotFiniteError, match=rf"of {broken} .* for {root}/[ac]/.*step 1 is intact"):
+        restore_and_predict(config_for(root, tmp_path / "out"), copy)
+    assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) <= 1
+
+
 @pytest.mark.parametrize(
     ("view", "batch_size"),
     [
@@ -210,7 +223,11 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def test_every_file_once_in_order(
-    workdir: Path, root: Path, images: np.ndarray, tmp_path: Path
+    workdir: Path,
+    root: Path,
+    images: np.ndarray,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     whole = tmp_path / "whole"
     summary = restore_and_predict(config_for(root, whole), workdir)
@@ -227,9 +244,11 @@ def test_every_file_once_in_order(
     config = config_for(broken_root, output, **{"predict.format": "jsonl", "eval.batch_size": 8})
     summary = restore_and_predict(config, workdir)
     assert summary["num_unreadable"] == len(broken)
+    said = capsys.readouterr().out
+    assert "2 files (link to nothing 1, .txt 1): b.webp, notes.txt\n" in said
     listed = read_csv(output / "unreadable.csv")
     assert [row["file"] for row in listed] == broken
-    words = ("no picture of a known format", "truncated", "no picture of a known", "No such file")
+    words = ("no picture of a known format", "truncated", "no picture of a known")
     for word, row in zip(words, listed, strict=True):
         assert word in row["reason"]
     lines = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]

@@ -50,6 +50,18 @@ def whole(workdir: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -
     return contents(output)
 
 
+# The program, for which reading the last picture takes forever.
+STUCK = f"""
+import sys, time
+sys.path.insert(0, {str(MAIN.parent)!r})
+from drnet_jax.cli import run
+from drnet_jax.inference import encoded
+read = encoded.read_picture
+encoded.read_picture = lambda path: time.sleep(1e6) if path.name == "36.png" else read(path)
+run()
+"""
+
+
 def name(number: int) -> str:
     return f"{number:02}.png"
 
@@ -123,7 +135,10 @@ def test_resumed(
 def test_what_is_written_is_kept_and_the_pictures_stay_the_same(
     workdir: Path, root: Path, interruption: Interruption, tmp_path: Path
 ) -> None:
-    """Rows are not computed again, a picture that goes is unreadable, and one that comes is not."""
+    """Rows are not computed again, a picture that goes is unreadable, and one that comes is not.
+
+    A row of a picture that is replaced would be wrong.
+    """
     moving, output = tmp_path / "moving", tmp_path / "output"
     shutil.copytree(root, moving)
     config = config_for(moving, output, **{"predict.format": "jsonl", "inference.measure": True})
@@ -137,6 +152,14 @@ def test_what_is_written_is_kept_and_the_pictures_stay_the_same(
     for number in (2, 30):
         (moving / name(number)).unlink()
     shutil.copy(root / name(0), moving / "10b.png")
+    # One whose row is written is replaced, and one that is not reached yet.
+    written = (moving / name(5)).stat()
+    for number in (5, 35):
+        shutil.copyfile(root / name(number - 1), moving / name(number))
+    with pytest.raises(ConfigError, match=r"results of 1 pictures that were changed .*\(05.png\)"):
+        restore_and_predict(config, workdir)
+    shutil.copyfile(root / name(5), moving / name(5))
+    os.utime(moving / name(5), ns=(written.st_atime_ns, written.st_mtime_ns))
 
     interruption.stop_at = None
     measured: list[InferenceEngine] = []
@@ -178,19 +201,14 @@ def test_only_the_page_is_missing(
 
 
 def test_killed(workdir: Path, root: Path, tmp_path: Path) -> None:
-    """By SIGKILL, while the last picture is read: a named pipe, which nothing is written to."""
-    pictures, output = tmp_path / "pictures", tmp_path / "output"
-    shutil.copytree(root, pictures)
-    last = pictures / name(NUM_IMAGES - 1)
-    content = last.read_bytes()
-    last.unlink()
-    os.mkfifo(last)
-    config = config_for(pictures, output)
+    """By SIGKILL, while the last picture is read, of a disk that does not answer."""
+    output = tmp_path / "output"
+    config = config_for(root, output)
     overrides = OVERRIDES | FIELDS
-    overrides |= {"predict.input": str(pictures), "predict.output": str(output)}
+    overrides |= {"predict.input": str(root), "predict.output": str(output)}
     process = subprocess.Popen(
         [
-            *(sys.executable, str(MAIN), "--mode=predict", f"--workdir={workdir}"),
+            *(sys.executable, "-c", STUCK, "--mode=predict", f"--workdir={workdir}"),
             f"--config={MAIN.parent / 'configs' / 'tiny.py'}",
             *(f"--config.{field}={value}" for field, value in overrides.items()),
         ],
@@ -205,17 +223,15 @@ def test_killed(workdir: Path, root: Path, tmp_path: Path) -> None:
         while not unreadable.exists() or b"13.png" not in unreadable.read_bytes():
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        with pytest.raises(ConfigError, match="another process is writing to .*output"):
+        with pytest.raises(ConfigError, match="writes predictions to .*output since"):
             restore_and_predict(config, workdir)
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
     written = (output / "predictions.csv").read_bytes()
-    last.unlink()
-    last.write_bytes(content)
     restore_and_predict(config, workdir)
     again = tmp_path / "again"
-    restore_and_predict(config_for(pictures, again), workdir)
+    restore_and_predict(config_for(root, again), workdir)
     assert contents(output) == contents(again)
     assert contents(again)["predictions.csv"].startswith(written) and written.count(b"\n") > BATCH
 

@@ -1,6 +1,5 @@
 """The state of a prediction job on the disk: its lock, and what is said where it is damaged."""
 
-import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from drnet_jax.reports.prediction_job import (
     read_state,
     write_state,
 )
+from drnet_jax.runtime.checked_json import read_json
 
 JOB = {
     "format": "jsonl",
@@ -24,7 +24,7 @@ JOB = {
     "inference.measure": True,
 }
 SECONDS = {1: 0.5, 8: 2.0}
-STATE = JobState(JOB, CostTable(SECONDS, (SECONDS, SECONDS)), ["a.png", "b.png"])
+STATE = JobState(JOB, CostTable(SECONDS, (SECONDS, SECONDS)), {"a.png": "1", "b.png": "2"})
 ROW = {
     "file": "a.png",
     "label": "7",
@@ -38,10 +38,10 @@ ROW = {
 def test_the_state_as_it_was_written(tmp_path: Path) -> None:
     write_state(tmp_path, STATE, finished=False)
     assert read_state(tmp_path) == STATE
-    alone = JobState(JOB | {"resolutions": [32]}, CostTable(None, (SECONDS,)), [])
+    alone = JobState(JOB | {"resolutions": [32]}, CostTable(None, (SECONDS,)), {})
     write_state(tmp_path, alone, finished=False)
     assert read_state(tmp_path) == alone
-    unmeasured = JobState(JOB | {"inference.measure": False}, None, ["a.png"])
+    unmeasured = JobState(JOB | {"inference.measure": False}, None, {"a.png": "1"})
     write_state(tmp_path, unmeasured, finished=False)
     assert read_state(tmp_path) == unmeasured
 
@@ -49,9 +49,9 @@ def test_the_state_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"pictures": None}, "its pictures are no list of names"),
-        ({"pictures": "a.png"}, "its pictures are no list of names"),
-        ({"pictures": ["a.png", 5]}, "its pictures are no list of names"),
+        ({"pictures": None}, "its pictures are not named with"),
+        ({"pictures": "a.png"}, "its pictures are not named with"),
+        ({"pictures": {"a.png": 5}}, "its pictures are not named with"),
         ({"job": [1]}, "TypeError"),
         ({"job": {}}, "KeyError"),
         ({"bucket_seconds": None}, "bucket_seconds and inference.measure"),
@@ -77,7 +77,7 @@ def test_a_damaged_state(changes: dict[str, Any], words: str, tmp_path: Path) ->
     """Is one error that names the file, before anything is compiled."""
     write_state(tmp_path, STATE, finished=False)
     path = tmp_path / "predict.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(read_json(path) | changes))
     with pytest.raises(ConfigError, match=f"predict.json cannot be read .*{words}") as error:
         read_state(tmp_path)
     assert "--config.predict.output=" in str(error.value) and "\n" not in str(error.value)
@@ -101,28 +101,23 @@ def test_a_damaged_row(changes: dict[str, Any], words: str, tmp_path: Path) -> N
     assert table.read_bytes() == before
 
 
-def test_the_lock_ends_with_its_block_and_leaves_the_folder_alone(tmp_path: Path) -> None:
+def test_the_lock_ends_with_its_block_and_leaves_nothing(tmp_path: Path) -> None:
+    """Whatever the folder is called; what killed processes left is no job, and goes."""
     output, link = tmp_path / "new", tmp_path / "link"
     link.symlink_to(output)
     with locked_output(output):
         for name in (output, link, output / ".." / "new"):
-            with pytest.raises(ConfigError, match="another process is writing to .*: wait until"):
+            with pytest.raises(
+                ConfigError, match="writes predictions to .*new since .*: wait until"
+            ):
                 locked_output(name).__enter__()
         with locked_output(tmp_path / "other"):
             pass
+    assert not output.exists()
+    output.mkdir()
+    for name in ("predict.lock", ".predict.json.1-a.tmp"):
+        (output / name).touch()
+    assert read_state(output) is None
     with locked_output(link):
-        assert not output.exists()
-
-
-def test_a_lock_is_on_a_file_that_is_open_for_writing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As network file systems want it; that there are no locks is no other process."""
-
-    def flock(file: Any, _: int) -> None:
-        assert file.writable() and Path(file.name) == tmp_path / ".new.lock"
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", flock)
-    with pytest.raises(OSError, match="No locks available"):
-        locked_output(tmp_path / "new").__enter__()
+        assert [path.name for path in output.iterdir()] == ["predict.lock"]
+    assert list(output.iterdir()) == []

@@ -1,5 +1,6 @@
 """Tables of predictions: what is kept of a file that was cut off anywhere."""
 
+import csv
 import json
 import os
 from collections.abc import Iterator
@@ -43,6 +44,60 @@ def test_a_table_cut_anywhere(tmp_path: Path) -> None:
             assert table.path.read_bytes() == content[: ends[whole]]
             table.append(rows[whole:])
             assert table.path.read_bytes() == content
+
+
+# Whatever a folder of a class may be called, at either end of a value too.
+ODD = [
+    "\r",
+    "\n",
+    "\r\n",
+    "\t",
+    '"',
+    '""',
+    "'",
+    ",",
+    "\\",
+    " ",
+    "=1+1",
+    "@",
+    "-",
+    "#",
+    "\x01",
+    "\x1a",
+]
+ODD += [
+    "\x0b",
+    "\x0c",
+    "\x1c",
+    "\x85",
+    "\u2028",
+    "\ufeff",
+    "猫",
+    os.fsdecode(b"\xff"),
+    "{}",
+    "null",
+]
+
+
+def test_odd_names_are_read_back_by_anyone(tmp_path: Path) -> None:
+    """By Python's csv and json, without this program: every value as it was."""
+    names = [name for odd in ODD for name in (odd, f"a{odd}", f"{odd}b", f"a{odd}b")]
+    rows = [Prediction(f"{name}.png", name, 1, 0.5, 32, 0.25) for name in names]
+    for path in (tmp_path / "t.csv", tmp_path / "t.jsonl"):
+        table = Table(path, Prediction)
+        table.repair()
+        for start in range(0, len(rows), 7):
+            table.append(rows[start : start + 7])
+        assert table.read() == table.repair() == rows
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            if path.suffix == ".csv":
+                found = [*csv.reader(file, strict=True)]
+                assert found.pop(0)[:2] == ["file", "label"]
+                values = [(record[0], record[1]) for record in found]
+            else:
+                objects = [json.loads(line) for line in file.read().split("\n") if line]
+                values = [(record["file"], record["label"]) for record in objects]
+        assert values == [(f"{name}.png", name) for name in names]
 
 
 def row(**changes: object) -> str:

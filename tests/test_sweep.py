@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from drnet_jax.config_files import call_file
 from drnet_jax.reports.comparison import Setting
+from drnet_jax.runtime.checked_json import read_json
 from drnet_jax.runtime.locks import locked
 from drnet_jax.sweep import main
 from drnet_jax.sweeps import jobs as jobs_module
@@ -42,9 +44,15 @@ fixed = [{"resolution": side, "gmacs": side / 8, "top1": side / 40} for side in 
 top1 = 0.7 + config.get("joint.eta", 0) / 10 + config["seed"] / 100
 summary = {"top1": top1, "gmacs": 3.0, "shares": [0.5, 0.5], "resolutions": [32, 16]}
 stage = "pretrain" if "--config.stages=('pretrain',)" in sys.argv else "joint"
-(workdir / f"{stage}_finished.json").write_text("{}")
+(workdir / f"{stage}_finished.json").write_text('{"num_steps": 16}')
+(workdir / stage / "16").mkdir(parents=True, exist_ok=True)
+identities = {split: split for split in ("train", "calibration", "test")}
+data = {"classes": list("0123456789"), "identities": identities}
+(workdir / "data.json").write_text(json.dumps(data))
 config = {"restore_from": ""} | config
 summary |= {"fixed": fixed, "stage": stage, "finished": True, "lambda": 0.0, "config": config}
+summary |= {"split": "test", "num_images": 70, "identities": identities, "checkpoint_step": 16}
+summary["environment"] = {"command": str(workdir), "jax": "0.1"}
 (workdir / "eval.json").write_text(json.dumps(summary))
 """
 SWEEP = """
@@ -105,9 +113,45 @@ def test_a_sweep_from_end_to_end(project: Path, capsys: pytest.CaptureFixture[st
     assert row in (project / "runs" / "sweep.md").read_text()
     # An evaluation with a budget is none of the sweep's.
     evaluated = project / "runs" / "seed=0" / "eval.json"
-    evaluated.write_text(json.dumps(json.loads(evaluated.read_text()) | {"lambda": 2.0}))
+    evaluated.write_text(json.dumps(read_json(evaluated) | {"lambda": 2.0}))
     assert main(arguments) == 0
     assert [line.split()[-1] for line in ran(project)] == ["seed=0"]
+
+
+def test_what_was_removed_or_made_by_other_versions_is_said(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job whose checkpoint is gone runs again; of other versions the table warns."""
+    arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
+    assert main(arguments) == 0
+    shutil.rmtree(project / "runs" / "joint.eta=0.5_seed=1" / "joint")
+    path = project / "runs" / "seed=0" / "eval.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"environment": {"command": "other", "jax": "0.2"}}))
+    ran(project)
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert [line.split()[-1] for line in ran(project)] == ["joint.eta=0.5_seed=1"]
+    out = capsys.readouterr().out
+    again = "joint.eta=0.5, seed=1 runs again: its training has not ended, or its checkpoint was"
+    assert again in out and "different devices or by different versions (jax: 0.1, 0.2)" in out
+    (note,) = json.loads((project / "runs" / "sweep.json").read_text())["warnings"]
+    assert "(jax: 0.1, 0.2)" in note and note in (project / "runs" / "sweep.md").read_text()
+
+
+def test_a_job_that_leaves_no_evaluation_or_is_killed_has_failed(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
+    for text, words in (
+        ("", "stage 1: seed=0: FAILED: its training has not ended"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n", "ended by SIGKILL ("),
+    ):
+        (project / "main.py").write_text(text)
+        assert main(arguments) == 1
+        said = capsys.readouterr()
+        assert words in said.out
+        assert said.err == "error: 10 jobs failed; run the same command to resume\n"
 
 
 def test_minutes_are_of_both_stages_and_not_of_a_resumed_run(project: Path) -> None:
@@ -179,6 +223,7 @@ def test_an_unfinished_first_variant_is_no_other_variant(project: Path) -> None:
     [
         ("seed=0/config.json", '{"seed": 0'),
         ("seed=0/eval.json", "[1, 2]"),
+        ("seed=0/eval.json", "{}"),
         ("stage1/seed=0/time.json", "{}"),
     ],
 )
@@ -230,9 +275,9 @@ def test_without_stage_one_there_is_no_stage_two(
     assert "stage 1: seed=1 is not finished" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM", "closed terminal"])
 def test_an_interruption_starts_no_further_job(how: str, project: Path) -> None:
-    """A terminal's Ctrl-C reaches all processes, SIGTERM the sweep alone."""
+    """A terminal's Ctrl-C and SIGHUP reach all processes, SIGTERM the sweep alone."""
     (project / "main.py").write_text(FAKE.replace("import json", "import time, json", 1))
     with (project / "main.py").open("a") as file:
         file.write("time.sleep(60)\n")
@@ -241,6 +286,7 @@ import signal, sys
 sys.path.insert(0, {str(ROOT)!r})
 # Processes in the background of a shell ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from pathlib import Path
 from drnet_jax import sweep
 from drnet_jax.sweeps import jobs
@@ -260,6 +306,9 @@ sweep.main(["sweep.py", "--dir", "runs"])
         time.sleep(0.02)
     if how == "Ctrl-C":
         os.killpg(process.pid, signal.SIGINT)
+    elif how == "closed terminal":
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGHUP)
     else:
         process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=30)[1]

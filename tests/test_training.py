@@ -170,6 +170,7 @@ def test_finished_run_evaluates_again_and_refuses_other_values(finished: Path) -
             "identities",
             "config",
             "environment",
+            "crc32",
         ),
     ]
     (finished / "logits.npz").unlink()
@@ -253,12 +254,12 @@ def test_corrupt_images(pictures: Path, tmp_path: Path) -> None:
     Path(run.calibration.name(0)).write_bytes(b"no picture")
     test = DataSplits(data_settings(config, tmp_path)).load("test")
     Path(test.name(5)).write_bytes(Path(test.name(5)).read_bytes()[:-50])
-    with pytest.raises(TrainingError, match="2 training images cannot be decoded .*max_corrupt=1"):
+    with pytest.raises(TrainingError, match="2 training images cannot be read .*max_corrupt=1"):
         train_and_evaluate(config, tmp_path / "run")
     saved = [path.name for path in (tmp_path / "run" / "pretrain").iterdir()]
     assert any(name.isdigit() for name in saved)
     config.data.max_corrupt = 2
-    with pytest.raises(DataError, match="1 images cannot be decoded: .*data.skip_corrupt=True"):
+    with pytest.raises(DataError, match="1 images cannot be read: .*data.skip_corrupt=True"):
         train_and_evaluate(config, tmp_path / "run")
     lines = list(map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()))
     assert max(line["corrupt"] for line in lines if "corrupt" in line) == 2
@@ -267,7 +268,7 @@ def test_corrupt_images(pictures: Path, tmp_path: Path) -> None:
     summary = restore_and_evaluate(config, tmp_path / "run")
     assert summary["num_images"] == 15 and summary["num_corrupt"] == 1
     config.data.skip_corrupt = False
-    with pytest.raises(DataError, match="1 images cannot be decoded: .*data.skip_corrupt=True"):
+    with pytest.raises(DataError, match="1 images cannot be read: .*data.skip_corrupt=True"):
         restore_and_evaluate_bucketed(config, tmp_path / "run")
     kept = json.loads((tmp_path / "run" / "eval_bucketed.json").read_text())
     assert kept["num_images"] == 15 and kept["num_corrupt"] == 1
@@ -295,6 +296,14 @@ def test_other_images_and_classes_are_refused(pictures: Path, tmp_path: Path) ->
     other = picture_config(pictures, **{"data.split_seed": 1})
     with pytest.raises(DataError, match="the images of test are not those"):
         restore_and_evaluate(other, workdir)
+    # Copied without their times they are the same; one that is replaced may have been repaired.
+    copy = shutil.copytree(pictures, tmp_path / "copy", copy_function=shutil.copyfile)
+    prepare(picture_config(copy, **{"pretrain.num_epochs": 1}), workdir)
+    Image.new("RGB", (40, 40)).save(copy / "ant" / "07.jpg")
+    prepare(picture_config(copy, **{"pretrain.num_epochs": 1}), workdir)
+    strict = picture_config(copy, **{"pretrain.num_epochs": 1, "data.max_corrupt": 0})
+    with pytest.raises(DataError, match="replaced under the same names since .*1 of "):
+        train_and_evaluate(strict, workdir)
     (pictures / "ant" / "07.jpg").unlink()
     with pytest.raises(DataError, match="the images of train and .* pictures came or went"):
         train_and_evaluate(config, workdir)
@@ -304,13 +313,18 @@ def test_other_images_and_classes_are_refused(pictures: Path, tmp_path: Path) ->
         check_data(workdir, ("ant",), {})
 
 
-def test_ctrl_c_with_workers_saves_first(pictures: Path, tmp_path: Path) -> None:
-    """A terminal sends SIGINT to the workers too, and they die of it."""
+def test_a_closed_terminal_with_workers_saves_first(pictures: Path, tmp_path: Path) -> None:
+    """It sends SIGHUP to the workers too, and twice; they end with what they were asked for.
+
+    One line says it, without tracebacks and warnings of memory that was shared with them.
+    """
     flags = picture_config(pictures, **{"data.num_workers": 2, "pretrain.num_epochs": 1000})
     names = (*OVERRIDES, "data.name", "data.dir", "data.num_workers", "stages")
     further = {name: flatten(flags)[name] for name in names}
     further["model.resolutions"], further["stages"] = (32,), ("pretrain",)
     workdir = tmp_path / "run"
+    # Whoever started the tests may ignore it, and processes inherit that.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     process = subprocess.Popen(
         command(workdir, **further, **{"pretrain.num_epochs": 1000}),
         env=os.environ | {"XLA_FLAGS": QUICK_COMPILATION},
@@ -319,14 +333,18 @@ def test_ctrl_c_with_workers_saves_first(pictures: Path, tmp_path: Path) -> None
         text=True,
         start_new_session=True,
     )
+    signal.signal(signal.SIGHUP, before)
     deadline = time.monotonic() + 120
     while not (workdir / "pretrain" / "6").is_dir():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGHUP)
     errors = process.communicate(timeout=60)[1]
-    found = re.search(r"interrupted after step (\d+) of pretrain, which is saved", errors)
+    line = r"error: interrupted after step (\d+) of pretrain, which is saved; .* to resume\n"
+    found = re.fullmatch(line, errors)
     assert found is not None, errors
+    assert process.returncode == 2 and not (workdir / "train.lock").exists()
     assert (workdir / "pretrain" / found[1]).is_dir()
 
 
@@ -378,7 +396,7 @@ def test_stops_keep_what_is_good(
     monkeypatch.setattr(train, "trace_stages", lambda *_: None)
     config = small_config(**{"model.resolutions": (16,), "log.every_steps": 100})
     words = {
-        "nan gradient": "gradient of norm nan at step 5 of pretrain .* checkpoint: step 3",
+        "nan gradient": "gradient of norm nan at step 5 of pretrain; last good checkpoint: step 3",
         "SIGTERM": "interrupted after step 5 of pretrain, which is saved",
     }
     with pytest.raises(TrainingError, match=words[event]):

@@ -1,17 +1,16 @@
 """From a budget to lambda: what each lambda costs and gets right on the calibration split."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from scipy.stats import beta, binom
 
+from drnet_jax.inference.arguments import check_count
 from drnet_jax.inference.buckets import BucketPlan
 from drnet_jax.inference.decision import choose, lambda_changes
 from drnet_jax.inference.programs import CostTable
-from drnet_jax.runtime.files import write_json
 
 _NUM_POINTS = 201
 
@@ -65,7 +64,11 @@ class Times:
 
         Returns:
           `[p]` ms.
+
+        Raises:
+          ValueError: `batch_size` is no integer, or below zero.
         """
+        check_count("batch_size", batch_size)
         tables = self.table.classifiers
         predictor = self.table.predictor or {size: 0.0 for size in tables[0]}
         if batch_size == 0:
@@ -78,6 +81,16 @@ class Times:
             seconds = np.array([plan.seconds(count) for count in counts])
             total += binom.pmf(np.array(counts), batch_size, share[:, None]) @ seconds
         return 1000 * total / batch_size
+
+
+def _check_budget(name: str, value: float) -> None:
+    """Stops for a budget that is no number.
+
+    Raises:
+      BudgetError: it is not, or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
+        raise BudgetError(f"a budget of {value!r} {name} is no finite number")
 
 
 def _best_time(times: Mapping[int, float]) -> float:
@@ -105,8 +118,9 @@ class Calibration:
         """The most accurate choice whose mean cost is within the budget, the cheapest of equals.
 
         Raises:
-          BudgetError: no choice is.
+          BudgetError: no choice is, or the budget is no finite number.
         """
+        _check_budget("GMACs", budget)
         return self._within(budget, [point.gmacs for point in self.points], "GMACs")
 
     def for_ms(self, budget: float, batch_size: int = 0) -> Point:
@@ -117,8 +131,10 @@ class Calibration:
           batch_size: see `Times.milliseconds`.
 
         Raises:
-          BudgetError: no choice is, or no times are measured.
+          BudgetError: no choice is, no times are measured, or the budget is no finite number.
+          ValueError: `batch_size` is no integer, or below zero.
         """
+        _check_budget("ms", budget)
         times = self.times
         if times is None:
             raise BudgetError("no times are measured: run --mode=calibrate with the same budget.ms")
@@ -149,11 +165,21 @@ class Calibration:
         fractions lost and won, each at half of 1 - confidence.
 
         Raises:
-          BudgetError: not even the costliest choice is shown to keep it.
+          BudgetError: not even the costliest choice is shown to keep it, `points` is no finite
+            number, or `confidence` lies outside [0, 1).
         """
+        _check_budget("points", points)
+        _check_budget("confidence", confidence)
+        if not 0 <= confidence < 1:
+            raise BudgetError(f"a confidence of {confidence!r} does not lie in [0, 1)")
         if not confidence:
             drops = [(point.lost - point.won) / self.num_images for point in self.points]
             kept = [p for p, drop in zip(self.points, drops, strict=True) if 100 * drop <= points]
+            if not kept:
+                raise BudgetError(
+                    f"a drop of {points:g} points cannot be kept: {100 * min(drops):.4g} to "
+                    f"{100 * max(drops):.4g} can"
+                )
             return min(kept, key=lambda point: point.gmacs)
         last = None
         for point in self.points:
@@ -193,7 +219,15 @@ def calibrate(
       predictor_gmacs: the predictor's.
       model: see `Calibration`.
       times: measured, or None.
+
+    Raises:
+      ValueError: no images, or scores and costs that are not finite or do not go together.
     """
+    if not len(scores) or correct.shape != scores.shape:
+        raise ValueError(
+            f"expected scores and correct [n, m] of images, got {list(scores.shape)} and "
+            f"{list(correct.shape)}"
+        )
     points = []
     for lam in _lambdas(scores, gmacs):
         choice = choose(scores, gmacs, lam)
@@ -226,42 +260,3 @@ def _lambdas(scores: np.ndarray, gmacs: np.ndarray) -> list[float]:
     margin = 1 + abs(changes).max()
     ends = [changes[0] - margin, 0.0, changes[-1] + margin]
     return sorted({float(lam) for lam in (*between, *ends)})
-
-
-def save(calibration: Calibration, path: Path) -> None:
-    """Writes it as JSON."""
-    write_json(path, asdict(calibration))
-
-
-def load(path: Path, model: str) -> Calibration:
-    """Reads what `save` wrote.
-
-    Raises:
-      BudgetError: nothing is calibrated, or it was another model, or the file is damaged.
-    """
-    if not path.exists():
-        raise BudgetError(f"{path} is missing: run --mode=calibrate before a budget is used")
-    try:
-        content = json.loads(path.read_text())
-        points = tuple(Point(**p | {"shares": tuple(p["shares"])}) for p in content["points"])
-        times = content["times"]
-        if times is not None:
-            predictor, classifiers = times["table"]["predictor"], times["table"]["classifiers"]
-            table = CostTable(
-                None if predictor is None else _by_bucket(predictor),
-                tuple(_by_bucket(by_name) for by_name in classifiers),
-            )
-            times = Times(times["setting"], table)
-        found = Calibration(content["model"], content["num_images"], points, times)
-    except (ValueError, KeyError, TypeError) as error:
-        raise BudgetError(f"{path} cannot be read ({error!r}): run --mode=calibrate") from error
-    if found.model != model:
-        raise BudgetError(
-            f"{path} is of {found.model}, and the model is {model}: run --mode=calibrate"
-        )
-    return found
-
-
-def _by_bucket(times: Mapping[str, float]) -> dict[int, float]:
-    """JSON has names only."""
-    return {int(bucket): float(seconds) for bucket, seconds in times.items()}

@@ -6,7 +6,8 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from drnet_jax.budgets.calibration import BudgetError, Calibration, Point, load
+from drnet_jax.budgets.calibration import BudgetError, Calibration, Point
+from drnet_jax.budgets.calibration_file import load
 from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.checkpoints.restore import TrainedModel
 from drnet_jax.config import budget_name

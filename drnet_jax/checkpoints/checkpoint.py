@@ -1,6 +1,9 @@
 """Orbax checkpoints of one stage: the latest ones and the best one; files beside them."""
 
+import logging
 import math
+import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +15,7 @@ from orbax.checkpoint import v1 as ocp
 
 from drnet_jax.checkpoints.checksums import find_damage, has_checksums, write_checksums
 from drnet_jax.runtime.checked_json import read_json
+from drnet_jax.runtime.files import naming
 from drnet_jax.runtime.progress import log
 
 T = TypeVar("T")
@@ -50,6 +54,7 @@ class StageCheckpoints:
             raise CheckpointError(f"no checkpoint: {directory} does not exist")
         for step in steps(directory):
             _check_objective(directory / str(step))
+        logging.getLogger("absl").addFilter(_is_news)
         self._saving = 0
         context = ocp.Context()
         # No bound method: Orbax copies it with the object that it is bound to.
@@ -97,14 +102,18 @@ class StageCheckpoints:
 
         A step that is there already is left alone. The state may be donated afterwards: while
         Orbax writes it, JAX does not reuse its buffers.
+
+        Raises:
+          OSError: this save, or the one before, could not be written.
         """
         if step == self.latest_step:
             return
         metrics = None if objective is None else {METRIC: objective}
-        # The checksums of the one before are written until then.
-        self._checkpointer.wait()
-        self._saving = step
-        self._checkpointer.save_async(step, state, force=True, metrics=metrics)
+        with self._writing():
+            # The checksums of the one before are written until then.
+            self._checkpointer.wait()
+            self._saving = step
+            self._checkpointer.save_async(step, state, force=True, metrics=metrics)
 
     def _add_checksums(self) -> None:
         """Orbax calls it on the first process once all have written, before the final name."""
@@ -146,14 +155,38 @@ class StageCheckpoints:
             raise ContentError(_cause(error) + doubt) from error
 
     def close(self) -> None:
-        """Waits until the last save is complete."""
-        self._checkpointer.close()
+        """Waits until the last save is complete.
+
+        Raises:
+          OSError: it could not be written.
+        """
+        with self._writing():
+            self._checkpointer.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raises what the operating system says of writing as its own error, naming the folder."""
+        try:
+            with naming(self.directory):
+                yield
+        except ValueError as error:
+            # TensorStore has it in the text.
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            if code is None:
+                raise
+            number = int(code[1])
+            raise OSError(number, os.strerror(number), str(self.directory)) from error
 
     def __enter__(self) -> "StageCheckpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Orbax logs, each with a traceback, the errors of its threads, and raises them again."""
+    return record.exc_info is None or "orbax" not in Path(record.pathname).parts
 
 
 def _cause(error: BaseException) -> str:

@@ -217,6 +217,15 @@ def read_classes(origin: Path) -> tuple[str, ...]:
     return tuple(_read_data(origin)["classes"])
 
 
+def read_identities(origin: Path) -> dict[str, str]:
+    """Those of the splits that the run in `origin` was trained with.
+
+    Raises:
+      CheckpointError: they are missing or damaged.
+    """
+    return _read_data(origin)["identities"]
+
+
 def check_data(origin: Path, classes: tuple[str, ...], identities: dict[str, str]) -> None:
     """Compares classes and splits with those of the run in `origin`.
 

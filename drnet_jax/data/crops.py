@@ -41,17 +41,22 @@ class EvalCrop(grain.transforms.Map):
         return _decoded(element, self.view.size, self.view.decode)
 
 
-def is_corrupt(source: Source, index: int) -> bool:
-    """Whether an image of a source cannot be decoded."""
+def problem(source: Source, index: int) -> str:
+    """Why an image of a source cannot be read or decoded; empty if it can."""
     try:
         eval_image(source, index, source.image_size[0])
-    except CorruptImageError:
-        return True
-    return False
+    except CorruptImageError as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _decoded(sample: Sample, size: int, decode: Callable[[bytes], np.ndarray]) -> Sample:
-    """The sample with `image` for `encoded`; a corrupt one is black, with `mask` False."""
+    """The sample with `image` for `encoded`; a corrupt one is black, with `mask` False.
+
+    So is one that could not be read, of which there are no bytes.
+    """
     rest = {name: value for name, value in sample.items() if name != "encoded"}
     try:
         image = decode(sample["encoded"])

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from drnet_jax.data.digits_on_photos import IMAGE_SIZE, DigitsOnPhotos
 from drnet_jax.data.encoded_splits import EncodedSplits
 from drnet_jax.data.eval_view import EvalView
 from drnet_jax.data.folder import Folder
 from drnet_jax.data.imagenet100 import ClassSubset, imagenet100_classes
 from drnet_jax.data.imagenet_tars import TRAIN_TAR, ImagenetTars
-from drnet_jax.data.settings import DataSettings
+from drnet_jax.data.settings import DataSettings, check_outside
 from drnet_jax.data.sources import DataError, Dataset, EncodedDataset, Source
 from drnet_jax.data.tfds_source import TfdsDataset
 
@@ -25,6 +27,7 @@ class DataSplits:
 
     Raises:
       DataError: the data set is unknown, missing or unusable.
+      ConfigError: the workdir is in a folder of pictures.
     """
 
     def __init__(self, settings: DataSettings) -> None:
@@ -52,6 +55,14 @@ class DataSplits:
         """
         self._count(split)
         return self._dataset.identity(split)
+
+    def sizes(self, split: str) -> np.ndarray:
+        """Of the images that `identity` is of, `[n]` int64 in bytes.
+
+        Raises:
+          DataError: as `load`.
+        """
+        return self._dataset.sizes(split)
 
     def _count(self, split: str) -> int:
         """How many images of a split are wanted."""
@@ -88,7 +99,9 @@ def _open_encoded(settings: DataSettings) -> EncodedDataset:
     if settings.name == "folder":
         if not settings.dir:
             raise DataError("data.name='folder' needs data.dir: add --config.data.dir=PATH")
-        return Folder(Path(settings.dir))
+        root = Path(settings.dir)
+        check_outside("data.dir", root, "--workdir", settings.cache_dir)
+        return Folder(root)
     name = "imagenet2012" if settings.name == "imagenet100" else settings.name
     classes = imagenet100_classes() if settings.name == "imagenet100" else None
     root = Path(settings.dir)

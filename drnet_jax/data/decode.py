@@ -6,9 +6,10 @@ first reduced by means of whole pixels. `benchmarks/input.py` measures speed and
 """
 
 import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError, features
@@ -33,6 +34,9 @@ _FORMATS = tuple(
     name for name in _SUFFIXES if name not in _FEATURES or features.check(_FEATURES[name])
 )
 SUFFIXES = tuple(suffix for name in _FORMATS for suffix in _SUFFIXES[name])
+# What Pillow warns of is seen in the result, or does not matter: damaged EXIF, which is left out; a
+# size beyond half of its limit. A folder of such pictures would give as many lines.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 # EXIF orientations of pictures to mirror left to right, or top to bottom, after the transposition
 # of those from `_TRANSPOSED` on.
 _MIRRORED, _UPSIDE_DOWN, _TRANSPOSED = (2, 3, 6, 7), (3, 4, 7, 8), 5
@@ -55,6 +59,8 @@ class Box:
 
 
 ChooseBox = Callable[[int, int], Box]
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 def random_crop_box(
@@ -90,7 +96,8 @@ def centre_crop_box(width: int, height: int, fraction: float) -> Box:
 def decode_crop(encoded: bytes, choose_box: ChooseBox, size: int) -> np.ndarray:
     """A part of a picture, resized to `[size, size, 3]` uint8 RGB.
 
-    Grey pictures get three equal channels, transparency is dropped, the EXIF orientation applied.
+    Grey pictures get three equal channels, transparency is dropped, the EXIF orientation applied;
+    EXIF that cannot be read states none.
 
     Args:
       encoded: a picture of a format whose files are named as in `SUFFIXES`; of several in one
@@ -101,22 +108,12 @@ def decode_crop(encoded: bytes, choose_box: ChooseBox, size: int) -> np.ndarray:
     Raises:
       CorruptImageError: the bytes cannot be decoded, or end early, or there is too little memory.
     """
-    with _corrupt_where_pillow_fails():
-        picture = Image.open(io.BytesIO(encoded), formats=_FORMATS)
-        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-        if picture.format == "TIFF":
-            # Pillow turns these as it loads them.
-            picture.load()
-            orientation = 1
-    if orientation not in range(1, 9):
-        orientation = 1
+    picture, orientation = _corrupt_where_it_fails(_open, encoded)
     width, height = picture.size
     if orientation >= _TRANSPOSED:
         width, height = height, width
     box = _as_stored(choose_box(width, height), orientation, width, height)
-    with _corrupt_where_pillow_fails(), picture:
-        crop = _resize(picture, box, size)
-    return _upright(crop, orientation)
+    return _upright(_corrupt_where_it_fails(_resize, picture, box, size), orientation)
 
 
 def resize_square(square: np.ndarray, size: int) -> np.ndarray:
@@ -131,10 +128,14 @@ def resize_square(square: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
 
 
-@contextmanager
-def _corrupt_where_pillow_fails() -> Iterator[None]:
+def _corrupt_where_it_fails(step: Callable[_P, _T], *args: _P.args, **options: _P.kwargs) -> _T:
+    """What a step of Pillow's gives.
+
+    (In a context manager made of a generator the error would hold itself from Python 3.12 on, and
+    by its frames the pixels of a corrupt picture, until the garbage is collected.)
+    """
     try:
-        yield
+        return step(*args, **options)
     except UnidentifiedImageError as error:
         # Pillow's own message names an object in memory.
         raise CorruptImageError("it is no picture of a known format") from error
@@ -145,6 +146,27 @@ def _corrupt_where_pillow_fails() -> Iterator[None]:
     # RuntimeError, ...
     except Exception as error:
         raise CorruptImageError(str(error) or type(error).__name__) from error
+
+
+def _open(encoded: bytes) -> tuple[Image.Image, int]:
+    """A picture, decoded unless that may be done at a reduced scale later, and its orientation."""
+    picture = Image.open(io.BytesIO(encoded), formats=_FORMATS)
+    # Pillow turns a TIFF as it loads it, and looks for the EXIF of a PNG behind the pixels too.
+    if picture.format != "JPEG":
+        picture.load()
+    return picture, _orientation(picture)
+
+
+def _orientation(picture: Image.Image) -> int:
+    """What EXIF or XMP state; 1, upright, where they state none of the 8, or cannot be read."""
+    if picture.format == "TIFF":
+        return 1
+    try:
+        found: int = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    # SyntaxError, struct.error, ...: the pixels may be whole. (Pillow leaves out a damaged field.)
+    except Exception:
+        return 1
+    return found if found in range(1, 9) else 1
 
 
 def _as_stored(box: Box, orientation: int, width: int, height: int) -> Box:

@@ -39,6 +39,14 @@ class EncodedSplits:
         """
         return digest(self._images(split).identity, self._part(split).tobytes())
 
+    def sizes(self, split: str) -> np.ndarray:
+        """Of the images of a split in bytes, `[n]`, whatever part of them is used.
+
+        Raises:
+          DataError: the split lacks a class.
+        """
+        return self._images(split).sizes[self._part(split)]
+
     def load(self, split: str, count: int) -> EncodedSource:
         """So many random images of a split, in their order.
 

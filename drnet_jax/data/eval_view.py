@@ -43,7 +43,6 @@ def eval_image(source: Source, index: int, side: int) -> np.ndarray:
       CorruptImageError: it cannot be decoded.
       OSError: it cannot be read.
     """
-    sample = source[index]
     if isinstance(source, EncodedSource):
-        return resize_square(view_of(source).decode(sample["encoded"]), side)
-    return resize_square(sample["image"], side)
+        return resize_square(view_of(source).decode(source.read(index)), side)
+    return resize_square(source.images[index], side)

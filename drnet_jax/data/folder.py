@@ -1,14 +1,25 @@
 """A folder of pictures: `split/class/picture`, or one folder of classes, split by seed."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from drnet_jax.data.decode import SUFFIXES
+from drnet_jax.data.files import (
+    LeftOut,
+    PictureFile,
+    describe,
+    list_pictures,
+    read_picture,
+    version,
+)
 from drnet_jax.data.index_cache import digest
 from drnet_jax.data.sources import DataError, LabelledImages
 from drnet_jax.data.splits import official_splits
+from drnet_jax.runtime.progress import log
 
 
 @dataclass(frozen=True)
@@ -23,19 +34,27 @@ class FileReader:
 
     def read(self, position: int) -> bytes:
         """The file's content."""
-        return self.paths[position].read_bytes()
+        return read_picture(self.paths[position])
 
     def name(self, position: int) -> str:
         """The file's path."""
         return str(self.paths[position])
 
+    def version(self, position: int) -> str:
+        """See `files.version`."""
+        return version(self.paths[position])
+
 
 class Folder:
     """Pictures in folders named by their class; classes are numbered in sorted order.
 
+    What lies deeper, beside the classes or beside the splits, and what is no picture, is left out;
+    a line on the terminal counts and names it.
+
     Args:
-      root: holds `train` and `test` (or `val`, `validation`), and optionally `calibration`, with
-        one folder per class in each; or, without `train`, the folders of the classes.
+      root: holds `train` and `test` (or `val`, `validation`, `valid`), and optionally
+        `calibration`, with one folder per class in each; or, without `train`, the folders of the
+        classes. With `test` beside it, `val` serves for calibration.
 
     Raises:
       DataError: no such folder, a class without pictures, or splits with different classes.
@@ -45,16 +64,17 @@ class Folder:
         if not root.is_dir():
             raise DataError(f"data.dir={str(root)!r} is not a folder of pictures; set it to one")
         # A folder of pictures named train is a class, not a split.
-        folders = [path for path in root.iterdir() if path.is_dir()]
-        names = official_splits([path.name for path in folders if _subfolders(path)])
+        folders = _subfolders(root)
+        names = official_splits([name for name in folders if _subfolders(root / name)])
         self._root = root
         self._folders = {split: root / name for split, name in names.items()}
         if "train" not in self._folders:
             self._folders = {"all": root}
         elif "test" not in self._folders:
             raise DataError(
-                f"{root} has a folder train, and none named test, val or validation; add one, or "
-                f"set data.dir={str(root / 'train')!r}, whose classes are then split by seed"
+                f"{root} has a folder train, and none named test, val, validation or valid; add "
+                f"one, or set data.dir={str(root / 'train')!r}, whose classes are then split by "
+                "seed"
             )
         first, *others = self._folders
         self.classes = _class_names(self._folders[first])
@@ -72,29 +92,56 @@ class Folder:
 
         Raises:
           DataError: a class has no pictures.
+          OSError: a folder cannot be listed.
         """
-        folder = self._folders[split]
-        paths: list[Path] = []
+        place = self._folders[split].relative_to(self._root)
+        pictures: list[PictureFile] = []
         labels: list[int] = []
+        left_out: list[LeftOut] = []
         for label, name in enumerate(self.classes):
-            pictures = sorted(path for path in (folder / name).iterdir() if _is_picture(path))
-            if not pictures:
-                raise DataError(
-                    f"{folder / name} has no picture ({', '.join(SUFFIXES)}) in it; add some, or "
-                    "remove the class"
-                )
-            paths += pictures
-            labels += [label] * len(pictures)
+            mine, others = self._list_class(place / name)
+            pictures += mine
+            labels += [label] * len(mine)
+            left_out += others
+        left_out += _beside(self._root, place, self.classes)
+        if "all" not in self._folders:
+            left_out += _beside(self._root, Path(), [f.name for f in self._folders.values()])
+        if left_out:
+            _say_once(describe(left_out, self._root))
         return LabelledImages(
-            FileReader(tuple(paths)),
-            np.arange(len(paths)),
+            FileReader(tuple(self._root / picture.name for picture in pictures)),
+            np.arange(len(pictures)),
             np.array(labels, np.int32),
-            digest([path.relative_to(self._root).as_posix() for path in paths]),
+            digest([picture.name for picture in pictures]),
+            np.array([picture.size for picture in pictures], np.int64),
         )
 
+    def _list_class(self, place: Path) -> tuple[list[PictureFile], list[LeftOut]]:
+        """The pictures of a class, and what else is in its folder."""
+        found = list_pictures(self._root, place)
+        by_depth: tuple[list[PictureFile], list[PictureFile]] = [], []
+        for file in found.pictures:
+            by_depth[file.name.rpartition("/")[0] != place.as_posix()].append(file)
+        mine, deeper = by_depth
+        if not mine:
+            raise DataError(
+                f"{self._root / place} has no picture ({', '.join(SUFFIXES)}) in it, folders in it "
+                "aside; add some, or remove the class"
+            )
+        others = [LeftOut(file.name, "in a folder of a class") for file in deeper]
+        return mine, [*found.left_out, *others]
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+def _beside(root: Path, place: Path, names: Collection[str]) -> list[LeftOut]:
+    """All that is in a folder apart from these folders in it."""
+    found = list_pictures(root, place, without=names)
+    return [*found.left_out, *(LeftOut(file.name, "in no class") for file in found.pictures)]
+
+
+@cache
+def _say_once(line: str) -> None:
+    """An evaluation opens the data of its training again."""
+    log(line)
 
 
 def _subfolders(folder: Path) -> list[str]:

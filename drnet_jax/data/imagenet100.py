@@ -45,4 +45,5 @@ class ClassSubset:
             whole.positions[chosen],
             renumbered[whole.labels[chosen]],
             digest(whole.identity, chosen.tobytes()),
+            whole.sizes[chosen],
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from drnet_jax.data.files import version
 from drnet_jax.data.index_cache import cached, digest
 from drnet_jax.data.sources import DataError, LabelledImages
 
@@ -39,6 +40,11 @@ class TarReader:
         """The tar's path and the file's name in it."""
         return f"{self.path}:{self.index[position]['name']}"
 
+    def version(self, position: int) -> str:
+        """That of the whole tar."""
+        del position
+        return version(self.path)
+
 
 class ImagenetTars:
     """ImageNet-2012 without preparation.
@@ -49,7 +55,7 @@ class ImagenetTars:
       classes: WordNet ids in the order of their labels, the only ones read; None: all, sorted.
 
     Raises:
-      DataError: a tar file is missing or compressed, or lacks a class.
+      DataError: a tar file is missing, damaged or compressed, or lacks a class.
     """
 
     official = ("train", "test")
@@ -75,16 +81,15 @@ class ImagenetTars:
         name = f"{path.stem}_{digest(path.stat().st_size, path.stat().st_mtime_ns, self.classes)}"
         index = cached(name, self._directories, lambda: index_split(path, self.classes))
         identity = digest(index["name"].tobytes())
-        return LabelledImages(
-            TarReader(path, index), np.arange(len(index)), index["label"], identity
-        )
+        reader, positions = TarReader(path, index), np.arange(len(index))
+        return LabelledImages(reader, positions, index["label"], identity, index["size"])
 
 
 @contextmanager
 def _clear_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except tarfile.ReadError as error:
+    except (tarfile.TarError, EOFError, UnicodeError) as error:
         raise DataError(f"{path} is no whole, uncompressed tar: {error}") from error
 
 

@@ -4,8 +4,10 @@ import hashlib
 import os
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -24,22 +26,27 @@ def cached(name: str, directories: Sequence[Path], build: Callable[[], np.ndarra
     """The array of `build()`, from the first directory that has it, else made and kept.
 
     It is kept in the first directory that can be written to: beside the data, or, if that is
-    read-only, in the run's cache.
+    read-only, in the run's cache. A damaged file, which its checksum tells, is made anew.
 
     Args:
       name: of the file, without suffix; it has to tell apart whatever `build` depends on.
-      directories: where it may be, with suffix `.npy`.
+      directories: where it may be, with suffix `.npz`.
       build: makes the array.
     """
-    for directory in directories:
-        path = directory / f"{name}.npy"
-        if path.is_file():
-            return np.load(path)
-    array = build()
-    for directory in directories:
+    paths = [directory / f"{name}.npz" for directory in directories]
+    for path in paths:
+        if not path.is_file():
+            continue
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            _write(directory / f"{name}.npy", array)
+            with np.load(path, allow_pickle=False) as arrays:
+                return arrays["index"]
+        except (BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError) as error:
+            print(f"warning: {path} is damaged ({error}), and made anew", file=sys.stderr)
+    array = build()
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, array)
         except OSError:
             continue
         return array
@@ -52,7 +59,7 @@ def _write(path: Path, array: np.ndarray) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.save(file, array)
+            np.savez(file, index=array)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from drnet_jax.config import ConfigError
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -37,6 +39,29 @@ class DataSettings:
     split_seed: int = 0
     crop_scale: tuple[float, float] = (0.08, 1.0)
     eval_crop: float = 0.875
+
+
+def check_places(config: ConfigDict, workdir: Path) -> None:
+    """Stops where a run would write into its own folder of pictures, and find a class there.
+
+    Raises:
+      ConfigError: the workdir is in `data.dir`.
+    """
+    if config.data.name == "folder" and config.data.dir:
+        check_outside("data.dir", Path(config.data.dir), "--workdir", workdir)
+
+
+def check_outside(read_field: str, read: Path, written_field: str, written: Path) -> None:
+    """Stops if results would be written into a folder that is read, whatever links lead there.
+
+    Raises:
+      ConfigError: naming both, by their fields.
+    """
+    if written.resolve().is_relative_to(read.resolve()):
+        raise ConfigError(
+            f"{written} is in the folder of pictures {read_field}={str(read)!r}, where results "
+            f"would be taken for pictures and classes: give {written_field} a folder outside"
+        )
 
 
 def data_settings(config: ConfigDict, workdir: Path) -> DataSettings:

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from drnet_jax.data.index_cache import digest
+
 Sample = dict[str, Any]
 
 
@@ -51,15 +53,26 @@ class ArraySource:
         """What to call an image in a message."""
         return f"image {index}"
 
+    def version(self, index: int) -> str:
+        """Another value for another image of the same name."""
+        return digest(self.images[index].tobytes())
+
 
 class Reader(Protocol):
     """Encoded images by position; it travels to worker processes by pickling."""
 
     def read(self, position: int) -> bytes:
-        """The encoded image."""
+        """The encoded image.
+
+        Raises:
+          OSError: it cannot be read.
+        """
 
     def name(self, position: int) -> str:
         """What to call an image in a message: a path, say."""
+
+    def version(self, position: int) -> str:
+        """Another value once there is another image under the same name, without reading it."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +84,14 @@ class LabelledImages:
       positions: `[n]` of the images in the reader.
       labels: `[n]` int32.
       identity: which images these are, by name or version: another value for other images.
+      sizes: `[n]` int64, of each in bytes: others where images were replaced under their names.
     """
 
     reader: Reader
     positions: np.ndarray
     labels: np.ndarray
     identity: str
+    sizes: np.ndarray
 
 
 class EncodedDataset(Protocol):
@@ -131,18 +146,37 @@ class EncodedSource:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Sample:
-        """One sample as `ArraySource`'s, with bytes `encoded` in the place of `image`."""
+        """One sample as `ArraySource`'s, with bytes `encoded` in the place of `image`.
+
+        No bytes, which are no picture, where they cannot be read: that is one picture's fault.
+        """
+        try:
+            encoded = self.read(index)
+        except OSError:
+            encoded = b""
         return {
-            "encoded": self.reader.read(int(self.positions[index])),
+            "encoded": encoded,
             "label": self.labels[index],
             "index": np.int32(index),
             "mask": np.bool_(True),
             "corrupt": np.bool_(False),
         }
 
+    def read(self, index: int) -> bytes:
+        """An encoded image.
+
+        Raises:
+          OSError: it cannot be read.
+        """
+        return self.reader.read(int(self.positions[index]))
+
     def name(self, index: int) -> str:
         """What to call an image in a message."""
         return self.reader.name(int(self.positions[index]))
+
+    def version(self, index: int) -> str:
+        """Another value for another image of the same name."""
+        return self.reader.version(int(self.positions[index]))
 
 
 Source = ArraySource | EncodedSource
@@ -164,6 +198,13 @@ class Dataset(Protocol):
 
     def identity(self, split: str) -> str:
         """That of a split's source, however many of its images are loaded.
+
+        Raises:
+          DataError: unusable data.
+        """
+
+    def sizes(self, split: str) -> np.ndarray:
+        """Of each image that `identity` is of, `[n]` int64 in bytes.
 
         Raises:
           DataError: unusable data.

@@ -7,8 +7,8 @@ import numpy as np
 # What the splits that come with data sets are called; of two candidates test takes the first.
 _NAMES = {
     "train": ("train",),
-    "test": ("test", "val", "validation"),
-    "calibration": ("calibration", "val", "validation"),
+    "test": ("test", "val", "validation", "valid"),
+    "calibration": ("calibration", "val", "validation", "valid"),
 }
 
 

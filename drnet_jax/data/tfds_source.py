@@ -1,5 +1,7 @@
 """Image classification sets prepared by TensorFlow Datasets, read without TensorFlow."""
 
+import errno
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,20 +24,41 @@ class TfdsReader:
     Attributes:
       records: TFDS's random-access source.
       split: what to call it in messages.
+      files: of which data set the records are, and which files hold them: another value for others.
     """
 
     records: Any
     split: str
+    files: str
 
     def read(self, position: int) -> bytes:
-        """The encoded image, as the data set holds it."""
-        return self.records[position]["image"]
+        """The encoded image, as the data set holds it.
+
+        Raises:
+          OSError: the record is damaged.
+        """
+        return self._record(position)["image"]
 
     def name(self, position: int) -> str:
         """The record's file name if it has one, and its number."""
-        file_name = self.records[position].get("file_name", b"")
+        try:
+            file_name = self._record(position).get("file_name", b"")
+        except OSError:
+            file_name = b""
         name = file_name.decode() if isinstance(file_name, bytes) else str(file_name)
         return f"{self.split}[{position}] {name}".strip()
+
+    def version(self, position: int) -> str:
+        """That of all files."""
+        del position
+        return self.files
+
+    def _record(self, position: int) -> Any:
+        try:
+            return self.records[position]
+        # Whatever the libraries below meet with.
+        except Exception as error:
+            raise OSError(errno.EIO, _one_line(error)) from error
 
 
 class TfdsDataset:
@@ -47,7 +70,8 @@ class TfdsDataset:
       cache_dir: where the labels are kept if the data set's directory is read-only.
 
     Raises:
-      DataError: an unknown name, not prepared, not as ArrayRecord, or without such features.
+      DataError: an unknown name, not prepared, not as ArrayRecord, damaged, or without such
+        features.
     """
 
     def __init__(self, name: str, data_dir: str | None, cache_dir: Path) -> None:
@@ -63,7 +87,10 @@ class TfdsDataset:
         except ValueError as error:
             # It is there as TFRecord, say.
             where = str(data_dir or "TFDS's default directory")
-            raise DataError(f"{_how_to_prepare(name, where)} ({error})") from error
+            raise DataError(f"{_how_to_prepare(name, where)} ({_one_line(error)})") from error
+        # A damaged dataset_info.json makes TFDS raise whatever happens to go wrong.
+        except Exception as error:
+            raise DataError(_damaged(name, str(data_dir or "TFDS's directory"), error)) from error
         info = self._builder.info
         if not info.splits:
             raise DataError(_how_to_prepare(name, str(self._builder.data_path)))
@@ -88,21 +115,37 @@ class TfdsDataset:
     def read_split(self, split: str) -> LabelledImages:
         """Images of one of its own splits; their labels are read once and kept. The split, and the
         version of the data set and how it was prepared, tell them from others.
+
+        Raises:
+          DataError: files are missing or damaged, or images have no label.
         """
         import tensorflow_datasets as tfds
 
         name = self._splits[split]
         keep_encoded = {"image": tfds.decode.SkipDecoding()}
-        records = self._builder.as_data_source(name, decoders=keep_encoded)
         full_name = self._builder.info.full_name
-        info = Path(str(self._builder.data_path)) / "dataset_info.json"
-        version = digest(full_name, info.read_bytes())
-        key = f"{full_name.replace('/', '_')}_{name}_labels_{version}"
-        labels = cached(key, self._directories, lambda: _read_labels(records, key))
+        place = Path(str(self._builder.data_path))
+        try:
+            records = self._builder.as_data_source(name, decoders=keep_encoded)
+            version = digest(full_name, (place / "dataset_info.json").read_bytes())
+            # Copying the data set to another machine makes it no other one: not of the identity.
+            files = digest(version, _files(self._builder.info.splits[name].filepaths))
+            key = f"{full_name.replace('/', '_')}_{name}_labels_{files}"
+            labels = cached(key, self._directories, lambda: _read_labels(records, key))
+        # Of damaged records too.
+        except Exception as error:
+            raise DataError(_damaged(full_name, str(place), error)) from error
         if labels.min(initial=0) < 0:
             raise DataError(f"the {name} split of {full_name} has images without a label")
-        reader, identity = TfdsReader(records, name), digest(name, version)
-        return LabelledImages(reader, np.arange(len(labels)), labels, identity)
+        sizes = np.zeros(len(labels), np.int64)
+        reader, identity = TfdsReader(records, name, files), digest(name, version)
+        return LabelledImages(reader, np.arange(len(labels)), labels, identity, sizes)
+
+
+def _files(paths: Iterable[Any]) -> list[tuple[str, int, int]]:
+    """Names, sizes in bytes and times of the last change of files."""
+    found = [(Path(str(path)).name, Path(str(path)).stat()) for path in paths]
+    return [(name, status.st_size, status.st_mtime_ns) for name, status in found]
 
 
 def _read_labels(records: Any, name: str) -> np.ndarray:
@@ -110,6 +153,17 @@ def _read_labels(records: Any, name: str) -> np.ndarray:
     for position in tqdm(range(len(records)), desc=f"reading {name}", unit="record", leave=False):
         labels[position] = records[position]["label"]
     return labels
+
+
+def _damaged(name: str, place: str, error: Exception) -> str:
+    return (
+        f"data set {name!r} in {place} is damaged, or files of it are missing "
+        f"({_one_line(error)}): remove it there, and prepare or copy it anew"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _how_to_prepare(name: str, path: str) -> str:

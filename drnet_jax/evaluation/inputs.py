@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.finite import rows_not_finite
 from drnet_jax.checkpoints.model_key import model_key
+from drnet_jax.checkpoints.picture_sizes import check_sizes
 from drnet_jax.checkpoints.restore import (
     RestoredModel,
     TrainedModel,
@@ -19,7 +20,7 @@ from drnet_jax.checkpoints.restore import (
     restore_variables,
 )
 from drnet_jax.config import EVALUATION_FIELDS, flatten
-from drnet_jax.data.crops import is_corrupt
+from drnet_jax.data.crops import problem
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import EncodedSource, Source
@@ -27,7 +28,10 @@ from drnet_jax.evaluation import logits
 from drnet_jax.evaluation.logits import Logits, LogitsError
 from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.evaluation.outputs import check_corrupt, evaluate_logits, make_eval_step
+from drnet_jax.runtime.memory import check_batches
 from drnet_jax.runtime.progress import log
+
+_BY_IMAGE = ("logits", "scores", "label", "index", "name", "version")
 
 
 def find_and_load(config: ConfigDict, workdir: Path, split: str) -> tuple[TrainedModel, Source]:
@@ -35,11 +39,14 @@ def find_and_load(config: ConfigDict, workdir: Path, split: str) -> tuple[Traine
 
     Raises:
       CheckpointError: no checkpoint, or one of another model.
+      ConfigError: batches that do not fit into the memory.
       DataError: the data cannot be read, or is other data.
     """
     origin = Path(config.restore_from) if config.restore_from else workdir
     trained = find_model(config, origin)
-    return trained, load_split(config, workdir, trained, split)
+    source = load_split(config, workdir, trained, split)
+    check_batches(config, source.image_size)
+    return trained, source
 
 
 def restore_and_load(config: ConfigDict, workdir: Path, split: str) -> tuple[RestoredModel, Source]:
@@ -56,6 +63,7 @@ def load_split(config: ConfigDict, workdir: Path, trained: TrainedModel, split: 
     """
     splits = DataSplits(data_settings(config, workdir))
     check_data(trained.origin, splits.classes, {split: splits.identity(split)})
+    check_sizes(trained.origin, {split: splits.sizes(split)}, config.data.max_corrupt)
     return splits.load(split)
 
 
@@ -63,8 +71,10 @@ class ModelOutputs:
     """A model's outputs for the splits of its data: from `logits.npz` where it has them.
 
     Other outputs are computed and kept there too (`eval.keep_logits`), before anything is said of
-    images that cannot be decoded: once those are repaired, they alone are computed. A file of
-    another checkpoint or other data is not used, and replaced.
+    images that cannot be decoded: once those are repaired, they alone are computed. So are images
+    that were changed under the same name, which the size of their files and the time of the last
+    change tell: on a copy with other times everything is computed anew. A file of another
+    checkpoint or other data is not used, and replaced.
 
     Args:
       config: with the model the checkpoint was trained with.
@@ -96,10 +106,10 @@ class ModelOutputs:
             self._save(split, known)
         else:
             log(f"{split} split: outputs from {self._path}")
-            repaired = [i for i in missing(known, source).tolist() if not is_corrupt(source, i)]
-            if repaired:
-                log(f"and of {len(repaired)} images that it lacks from the model")
-                known = joined(known, self._compute(part(source, repaired)), repaired)
+            lacking = [i for i in missing(known, source).tolist() if not problem(source, i)]
+            if lacking:
+                log(f"and of {len(lacking)} images that it lacks, or had before they were changed")
+                known = joined(known, self._compute(part(source, lacking)), lacking)
                 self._save(split, known)
         check_corrupt(source, missing(known, source), skip=skip_corrupt)
         return known
@@ -134,11 +144,13 @@ class ModelOutputs:
         except LogitsError as error:
             log(f"{error}: computed anew")
             return None
-        if known is not None and len(rows_not_finite(known.logits, known.scores)):
+        if known is None:
+            return None
+        if len(rows_not_finite(known.logits, known.scores)):
             log(f"{self._path} has outputs that are not finite: computed anew")
             return None
-        if known is None or same_images(known, source):
-            return known
+        if same_names(known, source) and len((same := of_unchanged(known, source)).index):
+            return same
         log(f"{self._path} is of other images of the {split} split: computed anew")
         return None
 
@@ -149,14 +161,21 @@ def with_origin(records: EvalRecords, source: Source) -> EvalRecords:
     return records if origin is None else replace(records, origin=origin[records.index])
 
 
-def same_images(known: Logits, source: Source) -> bool:
-    """Whether these are images of a source; it may have more."""
+def same_names(known: Logits, source: Source) -> bool:
+    """Whether these are of images of a source, by name and class; it may have more."""
     if not len(known.index) or known.index.max() >= len(source):
         return False
     names = [source.name(int(index)) for index in known.index]
     if not np.array_equal(known.name, names):
         return False
     return np.array_equal(known.label, source.labels[known.index])
+
+
+def of_unchanged(known: Logits, source: Source) -> Logits:
+    """Those of the images that have not been changed since under the same name."""
+    same = known.version == [source.version(int(index)) for index in known.index]
+    rows = {name: getattr(known, name)[same] for name in _BY_IMAGE}
+    return Logits(**rows, device=known.device)
 
 
 def missing(known: Logits, source: Source) -> np.ndarray:
@@ -182,8 +201,7 @@ def joined(known: Logits, further: Logits, indices: Sequence[int]) -> Logits:
     """
     further = replace(further, index=np.array(indices, np.int32)[further.index])
     order = np.argsort(np.concatenate([known.index, further.index]))
-    names = ("logits", "scores", "label", "index", "name")
-    rows = {n: np.concatenate([getattr(known, n), getattr(further, n)])[order] for n in names}
+    rows = {n: np.concatenate([getattr(known, n), getattr(further, n)])[order] for n in _BY_IMAGE}
     # Those that are known may be of several devices already.
     devices = sorted({*str(known.device).split("; "), *str(further.device).split("; ")})
     return Logits(**rows, device=np.array("; ".join(devices)))

@@ -1,5 +1,6 @@
 """What a model said of every image, kept beside `eval.json`: figures need it once only."""
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -28,6 +29,8 @@ class Logits:
       label: `[n]` int32.
       index: `[n]` int32, of the image in the source; corrupt images are left out.
       name: `[n]` str, of the image: its path, say.
+      version: `[n]` str, of the image when it was read: another one once there is another image
+        under the same name (of a file, its size and the time of its last change).
       device: `[]` str: what computed them, with the version of JAX.
     """
 
@@ -36,6 +39,7 @@ class Logits:
     label: np.ndarray
     index: np.ndarray
     name: np.ndarray
+    version: np.ndarray
     device: np.ndarray
 
     def records(self) -> EvalRecords:
@@ -75,6 +79,8 @@ def load(path: Path, key: str, split: str) -> Logits | None:
     with _opened(path, key) as arrays:
         if f"{split}/logits" not in arrays.files:
             return None
+        if f"{split}/version" not in arrays.files:
+            raise LogitsError(f"{path} is of an earlier version, and does not identify its images")
         return Logits(*(arrays[f"{split}/{field.name}"] for field in fields(Logits)))
 
 
@@ -91,5 +97,8 @@ def _opened(path: Path, key: str) -> Iterator[NpzFile]:
                     f"{path} is of another checkpoint or other data ({found}; now {key})"
                 )
             yield arrays
-    except (BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
+    except (
+        *(BadZipFile, zlib.error, NotImplementedError),
+        *(KeyError, ValueError, OSError, EOFError),
+    ) as error:
         raise LogitsError(f"{path} is damaged ({error})") from error

@@ -12,6 +12,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from drnet_jax.checkpoints.finite import NotFiniteError, rows_not_finite
+from drnet_jax.data.crops import problem
+from drnet_jax.data.files import printable
 from drnet_jax.data.pipeline import eval_batches
 from drnet_jax.data.preprocess import normalise
 from drnet_jax.data.sources import DataError, Source
@@ -90,6 +92,8 @@ def evaluate_logits(
       NotFiniteError: outputs are not finite; the message names the images and `checkpoint`.
       RuntimeError: the input pipeline lost or repeated an image.
     """
+    # Before they are read: of what is replaced meanwhile, the outputs are computed anew next time.
+    versions = np.array([source.version(index) for index in range(len(source))], np.str_)
     rows: Rows = {}
     seen = np.zeros(len(source), bool)
     for part in _outputs(eval_step, variables, source, batch_size, mesh, checkpoint):
@@ -103,7 +107,7 @@ def evaluate_logits(
         rows = {name: values[seen] for name, values in rows.items()}
     names = np.array([source.name(int(index)) for index in rows["index"]], np.str_)
     device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
-    return Logits(**rows, name=names, device=np.array(device))
+    return Logits(**rows, name=names, version=versions[rows["index"]], device=np.array(device))
 
 
 def _outputs(
@@ -133,7 +137,7 @@ def _outputs(
         yield rows
     wanted = np.setdiff1d(np.arange(len(source)), np.concatenate(corrupt))
     if not len(wanted):
-        raise DataError(f"none of the {len(source)} images can be decoded: repair them")
+        raise DataError(f"none of the {len(source)} images can be read: repair them")
     if not np.array_equal(np.sort(np.concatenate(seen)), wanted):
         raise RuntimeError("the input pipeline lost or repeated an image")
 
@@ -145,13 +149,15 @@ def check_corrupt(source: Source, corrupt: np.ndarray, *, skip: bool) -> None:
       DataError: there are some, and `skip` is not set.
     """
     if len(corrupt) and not skip:
+        why = problem(source, int(corrupt[0]))
         raise DataError(
-            f"{len(corrupt)} images cannot be decoded: {name_images(source, corrupt)}; repair "
-            "them, or set data.skip_corrupt=True to leave them out of the evaluation"
+            f"{len(corrupt)} images cannot be read: {name_images(source, corrupt)}"
+            f"{f' (the first: {why})' if why else ''}; repair them, or set data.skip_corrupt=True "
+            "to leave them out of the evaluation"
         )
 
 
 def name_images(source: Source, indices: np.ndarray) -> str:
     """The first few images of a message."""
-    names = [source.name(int(index)) for index in indices[:5]]
+    names = [printable(source.name(int(index))) for index in indices[:5]]
     return ", ".join(names) + (", ..." if len(indices) > 5 else "")

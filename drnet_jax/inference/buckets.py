@@ -1,5 +1,6 @@
 """How many images to run at once: groups of any size, split into batches of a few fixed sizes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from threading import Lock
 
@@ -15,12 +16,14 @@ class BucketPlan:
       times: seconds that a bucket takes, by its size.
 
     Raises:
-      ValueError: no bucket, or one below one image.
+      ValueError: no bucket, one below one image, or a time that is none.
     """
 
     def __init__(self, times: Mapping[int, float]) -> None:
         if not times or min(times) < 1:
             raise ValueError(f"buckets={tuple(times)} must be one or more sizes above zero")
+        if not all(0 <= seconds < math.inf for seconds in times.values()):
+            raise ValueError(f"the buckets' times {dict(times)} must be finite, zero or more")
         self.times = dict(sorted(times.items(), reverse=True))
         self.best = min(self.times, key=lambda size: times[size] / size)
         # Of any `best` buckets of other sizes some add up to a multiple of `best`: two of the

@@ -9,6 +9,7 @@ import numpy as np
 
 from drnet_jax.data.decode import CorruptImageError, resize_square
 from drnet_jax.data.eval_view import EvalView
+from drnet_jax.data.files import read_picture
 from drnet_jax.inference.images import Part, Problems, Rows
 
 
@@ -52,7 +53,7 @@ class EncodedImages:
         def decode(row: int) -> str | None:
             """Fills one row, or says why not."""
             try:
-                squares[row] = self._view.decode(batch[row].read_bytes())
+                squares[row] = self._view.decode(read_picture(batch[row]))
             except CorruptImageError as error:
                 return str(error)
             except OSError as error:

@@ -1,16 +1,17 @@
 """The folder of a prediction job: which job, which pictures, and how far it has come."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from drnet_jax.config import ConfigError
+from drnet_jax.data.files import printable, version
 from drnet_jax.inference.programs import CostTable
 from drnet_jax.reports.predictions import Prediction, Unreadable
-from drnet_jax.runtime.files import check_writable, write_json
+from drnet_jax.runtime.checked_json import read_json
+from drnet_jax.runtime.files import write_json
 from drnet_jax.runtime.locks import locked
 from drnet_jax.runtime.table import Table
 
@@ -24,12 +25,13 @@ class JobState:
     Attributes:
       job: what it depends on, by name: JSON values.
       times: the measured ones that its buckets are planned by; None: proportional ones.
-      pictures: their names, in the order of the tables.
+      pictures: by name, in the order of the tables, which version of each the job was begun with
+        (`data.files.version`).
     """
 
     job: Job
     times: CostTable | None
-    pictures: list[str]
+    pictures: dict[str, str]
 
 
 def read_state(output: Path) -> JobState | None:
@@ -38,9 +40,9 @@ def read_state(output: Path) -> JobState | None:
     Raises:
       ConfigError: the job is finished, or the folder holds something else.
     """
-    # A file that was being written when its run was killed counts as none; `locked_output`.
+    # What a killed process was writing, and its lock, count as none; `locked_output`.
     if not output.exists() or (
-        output.is_dir() and all(path.suffix == ".tmp" for path in output.iterdir())
+        output.is_dir() and all(path.suffix in (".tmp", ".lock") for path in output.iterdir())
     ):
         return None
     path = output / "predict.json"
@@ -48,7 +50,7 @@ def read_state(output: Path) -> JobState | None:
     if not path.is_file():
         raise ConfigError(f"{output} exists and is not overwritten: {remedy}")
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         if content["finished"]:
             raise ConfigError(f"{output} exists, is finished, and is not overwritten: {remedy}")
         return _parse(content["job"], content["bucket_seconds"], content["pictures"])
@@ -58,14 +60,14 @@ def read_state(output: Path) -> JobState | None:
         raise ConfigError(f"{path} cannot be read ({error!r}): {remedy}") from error
 
 
-def _parse(job: Job, times: Mapping[str, Any] | None, pictures: list[str]) -> JobState:
+def _parse(job: Job, times: Mapping[str, Any] | None, pictures: dict[str, str]) -> JobState:
     """The state from its parts as JSON has them.
 
     Raises:
       ValueError: they are something else; or KeyError, TypeError, AttributeError.
     """
-    if not isinstance(pictures, list) or not all(isinstance(name, str) for name in pictures):
-        raise ValueError("its pictures are no list of names")
+    if not isinstance(pictures, dict) or not all(isinstance(v, str) for v in pictures.values()):
+        raise ValueError("its pictures are not named with their versions")
     if (times is not None) != job["inference.measure"]:
         raise ValueError("bucket_seconds and inference.measure do not go together")
     table = None
@@ -111,23 +113,46 @@ def check_same(output: Path, state: JobState, job: Job) -> None:
         )
 
 
+def check_unchanged(output: Path, root: Path, state: JobState, kept: Collection[str]) -> None:
+    """Stops where results are of what was there before an interruption and is replaced now.
+
+    Args:
+      output: the folder of the job.
+      root: of the names.
+      state: of the job.
+      kept: names of the pictures that have results.
+
+    Raises:
+      ConfigError: naming the pictures.
+    """
+    changed = [
+        printable(name)
+        for name in sorted(kept)
+        # One that is gone since was what its row says.
+        if version(root / name) not in ("", state.pictures[name])
+    ]
+    if changed:
+        raise ConfigError(
+            f"{output} holds results of {len(changed)} pictures that were changed since the job "
+            f"was begun ({', '.join(changed[:3])}): give another folder, "
+            "--config.predict.output=..., or remove this one"
+        )
+
+
 @contextmanager
 def locked_output(output: Path) -> Iterator[None]:
     """Keeps other prediction jobs from a folder, which may not exist yet; see `locked`.
 
-    By a lock file beside it: a folder that is not empty counts as somebody's. What a killed process
-    was writing there is removed.
+    What a killed process was writing there is removed.
 
     Raises:
       ConfigError: another process writes to it; it is named.
       OSError: it cannot be written to.
     """
-    # The folder itself, whatever it is called here.
+    # The folder itself, which may not exist, whatever it is called here.
     folder = output.resolve()
     remedy = "wait until it ends, or give another folder, --config.predict.output=..."
-    lock = folder.parent / f".{folder.name}.lock"
-    with locked(lock, f"writes predictions to {output.resolve()}", remedy):
-        check_writable(folder)
+    with locked(folder / "predict.lock", f"writes predictions to {folder}", remedy):
         for path in folder.glob("*.tmp"):
             path.unlink()
         yield
@@ -159,6 +184,7 @@ class PredictionTables:
 
     Attributes:
       done: how many of the pictures, in whole batches from the first on, have their results.
+      kept: names of the pictures whose results were there already.
 
     Raises:
       ConfigError: the tables hold something else than the first results of this job.
@@ -172,19 +198,19 @@ class PredictionTables:
                 [row.file for row in self._predictions.repair()],
                 [row.file for row in self._unreadable.repair()],
             ]
-            self.done = _whole_batches(state.pictures, parts, batch_size)
+            self.done = _whole_batches([*state.pictures], parts, batch_size)
         except ValueError as error:
             raise ConfigError(
                 f"the tables in {output} are not what this job wrote ({error}): remove the folder, "
                 "or give another one, --config.predict.output=..."
             ) from error
-        # What was still written of a batch whose rest was not.
-        self._kept = {name for part in parts for name in part}
+        # With what was still written of a batch whose rest was not.
+        self.kept = {name for part in parts for name in part}
 
     def append(self, predictions: Sequence[Prediction], unreadable: Sequence[Unreadable]) -> None:
         """Writes the results of the next batch to the disk."""
-        self._predictions.append([row for row in predictions if row.file not in self._kept])
-        self._unreadable.append([row for row in unreadable if row.file not in self._kept])
+        self._predictions.append([row for row in predictions if row.file not in self.kept])
+        self._unreadable.append([row for row in unreadable if row.file not in self.kept])
 
     def read(self) -> tuple[list[Prediction], list[Unreadable]]:
         """All results."""

@@ -26,7 +26,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"it holds {type(content).__name__}, no object")
     wanted = content.pop(_NAME, None)
     if wanted is not None and wanted != _checksum(content):
-        raise ValueError(f"its content does not have its checksum, {_NAME}={wanted!r}")
+        raise ValueError(
+            f"its content is not that of its checksum {wanted}; if you have changed it, remove "
+            f"{_NAME!r} from it too"
+        )
     return content
 
 

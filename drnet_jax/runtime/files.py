@@ -88,11 +88,14 @@ def check_writable(folder: Path) -> None:
     if jax.process_index() != 0:
         return
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    with naming(existing):
+    probe = existing / f".{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
         if not existing.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        probe = existing / f".{os.getpid()}-{secrets.token_hex(4)}.tmp"
         try:
             probe.write_text("writable\n")
         finally:
             probe.unlink(missing_ok=True)
+    except OSError as error:
+        problem = f"no results can be written there ({error.strerror})"
+        raise type(error)(error.errno, problem, str(existing)) from error

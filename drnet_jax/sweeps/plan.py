@@ -1,5 +1,6 @@
 """Which runs a sweep takes: variants of one configuration, each once, with stage 1 shared."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.config_history import comparable
-from drnet_jax.checkpoints.restore import read_config
+from drnet_jax.checkpoints.picture_sizes import check_sizes, read_sizes
+from drnet_jax.checkpoints.restore import (
+    check_data,
+    read_classes,
+    read_config,
+    read_identities,
+)
 from drnet_jax.config import (
     RESUMABLE_FIELDS,
     STAGES,
@@ -20,6 +27,7 @@ from drnet_jax.config import (
 )
 from drnet_jax.config_checks import check_config, check_training
 from drnet_jax.config_paths import expand_paths
+from drnet_jax.data.settings import DataSettings, check_places, data_settings
 from drnet_jax.models.create import check_model
 
 Overrides = Mapping[str, Any]
@@ -51,12 +59,14 @@ class Job:
       overrides: of the configuration, by name.
       workdir: of the run, in the sweep's directory.
       config: the flattened configuration, of stage 1 what it depends on.
+      data: what its images are read with.
       stage_one: of a run of stage 2, the one it starts from.
     """
 
     overrides: Overrides
     workdir: Path
     config: dict[str, Any]
+    data: DataSettings
     stage_one: "Job | None" = None
 
     @property
@@ -97,7 +107,8 @@ def make_plan(sweep: Sweep, base: ConfigDict, directory: Path) -> Plan:
       directory: of the sweep.
 
     Raises:
-      ConfigError: nothing to run, an override that names no field, or a bad value.
+      ConfigError: nothing to run, an override that names no field, a bad value, or a sweep in its
+        own folder of pictures.
     """
     if not sweep.seeds or len(set(sweep.seeds)) != len(sweep.seeds):
         raise ConfigError(f"seeds={tuple(sweep.seeds)} must name one or more seeds, none twice")
@@ -168,10 +179,14 @@ def _job(base: ConfigDict, changes: Overrides, directory: Path, stage_one: Job |
         stages: dict[str, Any] = {"stages": ("pretrain",)}
     else:
         stages = {"stages": ("joint",), "joint.init_from": str(stage_one.workdir)}
-    config = comparable(flatten(_overridden(base, {**changes, **stages})))
+    overridden = _overridden(base, {**changes, **stages})
+    check_places(overridden, directory)
+    config = comparable(flatten(overridden))
     if stage_one is None:
         config = {n: value for n, value in config.items() if not n.startswith(_STAGE_TWO)}
-    return Job(changes, directory / _slug(changes), config, stage_one)
+    # An index that cannot be kept beside the data is shared by the sweep.
+    data = data_settings(overridden, directory.parent if stage_one is None else directory)
+    return Job(changes, directory / _slug(changes), config, data, stage_one)
 
 
 def _slug(overrides: Mapping[str, Any]) -> str:
@@ -189,6 +204,7 @@ def check_directory(plan: Plan) -> None:
     Raises:
       ConfigError: a workdir holds a run with other values.
       CheckpointError: its `config.json` is damaged.
+      DataError: as `check_images`.
     """
     for job in (*plan.stage_one, *plan.stage_two):
         if not (job.workdir / "config.json").exists():
@@ -199,3 +215,23 @@ def check_directory(plan: Plan) -> None:
                 f"{job.workdir} holds a run with another configuration ({'; '.join(changed)}): "
                 "give another --dir, or the same values to resume it"
             )
+    check_images(plan)
+
+
+def check_images(plan: Plan) -> None:
+    """Checks that runs of the same data settings, which are compared, have seen the same images.
+
+    Images may come, go or be replaced between one run and the next.
+
+    Raises:
+      DataError: two have not.
+      CheckpointError: a file beside their checkpoints is damaged.
+    """
+    first: dict[str, Job] = {}
+    for job in plan.stage_two:
+        if not (job.workdir / "data.json").exists():
+            continue
+        data = {n: value for n, value in job.config.items() if n.startswith("data.")}
+        other = first.setdefault(json.dumps(data, sort_keys=True), job)
+        check_data(other.workdir, read_classes(job.workdir), read_identities(job.workdir))
+        check_sizes(other.workdir, read_sizes(job.workdir), data["data.max_corrupt"])

@@ -1,10 +1,12 @@
-"""Training images that cannot be decoded."""
+"""Training images that cannot be read or decoded."""
 
 from collections.abc import Callable
 
 import numpy as np
 from jax.experimental import multihost_utils
 
+from drnet_jax.data.crops import problem
+from drnet_jax.data.files import printable
 from drnet_jax.data.sources import Source
 from drnet_jax.evaluation.outputs import name_images
 
@@ -34,7 +36,9 @@ class CorruptImages:
         new = sorted(set(indices.tolist()) - self._found)
         self._found |= set(new)
         for index in new:
-            self._warn(f"left out, cannot be decoded: {self._source.name(index)}")
+            # It may have come back since.
+            why = problem(self._source, index) or "it could not be read a moment ago"
+            self._warn(f"left out: {printable(self._source.name(index))}: {why}")
 
     def excess(self) -> str:
         """Why to stop, or nothing; all processes have to ask, and decide alike."""
@@ -43,6 +47,6 @@ class CorruptImages:
             return ""
         named = name_images(self._source, np.array(sorted(self._found), int))
         return (
-            f"{counts.sum()} training images cannot be decoded ({named}), more than "
+            f"{counts.sum()} training images cannot be read ({named}), more than "
             f"data.max_corrupt={self._limit}: repair them or raise it; stopped"
         )

@@ -61,14 +61,17 @@ def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
             logs = ends_epoch or step % config.log.every_steps == 0
             if logs:
                 write_log(step)
+            # Several processes have to ask together.
+            asks = logs or jax.process_count() == 1
             reason = "interrupted" if received else log.output_lost
-            if logs and not reason:
+            if asks and not reason:
                 reason = corrupt.excess()
             if ends_epoch:
                 validation = _validated(stage, step, state, validate)
                 log.end_epoch(step, validation)
                 checkpoints.save(step, state, objective=validation.objective)
                 log.begin_window()
+                reason = reason or validation.excess
             elif reason or _is_due(step, config.checkpoint.every_steps):
                 write_log(step)
                 check_state(stage, step, state)

@@ -20,12 +20,14 @@ class Validation:
       figures: for the log, the objective among them.
       text: the accuracies, for the terminal.
       left_out: which images are corrupt, in words; empty: none.
+      excess: why to stop, if they are too many.
     """
 
     objective: float
     figures: dict[str, Any]
     text: str
     left_out: str
+    excess: str = ""
 
 
 class Validator:
@@ -65,9 +67,15 @@ class Validator:
             figures["calibration_top1"] = summary["top1"]
             figures["calibration_gmacs"] = summary["gmacs"]
             text += f", DRNet {summary['top1']:.3f} at {summary['gmacs']:.4g} GMACs"
+        limit = run.config.data.max_corrupt
+        excess = (
+            f"{len(left_out)} calibration images cannot be read ({named}), more than "
+            f"data.max_corrupt={limit}: repair them or raise it; stopped"
+        )
         return Validation(
             score,
             {"calibration_objective": score, **figures},
             text,
             f"{len(left_out)} corrupt images: {named}" if named else "",
+            excess if len(left_out) > limit else "",
         )

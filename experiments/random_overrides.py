@@ -1,0 +1,251 @@
+"""Random values for every field, through the real command line: does any break a run, or vanish?
+
+python experiments/random_overrides.py
+
+Two thousand commands, each with one to three fields at values of many sorts: in range, at the edge
+of it and beyond, of other types and lengths, not a number, huge, empty, None, in other scripts.
+Each has to be refused by one clear line before anything is written, or to be in the configuration
+as it was written and to run to its end: training of both stages and evaluation, or another mode on
+a copy of a trained run. `experiments/override_trials.py` says what is judged, and how.
+
+What a tiny run can do is run. Values that are legal but take more, a million epochs, say, or a
+network of another width, are not: a training with them is prepared up to its first step, which
+checks everything and traces every stage with abstract values, and in other modes the values alone
+are checked. `_LARGEST` there has the bounds. In most draws values are small enough.
+
+The commands run in one process after another, so that a crash or a hang of one is a finding and
+not the end. Interrupted, the same command goes on: results are in `--workdir`, a line a draw.
+At the end `random_overrides.json` and `.md` are written to `--output`.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+# Before JAX is imported, here and in the processes of the draws, which import this file.
+# ruff: noqa: E402
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Compiling takes longer than running.
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+import argparse
+import json
+import multiprocessing
+import resource
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from experiments.override_draws import DEFAULTS, draw
+
+# Of a process, so that a draw beyond the memory does not take the machine with it.
+_MEMORY = 24 * 2**30
+# A hang; the slowest command takes a tenth.
+_SECONDS = 120
+# Draws of a process, whose caches grow with every network.
+_DRAWS = 100
+_BASE = {
+    "model.name": "resnet",
+    "model.args": "stage_sizes=(1,), width=4, stem='small'",
+    "model.resolutions": (16, 8),
+    "predictor.args": "stage_sizes=(1,), width=4, stem='small'",
+    "predictor.size": 8,
+    "pretrain.batch_size": 8,
+    "joint.batch_size": 8,
+    "pretrain.num_epochs": 1,
+    "joint.num_epochs": 1,
+    "eval.batch_size": 8,
+    "eval.gallery": 2,
+    "predict.gallery": 2,
+    "inference.buckets": (1, 4),
+    "inference.measure": False,
+    "benchmark.batch_sizes": (2,),
+    "benchmark.repeats": 5,
+    "benchmark.seconds": 0.1,
+    "log.tensorboard": False,
+}
+_BASES = {
+    "digits": _BASE | {"data.train_images": 8, "data.eval_images": 8},
+    "pictures": _BASE | {"data.name": "folder", "data.train_images": 8},
+}
+
+
+def prepare_scratch(scratch: Path) -> None:
+    """What all draws start from: pictures, and a trained and calibrated run of each data set."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    if (scratch / "ready").exists():
+        return
+    rng = np.random.default_rng(0)
+    for name in ("photos", "data/ant", "data/bee"):
+        (scratch / name).mkdir(parents=True, exist_ok=True)
+        for number in range(20 if "data" in name else 3):
+            pixels = rng.integers(0, 256, (20, 24, 3), np.uint8)
+            Image.fromarray(pixels).save(scratch / name / f"{number}.png")
+    from drnet_jax.calibrate import restore_and_calibrate
+    from drnet_jax.config_files import load_config
+    from drnet_jax.train import train_and_evaluate
+
+    for name, fields in _BASES.items():
+        directory = {"data.dir": str(scratch / "data")} if name == "pictures" else {}
+        (scratch / f"{name}.py").write_text(
+            "from drnet_jax.config import default_config\n\n\ndef get_config():\n"
+            "    config = default_config()\n"
+            f"    config.update_from_flattened_dict({fields | directory!r})\n    return config\n"
+        )
+        config = load_config(scratch / f"{name}.py")
+        shutil.rmtree(scratch / name, ignore_errors=True)
+        train_and_evaluate(config, scratch / name)
+        config.budget.ms = 1000.0
+        restore_and_calibrate(config, scratch / name)
+    (scratch / "ready").touch()
+
+
+def serve(connection: Connection, scratch: Path, seed: int) -> None:
+    """The process of some draws: takes numbers, gives results."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    from absl import flags
+
+    from experiments.override_trials import try_draw
+
+    # Grain reads flags of absl.
+    flags.FLAGS.mark_as_parsed()
+    while True:
+        connection.send(try_draw(draw(seed, connection.recv()), scratch))
+
+
+def results(numbers: list[int], scratch: Path, seed: int) -> Iterator[dict[str, Any]]:
+    """Of every draw, by processes that live for some draws each."""
+    context = multiprocessing.get_context("spawn")
+    process, used = None, 0
+    for number in numbers:
+        if process is None:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, scratch, seed), daemon=False)
+            process.start()
+            theirs.close()
+            used = 0
+        start = time.perf_counter()
+        found: dict[str, Any] = {}
+        try:
+            ours.send(number)
+            if ours.poll(_SECONDS):
+                found = ours.recv()
+            else:
+                found = _ended(seed, number, "hang", f"more than {_SECONDS} s")
+        except (EOFError, OSError):
+            process.join(10)
+            found = _ended(seed, number, "crash", f"exit code {process.exitcode}")
+        used += 1
+        if found["outcome"] in ("hang", "crash") or used == _DRAWS:
+            process.kill()
+            process.join()
+            process = None
+        yield found | {"seconds": round(time.perf_counter() - start, 2)}
+    if process is not None:
+        process.kill()
+
+
+def _ended(seed: int, number: int, outcome: str, detail: str) -> dict[str, Any]:
+    drawn = draw(seed, number)
+    return vars(drawn) | {"outcome": outcome, "detail": detail}
+
+
+def summarise(found: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """Counts by outcome and by field, and every finding."""
+    from experiments.override_trials import GOOD
+
+    fields: dict[str, Counter[str]] = {name: Counter() for name in DEFAULTS}
+    for one in found:
+        for name in one["values"]:
+            fields[name]["draws"] += 1
+            fields[name][one["outcome"] if one["outcome"] in GOOD else "findings"] += 1
+    return {
+        "draws": len(found),
+        "seed": seed,
+        "seconds": round(sum(one["seconds"] for one in found)),
+        "outcomes": dict(Counter(one["outcome"] for one in found).most_common()),
+        "modes": dict(Counter(one["mode"] for one in found).most_common()),
+        "fields": {name: dict(counts) for name, counts in fields.items()},
+        "findings": [one for one in found if one["outcome"] not in GOOD],
+    }
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The same as a page."""
+    from experiments.override_trials import GOOD
+
+    columns = ["draws", *GOOD, "findings"]
+    lines = [
+        "# Random values for every field",
+        "",
+        "Made by `python experiments/random_overrides.py`, which says how a command is judged.",
+        "",
+        line(summary),
+        "",
+        "| field | " + " | ".join(columns) + " |",
+        "|---|" + "---:|" * len(columns),
+    ]
+    for name, counts in summary["fields"].items():
+        row = " | ".join(str(counts.get(column, 0)) for column in columns)
+        lines.append(f"| `{name}` | {row} |")
+    lines += ["", "## Findings", ""]
+    for one in summary["findings"]:
+        values = " ".join(f"{name}={text!r}" for name, text in one["values"].items())
+        lines.append(
+            f"- {one['number']}, {one['mode']}: `{values}`: {one['outcome']}: {one['detail']}"
+        )
+    return "\n".join(lines + ([] if summary["findings"] else ["None."])) + "\n"
+
+
+def line(summary: dict[str, Any]) -> str:
+    """The whole in a line."""
+    outcomes = ", ".join(f"{count} {name}" for name, count in summary["outcomes"].items())
+    return (
+        f"{summary['draws']} commands over {len(summary['fields'])} fields in "
+        f"{summary['seconds'] / 60:.0f} minutes: {outcomes}; {len(summary['findings'])} findings."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--limit", type=int, default=2000, help="draws (default: 2000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workdir", type=Path, default=ROOT / "runs" / "random_overrides")
+    parser.add_argument("--output", type=Path, default=ROOT / "experiments")
+    options = parser.parse_args()
+    scratch = options.workdir.resolve()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(scratch / "compiled")
+    from drnet_jax.runtime.progress import Progress
+
+    prepare_scratch(scratch)
+    path = scratch / f"results_{options.seed}.jsonl"
+    known = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+    done = {one["number"] for one in known}
+    # In a random order, so that the first ones are of all modes.
+    order = np.random.default_rng(options.seed).permutation(options.limit).tolist()
+    left = [number for number in order if number not in done]
+    progress = Progress("draws", options.limit, options.limit - len(left), unit="draw")
+    with path.open("a") as file:
+        for one in results(left, scratch, options.seed):
+            known.append(one)
+            file.write(json.dumps(one) + "\n")
+            file.flush()
+            progress.show(options.limit - len(left) + len(known) - len(done), one["outcome"])
+    progress.close()
+    summary = summarise([one for one in known if one["number"] < options.limit], options.seed)
+    (options.output / "random_overrides.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (options.output / "random_overrides.md").write_text(markdown(summary))
+    print(line(summary))
+
+
+if __name__ == "__main__":
+    main()

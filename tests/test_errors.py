@@ -1,0 +1,153 @@
+"""What ends the program, as its user sees it: one line, and 2."""
+
+import errno
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from drnet_jax.benchmark import _new_folder, restore_and_benchmark
+from drnet_jax.calibrate import restore_and_calibrate
+from drnet_jax.checkpoints.checkpoint import StageCheckpoints
+from drnet_jax.cli import one_line_errors
+from drnet_jax.evaluate import restore_and_evaluate, restore_and_evaluate_bucketed
+from drnet_jax.report import compare_runs
+from drnet_jax.runtime.terminal import OutputError
+from drnet_jax.sweep import main
+from drnet_jax.train import train_and_evaluate
+from tests.small_disk import small_disk
+from tests.small_run import small_config
+
+MEMORY = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBufferAssignment ..."
+LOST = "stdout takes no more output (Broken pipe)"
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Those of the tests, afterwards; as a program begins with, before."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("mode", "error", "words"),
+    [
+        (
+            "train",
+            jax.errors.JaxRuntimeError(MEMORY),
+            "out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.): lower "
+            "<stage>.batch_size, eval.batch_size, benchmark.batch_sizes or inference.buckets; or "
+            "keep a stage's batch, with model.remat=True or in parts, <stage>.accumulate",
+        ),
+        ("eval", MemoryError(), "out of memory (MemoryError): lower <stage>.batch_size, eval."),
+        ("train", OutputError(LOST), f"{LOST}; run the same command to resume"),
+        ("eval", OutputError(LOST), f"{LOST}; what was written is kept"),
+        (
+            "predict",
+            OSError(errno.ENOSPC, "No space left on device", "a.csv"),
+            "a.csv: No space left on device; what was complete before is kept: free space, and "
+            "run the same command again",
+        ),
+        ("train", PermissionError(errno.EROFS, "Read-only file system", "a"), "a: Read-only"),
+    ],
+)
+def test_one_line(
+    mode: str, error: Exception, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, one_line_errors(mode):
+        raise error
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and line.startswith(f"error: {words}")
+
+
+@pytest.mark.parametrize(
+    "error", [jax.errors.JaxRuntimeError("INTERNAL: a bug"), ValueError("a bug"), AssertionError()]
+)
+def test_what_is_a_bug_is_not_hidden(error: Exception) -> None:
+    with pytest.raises(type(error)), one_line_errors("train"):
+        raise error
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_it_as_ctrl_c_does(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And where one is ignored, as by `nohup`, it stays so."""
+    with pytest.raises(SystemExit) as ended, one_line_errors("eval"):
+        os.kill(os.getpid(), number)
+        signal.pause()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: interrupted; nothing is kept\n"
+    signal.signal(number, signal.SIG_IGN)
+    with one_line_errors("eval"):
+        os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        train_and_evaluate,
+        restore_and_evaluate,
+        restore_and_evaluate_bucketed,
+        restore_and_calibrate,
+        restore_and_benchmark,
+        compare_runs,
+    ],
+)
+def test_where_nothing_can_be_written_no_program_begins(
+    program: Callable[[Any, Path], Any], tmp_path: Path
+) -> None:
+    """There is no run to read either, which each would say next."""
+    (tmp_path / "file").touch()
+    config = small_config(**{"report.runs": (str(tmp_path / "none"),)})
+    for folder in (tmp_path / "file", tmp_path / "file" / "workdir"):
+        with pytest.raises(NotADirectoryError) as error:
+            program(config, folder)
+        assert error.value.filename == str(tmp_path / "file")
+
+
+def test_no_job_of_a_sweep_begins_where_its_table_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    sweep = Path(__file__).parents[1] / "configs" / "sweeps" / "digits.py"
+    for place in (["--dir", "file"], ["--dir", "runs", "--results", "file"]):
+        arguments = [str(tmp_path / name) if name[0] != "-" else name for name in place]
+        with pytest.raises(SystemExit) as ended:
+            main([str(sweep), *arguments])
+        assert ended.value.code == 2
+        problem = "no results can be written there (Not a directory)"
+        assert capsys.readouterr().err == f"error: {tmp_path / 'file'}: {problem}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Is an error of the operating system, without a log of its own; the one before is kept."""
+    small, large = ({"a": jax.random.normal(jax.random.key(0), (size,))} for size in (9, 9999))
+    with StageCheckpoints(tmp_path / "pretrain") as checkpoints:
+        checkpoints.save(1, small)
+        checkpoints.close()
+    checkpoints = StageCheckpoints(tmp_path / "pretrain")
+    with small_disk(20_000), pytest.raises(OSError) as error:
+        checkpoints.save(2, large)
+        checkpoints.close()
+    assert error.value.filename == str(tmp_path / "pretrain")
+    assert error.value.errno == errno.EFBIG
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    with StageCheckpoints(tmp_path / "pretrain") as checkpoints:
+        assert checkpoints.latest_step == 1
+
+
+def test_benchmarks_of_the_same_second_have_their_own_folders(tmp_path: Path) -> None:
+    folders = {_new_folder(tmp_path / "benchmark") for _ in range(4)}
+    assert len(folders) == 4 and set((tmp_path / "benchmark").iterdir()) == folders
