@@ -117,9 +117,10 @@ def check_training(
     if run.returncode:
         return [f"training: {run.returncode}: {run.stderr.splitlines()[-1:]}"], {}
     problems = []
-    named = re.findall(r"left out, .*: \S*/pictures/train/(\S+)", run.stdout + run.stderr)
-    if wrong := set(named) - corrupt["train"].keys():
-        problems.append(f"training left out what is whole: {sorted(wrong)}")
+    found = re.findall(r"left out: \S*/pictures/train/(\S+): (.*)", run.stdout + run.stderr)
+    named = set(found)
+    if not named or named - set(corrupt["train"].items()):
+        problems.append("training left out none, or what is whole, or has other reasons")
     summary = json.loads((workdir / "eval.json").read_text())
     if summary["num_corrupt"] != len(corrupt["test"]):
         problems.append(f"{summary['num_corrupt']} test images left out: {len(corrupt['test'])}")
@@ -128,7 +129,7 @@ def check_training(
     return problems, {
         "training_images": SPLITS["train"],
         "training_corrupt": len(corrupt["train"]),
-        "training_named": len(set(named)),
+        "training_named": len(named),
         "test_images": summary["num_images"],
         "test_corrupt": summary["num_corrupt"],
         "training_lines_on_stderr": len(run.stderr.splitlines()),
