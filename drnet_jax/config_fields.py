@@ -11,6 +11,8 @@ from drnet_jax.config import LEAST_REPEATS, SPLITS, STAGES
 # Counts become indices and shapes in 32 bits. Of the seed twice as much and one more is a seed too
 # (`training/train_loop.py`), and Grain's have 32 bits.
 _MAX_INT = 2**31 - 1
+# Of a file or folder, on every usual file system.
+_MAX_NAME = 255
 # What float32 holds with all its digits: the program computes in it. Others would be infinite or
 # zero there.
 _MIN_FLOAT, _MAX_FLOAT = 2.0**-126, 2.0**127
@@ -32,10 +34,12 @@ class Text:
     Attributes:
       choices: the allowed ones; empty: any.
       empty: allow the empty string.
+      path: of a file or folder.
     """
 
     choices: tuple[str, ...] = ()
     empty: bool = True
+    path: bool = False
 
     def complaint(self, value: Any) -> str:
         """See `Flag`."""
@@ -46,7 +50,13 @@ class Text:
             return "must be a string"
         if not _is_text(value):
             return "must be text in one line, without control characters"
+        if self.path and max(map(_num_bytes, value.split("/"))) > _MAX_NAME:
+            return f"must not have names of more than {_MAX_NAME} bytes"
         return "" if value or self.empty else "must not be empty"
+
+
+def _num_bytes(name: str) -> int:
+    return len(name.encode(errors="surrogateescape"))
 
 
 def _is_text(value: str) -> bool:
@@ -146,6 +156,7 @@ _BUDGET = Number(least=0, optional=True)
 _SIZES = Items(_POSITIVE_INT)
 _SIDE = Number(whole=True, above=0, most=2**14)
 _NAME = Text(empty=False)
+_PATH = Text(path=True)
 
 _STAGE: dict[str, Field] = {
     "num_epochs": _POSITIVE_INT,
@@ -168,7 +179,7 @@ _STAGE: dict[str, Field] = {
 FIELDS: Mapping[str, Field] = {
     "seed": _COUNT,
     "stages": Items(Text(STAGES)),
-    "restore_from": Text(),
+    "restore_from": _PATH,
     "model.name": _NAME,
     "model.args": Text(),
     "model.resolutions": Items(_SIDE),
@@ -182,7 +193,7 @@ FIELDS: Mapping[str, Field] = {
     "predictor.args": Text(),
     "predictor.size": _SIDE,
     "data.name": _NAME,
-    "data.dir": Text(),
+    "data.dir": _PATH,
     "data.num_classes": _COUNT,
     "data.calibration_fraction": _SHARE,
     "data.test_fraction": _SHARE,
@@ -200,7 +211,7 @@ FIELDS: Mapping[str, Field] = {
     "data.train_images": _COUNT,
     "data.eval_images": _COUNT,
     **{f"{stage}.{name}": field for stage in STAGES for name, field in _STAGE.items()},
-    "joint.init_from": Text(),
+    "joint.init_from": _PATH,
     "joint.predictor_lr_scale": _POSITIVE,
     "joint.eta": _ZERO_OR_MORE,
     "joint.alpha": Number(above=0, optional=True),
@@ -227,11 +238,11 @@ FIELDS: Mapping[str, Field] = {
     # Fewer give no interval.
     "benchmark.repeats": Number(whole=True, least=LEAST_REPEATS),
     "benchmark.seconds": _ZERO_OR_MORE,
-    "predict.input": Text(),
-    "predict.output": Text(),
+    "predict.input": _PATH,
+    "predict.output": _PATH,
     "predict.format": Text(("csv", "jsonl")),
     "predict.gallery": _COUNT,
-    "report.runs": Items(Text(empty=False), empty=True),
+    "report.runs": Items(Text(empty=False, path=True), empty=True),
     "checkpoint.keep_latest": _POSITIVE_INT,
     "checkpoint.every_steps": _COUNT,
     "log.every_steps": _POSITIVE_INT,
