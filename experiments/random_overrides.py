@@ -24,13 +24,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-# Before JAX is imported, here and in the processes of the draws, which import this file.
-# ruff: noqa: E402
-os.environ["JAX_PLATFORMS"] = "cpu"
-# Compiling takes longer than running.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-
 import argparse
 import json
 import multiprocessing
@@ -38,13 +31,15 @@ import resource
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from drnet_jax.runtime.command_line import CommandLine, a_path
+from drnet_jax.runtime.progress import Progress
 from experiments.override_draws import DEFAULTS, draw
 
 # Of a process, so that a draw beyond the memory does not take the machine with it.
@@ -53,6 +48,12 @@ _MEMORY = 24 * 2**30
 _SECONDS = 120
 # Draws of a process, whose caches grow with every network.
 _DRAWS = 100
+_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    # Compiling takes longer than running.
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}
 _BASE = {
     "model.name": "resnet",
     "model.args": "stage_sizes=(1,), width=4, stem='small'",
@@ -215,17 +216,20 @@ def line(summary: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = CommandLine(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--limit", type=int, default=2000, help="draws (default: 2000)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workdir", type=Path, default=ROOT / "runs" / "random_overrides")
-    parser.add_argument("--output", type=Path, default=ROOT / "experiments")
-    options = parser.parse_args()
-    scratch = options.workdir.resolve()
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(scratch / "compiled")
-    from drnet_jax.runtime.progress import Progress
+    parser.add_argument("--workdir", type=a_path, default=ROOT / "runs" / "random_overrides")
+    parser.add_argument("--output", type=a_path, default=ROOT / "experiments")
+    return parser.parse_args(arguments)
 
+
+def main() -> None:
+    options = parse(sys.argv[1:])
+    scratch = options.workdir.resolve()
+    # For the processes of the draws.
+    os.environ |= _ENVIRONMENT | {"JAX_COMPILATION_CACHE_DIR": str(scratch / "compiled")}
     prepare_scratch(scratch)
     path = scratch / f"results_{options.seed}.jsonl"
     known = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
