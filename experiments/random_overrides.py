@@ -18,30 +18,30 @@ not the end. Interrupted, the same command goes on: results are in `--workdir`, 
 At the end `random_overrides.json` and `.md` are written to `--output`.
 """
 
-import os
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 import argparse
 import json
 import multiprocessing
+import os
 import resource
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from drnet_jax.runtime.command_line import CommandLine, a_path
 from drnet_jax.runtime.progress import Progress
 from experiments.override_draws import DEFAULTS, draw
 
+ROOT = Path(__file__).parents[1]
 # Of a process, so that a draw beyond the memory does not take the machine with it.
 _MEMORY = 24 * 2**30
 # A hang; the slowest command takes a tenth.
