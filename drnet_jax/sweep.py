@@ -181,7 +181,9 @@ def _terminations(runner: JobRunner) -> Iterator[None]:
     """
 
     def stop(*_: object) -> NoReturn:
-        """They save what they have."""
+        """They save what they have; shell and system may both send a signal."""
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
         runner.terminate()
         raise KeyboardInterrupt
 

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from drnet_jax.data.decode import SUFFIXES, CorruptImageError
 from drnet_jax.data.eval_view import EvalView
+from drnet_jax.runtime.command_line import CommandLine, a_path
 from experiments.picture_mutations import make
 
 ROOT = Path(__file__).parents[1]
@@ -48,12 +49,16 @@ FIELDS = {
 }
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = CommandLine(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--dir", type=a_path, default=ROOT / "runs" / "mutated_program")
+    parser.add_argument("--results", type=a_path, default=Path(__file__).parent)
+    return parser.parse_args(arguments)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Writes the pictures, runs the program and compares; 1 if something is not as expected."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dir", type=Path, default=ROOT / "runs" / "mutated_program")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent)
-    given = parser.parse_args(arguments)
+    given = parse(arguments)
     shutil.rmtree(given.dir, ignore_errors=True)
     numbers = iter(range(100_000))
     corrupt = {

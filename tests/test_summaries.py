@@ -14,6 +14,7 @@ from drnet_jax.report import compare_runs, group
 from drnet_jax.reports.comparison import Setting, rows, to_json
 from drnet_jax.reports.comparison_warnings import warnings
 from drnet_jax.reports.summaries import read_summary
+from drnet_jax.runtime.files import write_json
 from tests.small_run import small_config
 
 IMAGES = {"train": "a", "calibration": "b", "test": "c"}
@@ -76,6 +77,11 @@ def test_whatever_is_wrong_in_an_evaluation_is_named(tmp_path: Path) -> None:
     assert refused > 90
     (tmp_path / "b" / "eval.json").write_text(json.dumps(good | {"top1": math.nan}))
     with pytest.raises(CheckpointError, match="damaged .top1 is nan, no finite number.: remove it"):
+        read_summary(tmp_path / "b")
+    path = tmp_path / "b" / "eval.json"
+    write_json(path, good)
+    path.write_text(path.read_text().replace('"top1": 0.71', '"top1": 0.91'))
+    with pytest.raises(CheckpointError, match="eval.json is damaged .*checksum"):
         read_summary(tmp_path / "b")
 
 

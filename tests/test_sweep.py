@@ -275,9 +275,9 @@ def test_without_stage_one_there_is_no_stage_two(
     assert "stage 1: seed=1 is not finished" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM", "closed terminal"])
 def test_an_interruption_starts_no_further_job(how: str, project: Path) -> None:
-    """A terminal's Ctrl-C reaches all processes, SIGTERM the sweep alone."""
+    """A terminal's Ctrl-C and SIGHUP reach all processes, SIGTERM the sweep alone."""
     (project / "main.py").write_text(FAKE.replace("import json", "import time, json", 1))
     with (project / "main.py").open("a") as file:
         file.write("time.sleep(60)\n")
@@ -286,6 +286,7 @@ import signal, sys
 sys.path.insert(0, {str(ROOT)!r})
 # Processes in the background of a shell ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from pathlib import Path
 from drnet_jax import sweep
 from drnet_jax.sweeps import jobs
@@ -305,6 +306,9 @@ sweep.main(["sweep.py", "--dir", "runs"])
         time.sleep(0.02)
     if how == "Ctrl-C":
         os.killpg(process.pid, signal.SIGINT)
+    elif how == "closed terminal":
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGHUP)
     else:
         process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=30)[1]

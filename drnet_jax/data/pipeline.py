@@ -82,9 +82,14 @@ def train_batches(
     )
     if not num_workers:
         return iter(ahead)
-    with signals_withheld():
-        batches = iter(ahead)
-        batches.start_prefetch()
+    batches = iter(ahead)
+    try:
+        with signals_withheld():
+            batches.start_prefetch()
+    except BaseException:
+        # Of a signal, at the end of the block: no caller could end the workers.
+        batches.close()
+        raise
     return batches
 
 
