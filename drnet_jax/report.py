@@ -104,7 +104,9 @@ def _check_once(paths: Sequence[Path]) -> None:
 def _summary(path: Path) -> dict[str, Any]:
     summary = read_summary(path)
     if summary is None:
-        raise CheckpointError(f"{path / 'eval.json'} is missing: run --mode=eval --workdir={path}")
+        raise CheckpointError(
+            f"report.runs names {path}, which has no eval.json: run --mode=eval --workdir={path}"
+        )
     if summary["top1"] is None or len(summary["resolutions"]) < 2:
         raise CheckpointError(f"{path} has no trained predictor: nothing to compare")
     if other := other_training(path):
