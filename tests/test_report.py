@@ -236,7 +236,7 @@ def test_comparison_refuses_what_it_cannot_compare(tmp_path: Path) -> None:
     write(tmp_path / "early", outputs, classes_of(3), stage="pretrain")
     for runs, error, words in (
         ((), ConfigError, "report.runs is empty"),
-        (("a", "none"), CheckpointError, "eval.json is missing: run --mode=eval"),
+        (("a", "none"), CheckpointError, "which has no eval.json: run --mode=eval"),
         (("a", "early"), CheckpointError, "has no trained predictor"),
         (("a", "same"), ConfigError, r"twice at seeds \[0, 0\]"),
     ):
