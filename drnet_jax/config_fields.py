@@ -11,6 +11,8 @@ from drnet_jax.config import LEAST_REPEATS, SPLITS, STAGES
 # Counts become indices and shapes in 32 bits. Of the seed twice as much and one more is a seed too
 # (`training/train_loop.py`), and Grain's have 32 bits.
 _MAX_INT = 2**31 - 1
+# Of a file or folder, on every usual file system.
+_MAX_NAME = 255
 # What float32 holds with all its digits: the program computes in it. Others would be infinite or
 # zero there.
 _MIN_FLOAT, _MAX_FLOAT = 2.0**-126, 2.0**127
@@ -50,7 +52,13 @@ class Text:
             return "must be text in one line, without control characters"
         if self.path and value.startswith("~"):
             return "must name the home directory in full"
+        if self.path and max(map(_num_bytes, value.split("/"))) > _MAX_NAME:
+            return f"must not have names of more than {_MAX_NAME} bytes"
         return "" if value or self.empty else "must not be empty"
+
+
+def _num_bytes(name: str) -> int:
+    return len(name.encode(errors="surrogateescape"))
 
 
 def _is_text(value: str) -> bool:

@@ -15,12 +15,13 @@ from drnet_jax.reports.comparison import (
     NOTE,
     Setting,
     markdown,
-    read_summary,
     rows,
     to_json,
 )
 from drnet_jax.reports.comparison_plot import comparison_figure
+from drnet_jax.reports.comparison_warnings import warnings
 from drnet_jax.reports.pages import render
+from drnet_jax.reports.summaries import read_summary
 from drnet_jax.reports.svg import page_style, to_svg
 from drnet_jax.runtime.environment import environment
 from drnet_jax.runtime.files import check_writable, write_json, write_text
@@ -41,13 +42,15 @@ def compare_runs(config: ConfigDict, workdir: Path) -> list[Setting]:
       workdir: where the page goes.
 
     Raises:
-      ConfigError: no runs are given.
-      CheckpointError: one of them is not evaluated, or has no trained predictor.
+      ConfigError: no runs are given, one is given twice, or two have the same setting and seed.
+      CheckpointError: one of them is not evaluated, its `eval.json` is damaged, or it has no
+        trained predictor.
       OSError: `workdir` cannot be written to.
     """
     paths = [Path(run) for run in config.report.runs]
     if not paths:
         raise ConfigError("report.runs is empty: --config.report.runs=\"('runs/a', 'runs/b')\"")
+    _check_once(paths)
     check_writable(workdir)
     summaries = {path: _summary(path) for path in paths}
     found = group(summaries)
@@ -63,6 +66,7 @@ def compare_runs(config: ConfigDict, workdir: Path) -> list[Setting]:
         }
         for path, summary in summaries.items()
     ]
+    notes = warnings(list(summaries.values()))
     with page_style():
         plot = to_svg(comparison_figure({"": found}), "Top-1 accuracy over cost by setting")
     content = {
@@ -72,21 +76,37 @@ def compare_runs(config: ConfigDict, workdir: Path) -> list[Setting]:
         "note": NOTE,
         "runs": runs,
         "plot": plot,
-        "warnings": warnings(list(summaries.values())),
+        "warnings": notes,
         "environment": environment(),
     }
     page = workdir / "comparison.html"
     write_text(page, render("comparison.html", content))
     figures = {name: content[name] for name in ("runs", "warnings", "environment")}
     write_json(workdir / "comparison.json", {**figures, **to_json({"settings": found})})
-    log(f"{markdown({'settings': found})}\nwrote {page} and comparison.json")
+    log(markdown({"settings": found}))
+    for note in notes:
+        log(f"warning: {note}")
+    log(f"wrote {page} and comparison.json")
     return found
+
+
+def _check_once(paths: Sequence[Path]) -> None:
+    """Stops if two paths lead to the same run, by links too."""
+    first: dict[Path, Path] = {}
+    for path in paths:
+        other = first.setdefault(path.resolve(), path)
+        if other is not path:
+            raise ConfigError(
+                f"report.runs names one run twice, as {other} and {path}: give it once"
+            )
 
 
 def _summary(path: Path) -> dict[str, Any]:
     summary = read_summary(path)
     if summary is None:
-        raise CheckpointError(f"{path / 'eval.json'} is missing: run --mode=eval --workdir={path}")
+        raise CheckpointError(
+            f"report.runs names {path}, which has no eval.json: run --mode=eval --workdir={path}"
+        )
     if summary["top1"] is None or len(summary["resolutions"]) < 2:
         raise CheckpointError(f"{path} has no trained predictor: nothing to compare")
     if other := other_training(path):
@@ -132,14 +152,6 @@ def _setting(summary: Mapping[str, Any]) -> dict[str, Any]:
         if name.startswith(evaluated) or not name.startswith(_NOT_A_SETTING)
     }
     found |= {f"{split} images": identity for split, identity in identities.items()}
+    # An unfinished training is another one; an earlier version does not say which.
+    found["finished"] = summary.get("finished")
     return found | {"split": summary["split"], "images": summary["num_images"]}
-
-
-def warnings(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What makes the runs hard to compare, in words."""
-    found = []
-    for name in ("split", "num_images", "lambda", "stage", "finished"):
-        values = sorted({str(summary.get(name)) for summary in summaries})
-        if len(values) > 1:
-            found.append(f"The runs are evaluated differently ({name}: {', '.join(values)}).")
-    return found

@@ -27,6 +27,7 @@ from drnet_jax.data.settings import check_places
 from drnet_jax.data.sources import DataError
 from drnet_jax.reports.comparison import Setting, markdown, settings, to_json
 from drnet_jax.reports.comparison_plot import comparison_figure
+from drnet_jax.reports.comparison_warnings import warnings
 from drnet_jax.reports.svg import plot_style
 from drnet_jax.runtime.command_line import CommandLine, SetOnce, a_path
 from drnet_jax.runtime.files import (
@@ -38,7 +39,8 @@ from drnet_jax.runtime.files import (
 )
 from drnet_jax.runtime.locks import locked
 from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_line
-from drnet_jax.sweeps.jobs import JobRunner, is_finished, minutes
+from drnet_jax.sweeps.images import check_present_images
+from drnet_jax.sweeps.jobs import JobRunner, minutes, why_unfinished
 from drnet_jax.sweeps.plan import Job, Plan, Sweep, check_directory, check_images, make_plan
 from drnet_jax.sweeps.tables import runs_table, size_table
 
@@ -60,8 +62,11 @@ def main(arguments: Sequence[str]) -> int:
         check_places(base, results)
         plan = make_plan(sweep, base, directory)
         check_directory(plan)
+        check_present_images(plan)
     except (ConfigError, CheckpointError, DataError) as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(in_words(error))
     command = shlex.join(["python", "-m", "drnet_jax.sweep", *arguments])
 
     def write() -> None:
@@ -83,6 +88,8 @@ def main(arguments: Sequence[str]) -> int:
         write()
         table = (results / "sweep.md").read_text(encoding="utf-8")
         print_line(f"\n{table}\nwrote sweep.md, sweep.json and sweep.png in {results}")
+        if failed:
+            print_line(f"error: {failed} jobs failed; run the same command to resume", sys.stderr)
     except (ConfigError, CheckpointError, DataError) as error:
         _fail(str(error))
     except OSError as error:
@@ -195,9 +202,14 @@ def _run_all(
     runner: JobRunner, jobs: Sequence[Job], after_each: Callable[[], None] | None = None
 ) -> int:
     """Runs what is not finished, as many at once as there are devices; how many failed."""
-    waiting = [job for job in jobs if not is_finished(job)]
+    unfinished = {job.workdir: why for job in jobs if (why := why_unfinished(job))}
+    waiting = [job for job in jobs if job.workdir in unfinished]
     if len(waiting) < len(jobs):
         print_line(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs are finished already")
+    for job in waiting:
+        # Its figures were in the table, perhaps.
+        if (job.workdir / "eval.json").exists():
+            print_line(f"{job.name} runs again: {unfinished[job.workdir]}")
     failed = 0
     start = time.perf_counter()
     with ThreadPoolExecutor(runner.num_devices) as pool:
@@ -221,7 +233,7 @@ def _run_all(
 
 def _write(plan: Plan, command: str, results: Path) -> None:
     """The tables and the plot of what is finished."""
-    finished = [job for job in plan.stage_two if is_finished(job)]
+    finished = [job for job in plan.stage_two if not why_unfinished(job)]
     done = {job.workdir for job in finished}
     questions: dict[str, list[Setting]] = {
         question: settings(
@@ -232,11 +244,13 @@ def _write(plan: Plan, command: str, results: Path) -> None:
     summaries = [s for found in questions.values() for setting in found for s in setting.summaries]
     # The jobs' own: this process has no GPU.
     made = {**(summaries[0].get("environment", {}) if summaries else {}), "command": command}
-    content = {"environment": made, "questions": to_json(questions)}
+    notes = warnings(summaries)
+    content = {"environment": made, "warnings": notes, "questions": to_json(questions)}
     content["minutes"] = {job.workdir.name: minutes(job) for job in finished}
     write_json(results / "sweep.json", content)
     question, found = next(iter(questions.items()))
-    tables = [markdown(questions), runs_table(finished), size_table(question, found[0])]
+    said = "".join(f"Warning: {note}\n\n" for note in notes)
+    tables = [said, markdown(questions), runs_table(finished), size_table(question, found[0])]
     write_text(results / "sweep.md", "\n".join([f"`{command}`\n", *filter(None, tables)]))
     with plot_style():
         with replacing(results / "sweep.png") as temporary:

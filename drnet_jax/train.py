@@ -31,7 +31,7 @@ from drnet_jax.config import (
 )
 from drnet_jax.config_checks import check_config, check_training
 from drnet_jax.data.datasets import DataSplits
-from drnet_jax.data.settings import data_settings
+from drnet_jax.data.settings import check_places, data_settings
 from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.models.create import check_model, create_model
@@ -65,6 +65,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       TrainingError: a non-finite loss, or an interruption by a signal.
       OSError: the workdir cannot be written to.
     """
+    # Before there is a lock file.
+    check_places(config, workdir)
     with training_lock(workdir):
         run = prepare(config, workdir)
         for index, stage in enumerate(config.stages):

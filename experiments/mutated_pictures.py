@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from PIL import features
 
+from drnet_jax.runtime.command_line import CommandLine, a_path
 from experiments.picture_checks import Outcome, check, limit_memory, redirect_stderr
 from experiments.picture_mutations import COMMON, MUTATIONS, RARE, make
 
@@ -40,15 +41,20 @@ _SPAWN = multiprocessing.get_context("spawn")
 _LIBRARIES = ("pil", "libjpeg_turbo", "webp", "avif", "jpg_2000", "libtiff", "zlib_ng")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs what is left; 1 if there are findings."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = CommandLine(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--records", type=Path, default=ROOT / "runs" / "mutated_pictures.jsonl")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent)
-    given = parser.parse_args(arguments)
+    records = ROOT / "runs" / "mutated_pictures.jsonl"
+    parser.add_argument("--records", type=a_path, default=records, help="to resume from")
+    parser.add_argument("--results", type=a_path, default=Path(__file__).parent)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs what is left; 1 if there are findings."""
+    given = parse(arguments)
     records = read_records(given.records, given.seed)
     waiting = [index for index in range(given.count) if index not in records]
     if records:

@@ -18,41 +18,42 @@ not the end. Interrupted, the same command goes on: results are in `--workdir`, 
 At the end `random_overrides.json` and `.md` are written to `--output`.
 """
 
-import os
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-# Before JAX is imported, here and in the processes of the draws, which import this file.
-# ruff: noqa: E402
-os.environ["JAX_PLATFORMS"] = "cpu"
-# Compiling takes longer than running.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-
 import argparse
 import json
 import multiprocessing
+import os
 import resource
 import shutil
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from drnet_jax.runtime.command_line import CommandLine, a_path
+from drnet_jax.runtime.progress import Progress
 from experiments.override_draws import DEFAULTS, draw
 
+ROOT = Path(__file__).parents[1]
 # Of a process, so that a draw beyond the memory does not take the machine with it.
 _MEMORY = 24 * 2**30
 # A hang; the slowest command takes a tenth.
 _SECONDS = 120
 # Draws of a process, whose caches grow with every network.
 _DRAWS = 100
+_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    # Compiling takes longer than running.
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}
 _BASE = {
     "model.name": "resnet",
     "model.args": "stage_sizes=(1,), width=4, stem='small'",
@@ -215,22 +216,27 @@ def line(summary: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = CommandLine(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--limit", type=int, default=2000, help="draws (default: 2000)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workdir", type=Path, default=ROOT / "runs" / "random_overrides")
-    parser.add_argument("--output", type=Path, default=ROOT / "experiments")
-    options = parser.parse_args()
-    scratch = options.workdir.resolve()
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(scratch / "compiled")
-    from drnet_jax.runtime.progress import Progress
+    parser.add_argument("--workdir", type=a_path, default=ROOT / "runs" / "random_overrides")
+    parser.add_argument("--output", type=a_path, default=ROOT / "experiments")
+    return parser.parse_args(arguments)
 
+
+def main() -> None:
+    options = parse(sys.argv[1:])
+    scratch = options.workdir.resolve()
+    # For the processes of the draws.
+    os.environ |= _ENVIRONMENT | {"JAX_COMPILATION_CACHE_DIR": str(scratch / "compiled")}
     prepare_scratch(scratch)
     path = scratch / f"results_{options.seed}.jsonl"
     known = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
     done = {one["number"] for one in known}
-    left = [number for number in range(options.limit) if number not in done]
+    # In a random order, so that the first ones are of all modes.
+    order = np.random.default_rng(options.seed).permutation(options.limit).tolist()
+    left = [number for number in order if number not in done]
     progress = Progress("draws", options.limit, options.limit - len(left), unit="draw")
     with path.open("a") as file:
         for one in results(left, scratch, options.seed):

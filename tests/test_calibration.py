@@ -1,7 +1,9 @@
 """Budgets: costs and accuracies of every lambda by hand, and the bound's promise by simulation."""
 
 import itertools
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from drnet_jax.budgets.calibration import (
 )
 from drnet_jax.budgets.calibration_file import load, save
 from drnet_jax.inference.programs import CostTable
+from drnet_jax.runtime.checked_json import read_json
 
 GMACS = np.array([4.0, 2.0, 1.0])
 # Best of the buckets 1 and 4: 0.5 ms an image, and 40, 20 and 16.
@@ -137,6 +140,82 @@ def test_file(tmp_path: Path) -> None:
     save(small(), path)
     with pytest.raises(BudgetError, match="of joint/3, and the model is joint/9"):
         load(path, "joint/9")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"points": []}, "points do not rise"),
+        ({"points": 3}, "not iterable"),
+        ({"points": ["x"]}, "TypeError"),
+        ({"model": 3}, "the model 3"),
+        ({"num_images": "3"}, "'3' images"),
+        ({"num_images": 0}, "0 images"),
+        ({"times": {"setting": "cpu", "table": {"predictor": None, "classifiers": []}}}, "times"),
+        ({"times": []}, "list indices"),
+        ({"lam": "2"}, "'2' is no number"),
+        ({"lam": float("nan")}, "nan is not finite"),
+        ({"lam": float("inf")}, "inf is not finite"),
+        ({"lam": 1e9}, "do not rise in lambda"),
+        ({"gmacs": -1.0}, "costs -1.0 GMACs"),
+        ({"shares": [0.5, 0.1, 0.1]}, "fractions"),
+        ({"shares": [1.0]}, "number of resolutions"),
+        ({"top1": 1.5}, "fractions"),
+        ({"won": 4}, "fractions"),
+    ],
+    ids=str,
+)
+def test_a_damaged_file(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    """Of valid JSON without a checksum: what it says is no calibration."""
+    path = tmp_path / "calibration.json"
+    save(small(), path)
+    content = read_json(path)
+    (name,) = changes
+    (content if name in content else content["points"][0]).update(changes)
+    path.write_text(json.dumps(content))
+    with pytest.raises(BudgetError, match=f"calibration.json is damaged .*{words}.*: run --mode="):
+        load(path, "joint/3")
+
+
+def test_a_flipped_digit(tmp_path: Path) -> None:
+    """Another lambda would be as good a number: the checksum tells."""
+    path = tmp_path / "calibration.json"
+    save(small(), path)
+    text = path.read_text()
+    lam = repr(small().points[1].lam)
+    path.write_text(text.replace(lam, lam[:-1] + str((int(lam[-1]) + 1) % 10), 1))
+    assert path.read_text() != text
+    with pytest.raises(BudgetError, match="calibration.json is damaged .*not that of its checksum"):
+        load(path, "joint/3")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, "1", None, True])
+def test_budgets_that_are_no_numbers(bad: Any) -> None:
+    for of in (
+        small().for_gmacs,
+        small().for_ms,
+        small().for_drop,
+        lambda value: small().for_drop(1, confidence=value),
+    ):
+        with pytest.raises(BudgetError, match=f"a budget of {bad!r} .* is no finite number"):
+            of(bad)
+
+
+def test_arguments_out_of_range() -> None:
+    for of, words in [
+        (lambda: small().for_drop(-90), "a drop of -90 points cannot be kept: .* to .* can"),
+        (
+            lambda: small().for_drop(1, confidence=1.0),
+            r"confidence of 1.0 does not lie in \[0, 1\)",
+        ),
+        (lambda: small().for_gmacs(-1), "a budget of -1 GMACs cannot be kept"),
+        (lambda: small().for_ms(100, batch_size=-1), "batch_size=-1 must be an integer"),
+        (lambda: small().for_ms(100, batch_size=1.5), "batch_size=1.5 must be an integer"),  # type: ignore[arg-type]
+        (lambda: calibrate(np.zeros((0, 3)), np.zeros((0, 3), bool), GMACS, 0.0, ""), "of images"),
+        (lambda: calibrate(np.zeros((2, 3)), np.zeros((2, 2), bool), GMACS, 0.0, ""), "of images"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            of()
 
 
 def test_equal_costs() -> None:

@@ -34,6 +34,9 @@ BASES = ("paper", "mobilenet_paper")
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in BASES)
 
 
+PATHS = ("restore_from", "data.dir", "joint.init_from", "predict.input", "predict.output")
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_header_of_a_config_names_its_command(name: str) -> None:
     """`tests/test_documented_commands.py` builds what the command trains."""
@@ -79,6 +82,8 @@ def test_missing_data_says_what_is_missing(name: str, tmp_path: Path) -> None:
         ("data.dir", "a\nb", "data.dir='a.nb' must be text in one line"),
         ("data.dir", "a\0b", "must be text"),
         ("predict.input", "a\ud800", "must be text"),
+        *((name, "a/" + "ü" * 128, f"{name}=.* 255 bytes") for name in PATHS),
+        ("report.runs", ("x" * 256,), "report.runs=.* names of more than 255 bytes"),
     ],
 )
 def test_bad_fields(field: str, value: object, words: str) -> None:

@@ -104,7 +104,8 @@ def test_options(command: Command) -> None:
         alpha_target(config, gmacs(json.dumps(fields)))
         return
     programs = [ROOT / "drnet_jax" / name for name in ("cli.py", "sweep.py", "data/prepare.py")]
-    texts = [path.read_text() for path in (*programs, *(ROOT / "benchmarks").glob("*.py"))]
+    programs += [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "experiments").glob("*.py")]
+    texts = [path.read_text() for path in programs]
     assert any(f'"{first}"' in text for text in texts)
 
 

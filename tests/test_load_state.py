@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -25,6 +26,20 @@ def test_another_optimisers_state_is_one_clear_error(tmp_path: Path) -> None:
             load_state(checkpoints, 1, adam)
         same = load_state(checkpoints, 1, sgd)
     np.testing.assert_array_equal(same.params["classifier"], np.ones((2, 2)))
+
+
+def test_a_state_that_is_not_finite_is_not_resumed(tmp_path: Path) -> None:
+    """Of the optimiser too, whose loss is finite for a step still."""
+    good = create_train_state({"params": {"w": jnp.ones(2)}}, optax.sgd(0.1, 0.9), ema=False)
+    bad = good.replace(opt_state=jax.tree.map(lambda leaf: leaf * jnp.inf, good.opt_state))
+    with StageCheckpoints(tmp_path / "joint", keep_latest=2) as checkpoints:
+        checkpoints.save(1, good)
+        checkpoints.save(2, bad)
+    with StageCheckpoints(tmp_path / "joint") as checkpoints:
+        words = r"joint/2 holds values that are not finite \(1 arrays, .opt_state.*step 1 is intact"
+        with pytest.raises(CheckpointError, match=words):
+            load_state(checkpoints, 2, good)
+        load_state(checkpoints, 1, good)
 
 
 def test_rmsprop_of_earlier_versions_cannot_be_resumed(tmp_path: Path) -> None:

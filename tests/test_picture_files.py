@@ -22,7 +22,7 @@ from drnet_jax.data.sources import DataError, EncodedSource
 from drnet_jax.predict import restore_and_predict
 from drnet_jax.runtime.sharding import batch_sharding, create_mesh
 from drnet_jax.sweeps.plan import Sweep, make_plan
-from drnet_jax.train import prepare
+from drnet_jax.train import prepare, train_and_evaluate
 from tests.small_run import small_config
 
 
@@ -231,7 +231,7 @@ def test_nothing_is_written_into_a_folder_of_pictures(
     workdir = tmp_path / place if place.startswith("link") else root / place
     before = sorted(tmp_path.rglob("*"))
     words = "is in the folder of pictures data.dir=.*: give --workdir a folder outside"
-    for check in (check_places, prepare):
+    for check in (check_places, prepare, train_and_evaluate):
         with pytest.raises(ConfigError, match=words):
             check(picture_config(root), workdir)
     monkeypatch.chdir(root)

@@ -17,6 +17,7 @@ from PIL import Image
 from scipy.special import log_softmax, softmax
 
 from drnet_jax.budgets.calibration import BudgetError
+from drnet_jax.checkpoints.finite import NotFiniteError
 from drnet_jax.checkpoints.restore import RestoredModel, restore_model
 from drnet_jax.config import ConfigError
 from drnet_jax.config_checks import check_config
@@ -32,7 +33,7 @@ from drnet_jax.models.variables import init_variables
 from drnet_jax.predict import classify_files, restore_and_predict
 from drnet_jax.reports.pages import spread
 from tests.pictures import png
-from tests.random_model import write_run
+from tests.random_model import write_overflowing, write_run
 from tests.small_run import small_config
 from tests.test_gallery import NAMES, Page
 
@@ -154,6 +155,18 @@ class Reference:
 
     def choices(self, gmacs: np.ndarray, lam: float) -> np.ndarray:
         return (self._log_p - lam * gmacs).argmax(axis=1)
+
+
+def test_outputs_that_are_not_finite(
+    workdir: Path, restored: RestoredModel, root: Path, tmp_path: Path
+) -> None:
+    """Stop the job, with the files and the checkpoint; none of their rows is written."""
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    broken = write_overflowing(restored, copy)
+    with pytest.raises(NotFiniteError, match=rf"of {broken} .* for {root}/[ac]/.*step 1 is intact"):
+        restore_and_predict(config_for(root, tmp_path / "out"), copy)
+    assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) <= 1
 
 
 @pytest.mark.parametrize(

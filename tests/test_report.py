@@ -22,8 +22,9 @@ from drnet_jax.evaluate import evaluation
 from drnet_jax.evaluation.logits import Logits
 from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.models.layers import resize
-from drnet_jax.report import compare_runs, group, warnings
+from drnet_jax.report import compare_runs, group
 from drnet_jax.reports.cards import CardMaker, hardest
+from drnet_jax.reports.comparison_warnings import warnings
 from drnet_jax.reports.evaluation_report import pictures, write_report
 from drnet_jax.runtime.environment import environment
 from drnet_jax.runtime.files import write_json
@@ -235,7 +236,7 @@ def test_comparison_refuses_what_it_cannot_compare(tmp_path: Path) -> None:
     write(tmp_path / "early", outputs, classes_of(3), stage="pretrain")
     for runs, error, words in (
         ((), ConfigError, "report.runs is empty"),
-        (("a", "none"), CheckpointError, "eval.json is missing: run --mode=eval"),
+        (("a", "none"), CheckpointError, "which has no eval.json: run --mode=eval"),
         (("a", "early"), CheckpointError, "has no trained predictor"),
         (("a", "same"), ConfigError, r"twice at seeds \[0, 0\]"),
     ):
@@ -282,12 +283,10 @@ def test_where_the_images_are_counts_only_if_nothing_tells_which_they_are() -> N
 
 
 def test_differing_evaluations_are_said() -> None:
-    one = {"split": "test", "num_images": 5, "lambda": 0.0, "stage": "joint", "finished": True}
+    one = {"split": "test", "num_images": 5, "lambda": 0.0, "stage": "joint", "config": {}}
     assert warnings([one, one]) == []
     (found,) = warnings([one, one | {"lambda": 2.0}])
     assert "lambda: 0.0, 2.0" in found
-    (found,) = warnings([one, one | {"finished": False}])
-    assert "finished: False, True" in found
 
 
 def _browser() -> str | None:

@@ -3,20 +3,21 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 from drnet_jax import train
-from drnet_jax.checkpoints.checkpoint import CheckpointError
+from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
 from drnet_jax.checkpoints.restore import restore_model
-from drnet_jax.checkpoints.runs import finished_path, load_run, stored_config
+from drnet_jax.checkpoints.runs import finished_path, is_finished, load_run, stored_config
 from drnet_jax.config import flatten
-from drnet_jax.reports.comparison import read_summary
+from drnet_jax.reports.summaries import read_summary
 from drnet_jax.runtime.checked_json import read_json
 from drnet_jax.runtime.files import write_json
-from drnet_jax.train import prepare
+from drnet_jax.train import check_stage_one, prepare
 from tests.random_model import write_run
 from tests.small_run import small_config
 
@@ -113,6 +114,144 @@ def test_damaged_data_is_one_clear_error(text: str, workdir: Path, tmp_path: Pat
     (copy / "data.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"data.json is damaged \(.*\): restore it"):
         load_run(copy)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("config.json", {"seed": "0"}),
+        ("config.json", {"seed": None}),
+        ("config.json", {"joint.ema_decay": float("nan")}),
+        ("config.json", {"joint.ema_decay": "0.9"}),
+        ("config.json", {"model.resolutions": [32, "x"]}),
+        ("config.json", {"model.resolutions": 32}),
+        ("config.json", {"model.name": 3}),
+        ("data.json", {"classes": 3}),
+        ("data.json", {"classes": []}),
+        ("data.json", {"classes": [0, 1]}),
+        ("data.json", {"identities": {"train": "a"}}),
+        ("data.json", {"identities": {"train": 1, "calibration": 2, "test": 3}}),
+    ],
+    ids=str,
+)
+def test_values_that_cannot_be(
+    file: str, changes: dict[str, Any], workdir: Path, tmp_path: Path
+) -> None:
+    """In valid JSON, without a checksum."""
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    (copy / file).write_text(json.dumps(read_json(copy / file) | changes))
+    with pytest.raises(
+        CheckpointError, match=rf"^{copy / file} is damaged \(.*\): restore it from"
+    ):
+        load_run(copy)
+
+
+@pytest.mark.parametrize("file", ["config.json", "data.json", "joint_finished.json"])
+def test_a_flipped_bit_is_noticed(file: str, workdir: Path, tmp_path: Path) -> None:
+    """Each bit of some bytes: as good a name or number would be another one."""
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    write_json(finished_path(copy, "joint"), {"num_steps": 1})
+    assert is_finished(copy, "joint")
+    content = (copy / file).read_bytes()
+    intact = read_json(copy / file)
+    for place in range(0, len(content), 7):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        (copy / file).write_bytes(flipped)
+        try:
+            # White space is no content, and a checksum of another name is one field more.
+            found = read_json(copy / file)
+            assert found | intact == found
+        except ValueError:
+            with pytest.raises(CheckpointError, match=rf"^{copy / file} is damaged \("):
+                is_finished(copy, "joint") if "finished" in file else load_run(copy)
+
+
+@pytest.mark.parametrize(
+    "removed",
+    [
+        ("pretrain",),
+        ("pretrain/16",),
+        ("pretrain/16", "pretrain/8"),
+        ("pretrain_finished.json",),
+        ("pretrain", "pretrain_finished.json"),
+        ("config.json",),
+        ("data.json",),
+        ("pretrain", "config.json", "data.json"),
+        ("pretrain/8",),
+        ("joint",),
+    ],
+    ids=str,
+)
+def test_what_is_left_of_a_stage_one(
+    removed: tuple[str, ...], workdir: Path, tmp_path: Path
+) -> None:
+    """Another run starts from its end, or says what is missing; never from half a stage 1."""
+    origin = tmp_path / "origin"
+    prepare(small_config(), origin)
+    for step in (8, 16):
+        checkpoint = origin / "pretrain" / str(step)
+        shutil.copytree(workdir / "joint" / "1", checkpoint)
+    shutil.copytree(workdir / "joint" / "1", origin / "joint" / "3")
+    write_json(finished_path(origin, "pretrain"), {"num_steps": 16})
+    for name in removed:
+        path = origin / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    config = small_config(**{"stages": ("joint",), "joint.init_from": str(origin)})
+    words = {
+        ("config.json",): "config.json is missing, which says .*: restore it",
+        ("data.json",): "data.json is missing, which says .*: restore it",
+    }
+    if removed in (("pretrain/8",), ("joint",)):
+        assert check_stage_one(config, origin)[1] == 16
+        assert prepare(config, tmp_path / "here").workdir == tmp_path / "here"
+        return
+    with pytest.raises(
+        CheckpointError, match=words.get(removed, "no finished stage 1 in .*origin")
+    ):
+        prepare(config, tmp_path / "here")
+    assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize("left", ["pretrain", "joint", "nothing"])
+def test_each_order_of_removal(left: str, workdir: Path, tmp_path: Path) -> None:
+    """What is loaded is the last stage that is left, finished or not."""
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    write_json(finished_path(copy, "joint"), {"num_steps": 1})
+    write_json(finished_path(copy, "pretrain"), {"num_steps": 16})
+    if left == "joint":
+        assert load_run(copy).stage == "joint" and is_finished(copy, "joint")
+        assert not is_finished(copy, "pretrain")
+        return
+    (copy / "joint").rename(copy / left)
+    if left == "nothing":
+        with pytest.raises(CheckpointError, match="no checkpoint in .*train first"):
+            load_run(copy)
+    else:
+        (copy / left / "1").rename(copy / left / "8")
+        assert load_run(copy).checkpoint == copy / "pretrain" / "8"
+    assert not is_finished(copy, "joint") and not is_finished(copy, "pretrain")
+
+
+def test_a_checkpoint_that_is_not_finite(workdir: Path, tmp_path: Path) -> None:
+    """As earlier versions might save it: named, with the array, and the one before it is read."""
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    variables = dict(load_run(copy).variables)
+    params = variables.pop("params")
+    params["classifier"]["fc"]["bias"] = params["classifier"]["fc"]["bias"] * np.nan
+    with StageCheckpoints(copy / "joint", keep_latest=2) as checkpoints:
+        checkpoints.save(2, {"params": params, "collections": variables})
+    words = (
+        r"joint/2 holds values that are not finite \(1 arrays, .*bias.* first\).* step 1 is intact"
+    )
+    with pytest.raises(CheckpointError, match=words):
+        load_run(copy)
+    shutil.rmtree(copy / "joint" / "2")
+    assert load_run(copy).step == 1
 
 
 @pytest.mark.parametrize("text", ['{"seed": 0', "[1, 2]", "null"])

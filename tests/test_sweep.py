@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,9 +44,15 @@ fixed = [{"resolution": side, "gmacs": side / 8, "top1": side / 40} for side in 
 top1 = 0.7 + config.get("joint.eta", 0) / 10 + config["seed"] / 100
 summary = {"top1": top1, "gmacs": 3.0, "shares": [0.5, 0.5], "resolutions": [32, 16]}
 stage = "pretrain" if "--config.stages=('pretrain',)" in sys.argv else "joint"
-(workdir / f"{stage}_finished.json").write_text("{}")
+(workdir / f"{stage}_finished.json").write_text('{"num_steps": 16}')
+(workdir / stage / "16").mkdir(parents=True, exist_ok=True)
+identities = {split: split for split in ("train", "calibration", "test")}
+data = {"classes": list("0123456789"), "identities": identities}
+(workdir / "data.json").write_text(json.dumps(data))
 config = {"restore_from": ""} | config
 summary |= {"fixed": fixed, "stage": stage, "finished": True, "lambda": 0.0, "config": config}
+summary |= {"split": "test", "num_images": 70, "identities": identities, "checkpoint_step": 16}
+summary["environment"] = {"command": str(workdir), "jax": "0.1"}
 (workdir / "eval.json").write_text(json.dumps(summary))
 """
 SWEEP = """
@@ -109,6 +116,42 @@ def test_a_sweep_from_end_to_end(project: Path, capsys: pytest.CaptureFixture[st
     evaluated.write_text(json.dumps(read_json(evaluated) | {"lambda": 2.0}))
     assert main(arguments) == 0
     assert [line.split()[-1] for line in ran(project)] == ["seed=0"]
+
+
+def test_what_was_removed_or_made_by_other_versions_is_said(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job whose checkpoint is gone runs again; of other versions the table warns."""
+    arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
+    assert main(arguments) == 0
+    shutil.rmtree(project / "runs" / "joint.eta=0.5_seed=1" / "joint")
+    path = project / "runs" / "seed=0" / "eval.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"environment": {"command": "other", "jax": "0.2"}}))
+    ran(project)
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert [line.split()[-1] for line in ran(project)] == ["joint.eta=0.5_seed=1"]
+    out = capsys.readouterr().out
+    again = "joint.eta=0.5, seed=1 runs again: its training has not ended, or its checkpoint was"
+    assert again in out and "different devices or by different versions (jax: 0.1, 0.2)" in out
+    (note,) = json.loads((project / "runs" / "sweep.json").read_text())["warnings"]
+    assert "(jax: 0.1, 0.2)" in note and note in (project / "runs" / "sweep.md").read_text()
+
+
+def test_a_job_that_leaves_no_evaluation_or_is_killed_has_failed(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
+    for text, words in (
+        ("", "stage 1: seed=0: FAILED: its training has not ended"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n", "ended by SIGKILL ("),
+    ):
+        (project / "main.py").write_text(text)
+        assert main(arguments) == 1
+        said = capsys.readouterr()
+        assert words in said.out
+        assert said.err == "error: 10 jobs failed; run the same command to resume\n"
 
 
 def test_minutes_are_of_both_stages_and_not_of_a_resumed_run(project: Path) -> None:
@@ -180,6 +223,7 @@ def test_an_unfinished_first_variant_is_no_other_variant(project: Path) -> None:
     [
         ("seed=0/config.json", '{"seed": 0'),
         ("seed=0/eval.json", "[1, 2]"),
+        ("seed=0/eval.json", "{}"),
         ("stage1/seed=0/time.json", "{}"),
     ],
 )

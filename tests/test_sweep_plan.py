@@ -1,5 +1,6 @@
 """Which runs a sweep takes, and which of them are finished."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from drnet_jax.checkpoints.picture_sizes import write_sizes
 from drnet_jax.checkpoints.restore import write_data
 from drnet_jax.config import SPLITS, ConfigError
 from drnet_jax.config_files import call_file, find_config
+from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.sources import DataError
 from drnet_jax.runtime.files import write_json
-from drnet_jax.sweeps.jobs import is_finished
-from drnet_jax.sweeps.plan import Plan, Sweep, check_directory, check_images, make_plan
+from drnet_jax.sweeps.images import check_present_images
+from drnet_jax.sweeps.jobs import why_unfinished
+from drnet_jax.sweeps.plan import Job, Plan, Sweep, check_directory, check_images, make_plan
 from tests.small_run import small_config
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs" / "sweeps").glob("*.py"))
@@ -74,42 +77,118 @@ def test_shipped_sweeps_are_sound(path: Path, tmp_path: Path) -> None:
         assert len(set(jobs)) == len(jobs), "two variants of a question are the same run"
 
 
+def evaluated_job(tmp_path: Path) -> tuple[Job, dict[str, Any]]:
+    """A job as its run leaves it, and its `eval.json`."""
+    base = small_config(**{"data.name": "folder", "data.dir": "here"})
+    (job,) = make_plan(Sweep("", {"q": {"base": {}}}, seeds=(0,)), base, tmp_path).stage_two
+    identities = {"train": "a", "calibration": "b", "test": "c"}
+    fixed = [{"resolution": side, "gmacs": side / 8, "top1": 0.5} for side in (32, 16)]
+    good = {"stage": "joint", "finished": True, "lambda": 0.0, "config": job.config}
+    good |= {"split": "test", "num_images": 9, "resolutions": [32, 16], "fixed": fixed}
+    good |= {"top1": 0.5, "gmacs": 3.0, "shares": [0.5, 0.5]}
+    good |= {"identities": identities, "checkpoint_step": 12}
+    for step in (12, 16):
+        (job.workdir / "joint" / str(step)).mkdir(parents=True)
+    write_json(job.workdir / "data.json", {"classes": ["x", "y"], "identities": identities})
+    write_json(job.workdir / "joint_finished.json", {"num_steps": 16})
+    write_json(job.workdir / "eval.json", good)
+    assert why_unfinished(job) == ""
+    return job, good
+
+
 @pytest.mark.parametrize(
-    "evaluated",
+    ("evaluated", "words"),
     [
-        {"finished": False},
-        {"finished": None},
-        {"stage": "pretrain"},
-        {"lambda": 2.0},
-        {"config": {"eval.split": "calibration"}},
-        {"config": {"eval.controls": False}},
-        {"config": {"data.eval_images": 30}},
-        {"config": {"data.dir": "elsewhere"}},
-        {"config": {"data.skip_corrupt": True}},
-        {"config": {"joint.eta": 0.9}},
-        {"config": {"restore_from": "another"}},
+        ({"finished": False}, "not of the end"),
+        ({"finished": None}, "not of the end"),
+        ({"stage": "pretrain"}, "not of the end"),
+        ({"checkpoint_step": 8}, "checkpoint that was removed"),
+        ({"lambda": 2.0}, "of a budget"),
+        ({"identities": {"train": "a", "calibration": "b", "test": "d"}}, "other images"),
+        ({"config": {"eval.split": "calibration"}}, "eval.split: calibration -> test"),
+        ({"config": {"eval.controls": False}}, "eval.controls"),
+        ({"config": {"data.eval_images": 30}}, "data.eval_images: 30 -> 70"),
+        ({"config": {"data.dir": "elsewhere"}}, "data.dir: elsewhere -> here"),
+        ({"config": {"data.skip_corrupt": True}}, "data.skip_corrupt"),
+        ({"config": {"joint.eta": 0.9}}, "joint.eta: 0.9 -> 0.3"),
+        ({"config": {"seed": 4}}, "seed: 4 -> 0"),
+        ({"config": {"restore_from": "another"}}, "model in another"),
     ],
     ids=str,
 )
 def test_an_evaluation_of_something_else_is_none_of_the_sweeps(
-    evaluated: dict[str, Any], tmp_path: Path
+    evaluated: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     """Of half a training, with a budget, of other images, of another run."""
-    base = small_config(**{"data.name": "folder", "data.dir": "here"})
-    sweep = Sweep("", {"q": {"base": {}}}, seeds=(0,))
-    (job,) = make_plan(sweep, base, tmp_path).stage_two
-    job.workdir.mkdir()
-    good = {"stage": "joint", "finished": True, "lambda": 0.0, "config": job.config}
-    write_json(job.workdir / "eval.json", good)
-    assert not is_finished(job)
-    write_json(job.workdir / "joint_finished.json", {"num_steps": 16})
-    assert is_finished(job)
+    job, good = evaluated_job(tmp_path)
     there = {"config": job.config | {"data.dir": str(Path("here").resolve())}}
     write_json(job.workdir / "eval.json", good | there)
-    assert is_finished(job)
+    assert why_unfinished(job) == ""
     config = job.config | evaluated.get("config", {})
-    write_json(job.workdir / "eval.json", good | evaluated | {"config": config})
-    assert not is_finished(job)
+    bad = {name: value for name, value in (good | evaluated).items() if value is not None}
+    write_json(job.workdir / "eval.json", bad | {"config": config})
+    assert words in why_unfinished(job)
+
+
+@pytest.mark.parametrize(
+    ("removed", "words"),
+    [
+        ("joint_finished.json", "has not ended"),
+        ("joint/16", "has not ended, or its checkpoint was removed"),
+        ("joint/12", "checkpoint that was removed"),
+        ("joint", "its checkpoint was removed"),
+        ("eval.json", "not evaluated"),
+    ],
+)
+def test_a_job_is_finished_only_with_all_that_its_run_leaves(
+    removed: str, words: str, tmp_path: Path
+) -> None:
+    job, _ = evaluated_job(tmp_path)
+    path = job.workdir / removed
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert words in why_unfinished(job)
+
+
+def test_a_sweep_on_other_images_is_refused_before_any_run(tmp_path: Path) -> None:
+    """In another directory, or in the same one with a picture more; moved ones are the same."""
+
+    def images(where: str, count: int) -> Path:
+        root = tmp_path / where
+        for name in [f"{kind}/{index}.png" for kind in "xy" for index in range(count)]:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).touch()
+        return root
+
+    def swept(root: Path, **further: Any) -> Plan:
+        further |= {"data.train_images": 0, "data.eval_images": 0}
+        base = small_config(**{"data.name": "folder", "data.dir": str(root), **further})
+        return make_plan(Sweep("", {"q": {"base": {}}}, seeds=(0,)), base, tmp_path / "runs")
+
+    found = swept(images("here", 20))
+    splits = DataSplits(found.stage_one[0].data)
+    identities = {split: splits.identity(split) for split in SPLITS}
+    for job, stage in ((found.stage_one[0], "pretrain"), (found.stage_two[0], "joint")):
+        (job.workdir / stage / "16").mkdir(parents=True)
+        write_json(job.workdir / "data.json", {"classes": ["x", "y"], "identities": identities})
+        write_sizes(job.workdir, {split: splits.sizes(split) for split in SPLITS})
+    check_present_images(found)
+    check_present_images(swept(images("moved", 20)))
+    with pytest.raises(DataError, match=r"are not those that .*stage1.* in another --dir"):
+        check_present_images(swept(images("other", 30)))
+    for path in images("replaced", 20).glob("x/*.png"):
+        path.write_bytes(b"larger")
+    few = {"data.max_corrupt": 5}
+    with pytest.raises(DataError, match="pictures were replaced under the same names"):
+        check_present_images(swept(tmp_path / "replaced", **few))
+    images("here", 21)
+    with pytest.raises(DataError, match="are not those"):
+        check_present_images(found)
+    with pytest.raises(DataError, match="not a folder of pictures"):
+        check_present_images(swept(tmp_path / "nowhere"))
+    for job, stage in ((found.stage_one[0], "pretrain"), (found.stage_two[0], "joint")):
+        shutil.rmtree(job.workdir / stage)
+    # Without checkpoints the jobs are trained anew.
+    check_present_images(found)
 
 
 def test_runs_on_other_pictures_are_not_compared(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ class DataSplits:
 
     Raises:
       DataError: the data set is unknown, missing or unusable.
+      ConfigError: the workdir is in a folder of pictures.
     """
 
     def __init__(self, settings: DataSettings) -> None:

@@ -6,7 +6,7 @@ import stat
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from drnet_jax.data.decode import SUFFIXES
 
@@ -77,7 +77,8 @@ def list_pictures(root: Path, place: Path = Path(), *, without: Collection[str] 
       OSError: a folder cannot be listed.
     """
     found = Listing()
-    for entry in _walk(root, PurePosixPath(place), set(without)):
+    start = "" if place == Path() else place.as_posix()
+    for entry in _walk(root, start, set(without)):
         if isinstance(entry, LeftOut):
             found.left_out.append(entry)
         else:
@@ -87,44 +88,44 @@ def list_pictures(root: Path, place: Path = Path(), *, without: Collection[str] 
     return found
 
 
-def _walk(
-    root: Path, start: PurePosixPath, without: Collection[str]
-) -> Iterator[PictureFile | LeftOut]:
+def _walk(root: Path, start: str, without: Collection[str]) -> Iterator[PictureFile | LeftOut]:
     """Everything below a folder. Links wait, so that a folder is listed by its own name."""
     seen: set[tuple[int, int]] = set()
-    folders, links = [start], deque[PurePosixPath]()
+    folders, links = [start], deque[str]()
     while folders or links:
         place = folders.pop() if folders else links.popleft()
         found = (root / place).stat()
         if (found.st_dev, found.st_ino) in seen:
-            yield LeftOut(str(place), "folder listed already")
+            yield LeftOut(place, "folder listed already")
             continue
         seen.add((found.st_dev, found.st_ino))
         with os.scandir(root / place) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".")]
-        for name in sorted(set(names).difference(without if place == start else ())):
-            path = root / place / name
+            inside = sorted(entries, key=lambda entry: entry.name)
+        for entry in inside:
+            if entry.name.startswith(".") or (place == start and entry.name in without):
+                continue
+            name = f"{place}/{entry.name}" if place else entry.name
             try:
-                found = path.stat()
+                found = entry.stat()
             except OSError as error:
-                yield LeftOut(str(place / name), _why(path, error))
+                yield LeftOut(name, _why(entry, error))
                 continue
             if not stat.S_ISDIR(found.st_mode):
-                yield _file(str(place / name), found)
-            elif path.is_symlink():
-                links.append(place / name)
+                yield _file(name, found)
+            elif entry.is_symlink():
+                links.append(name)
             else:
-                folders.append(place / name)
+                folders.append(name)
 
 
-def _why(path: Path, error: OSError) -> str:
-    if path.is_symlink() and error.errno in (errno.ENOENT, errno.ELOOP):
+def _why(entry: os.DirEntry[str], error: OSError) -> str:
+    if entry.is_symlink() and error.errno in (errno.ENOENT, errno.ELOOP):
         return "link to nothing"
     return error.strerror or str(error)
 
 
 def _file(name: str, found: os.stat_result) -> PictureFile | LeftOut:
-    suffix = PurePosixPath(name).suffix
+    suffix = os.path.splitext(name)[1]
     if not stat.S_ISREG(found.st_mode):
         return LeftOut(name, "no regular file")
     if suffix.lower() not in SUFFIXES:
@@ -155,23 +156,27 @@ def read_picture(path: Path) -> bytes:
       OSError: it cannot be read, is something else (a named pipe, say, which might never end), or
         is larger than any picture.
     """
-    # Opening a named pipe would wait for its other end.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
+    with open(path, "rb", opener=_open_at_once) as file:
+        found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", str(path))
         if found.st_size > _MOST_BYTES:
             raise OSError(errno.EFBIG, f"it is larger than {_MOST_BYTES >> 30} GiB", str(path))
-        return file.read()
+        try:
+            return file.read()
+        except MemoryError as error:
+            raise OSError(errno.ENOMEM, "there is too little memory to read it") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opening a named pipe would wait for its other end."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def describe(left_out: Sequence[LeftOut], where: Path) -> str:
-    """A line that counts and names files of a folder that are not read; empty if all are."""
-    if not left_out:
-        return ""
+    """A line that counts and names files of a folder that are not read."""
     kinds = Counter(file.kind for file in left_out).most_common()
-    counted = ", ".join(f"{kind} {count}" for kind, count in kinds)
+    counted = ", ".join(f"{printable(kind)} {count}" for kind, count in kinds)
     named = ", ".join(printable(file.name) for file in left_out[:_NAMED])
     more = ", ..." if len(left_out) > _NAMED else ""
     files = "file" if len(left_out) == 1 else "files"

@@ -119,17 +119,17 @@ class Folder:
     def _list_class(self, place: Path) -> tuple[list[PictureFile], list[LeftOut]]:
         """The pictures of a class, and what else is in its folder."""
         found = list_pictures(self._root, place)
-        mine = [file for file in found.pictures if Path(file.name).parent == place]
+        by_depth: tuple[list[PictureFile], list[PictureFile]] = [], []
+        for file in found.pictures:
+            by_depth[file.name.rpartition("/")[0] != place.as_posix()].append(file)
+        mine, deeper = by_depth
         if not mine:
             raise DataError(
                 f"{self._root / place} has no picture ({', '.join(SUFFIXES)}) in it, folders in it "
                 "aside; add some, or remove the class"
             )
-        deeper = [file.name for file in found.pictures if Path(file.name).parent != place]
-        return mine, [
-            *found.left_out,
-            *(LeftOut(name, "in a folder of a class") for name in deeper),
-        ]
+        others = [LeftOut(file.name, "in a folder of a class") for file in deeper]
+        return mine, [*found.left_out, *others]
 
 
 def _beside(root: Path, place: Path, names: Collection[str]) -> list[LeftOut]:

@@ -28,6 +28,7 @@ from drnet_jax.evaluation import logits
 from drnet_jax.evaluation.logits import Logits, LogitsError
 from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.evaluation.outputs import check_corrupt, evaluate_logits, make_eval_step
+from drnet_jax.runtime.memory import check_batches
 from drnet_jax.runtime.progress import log
 
 _BY_IMAGE = ("logits", "scores", "label", "index", "name", "version")
@@ -38,11 +39,14 @@ def find_and_load(config: ConfigDict, workdir: Path, split: str) -> tuple[Traine
 
     Raises:
       CheckpointError: no checkpoint, or one of another model.
+      ConfigError: batches that do not fit into the memory.
       DataError: the data cannot be read, or is other data.
     """
     origin = Path(config.restore_from) if config.restore_from else workdir
     trained = find_model(config, origin)
-    return trained, load_split(config, workdir, trained, split)
+    source = load_split(config, workdir, trained, split)
+    check_batches(config, source.image_size)
+    return trained, source
 
 
 def restore_and_load(config: ConfigDict, workdir: Path, split: str) -> tuple[RestoredModel, Source]:

@@ -12,6 +12,7 @@ from drnet_jax.inference.adaptive import AdaptiveClassifier
 from drnet_jax.inference.engine import InferenceEngine
 from drnet_jax.inference.files import FileClassifier
 from drnet_jax.inference.programs import CostTable
+from drnet_jax.runtime.memory import check_batches
 from drnet_jax.runtime.progress import log
 
 EngineT = TypeVar("EngineT", bound=InferenceEngine)
@@ -29,7 +30,7 @@ def adaptive_classifier(
 
     Raises:
       CheckpointError: the model has no trained predictor.
-      ConfigError: several hosts.
+      ConfigError: several hosts, or buckets that do not fit into the memory.
     """
     settings = _settings(config, restored)
     return _measured(config, AdaptiveClassifier(**settings, image_size=image_size))
@@ -53,6 +54,8 @@ def file_classifier(
 def _settings(config: ConfigDict, restored: RestoredModel) -> dict[str, Any]:
     """Arguments of a classifier."""
     check_predictor(restored)
+    largest = restored.model.resolutions[0]
+    check_batches(config, (largest, largest))
     if jax.process_count() > 1:
         raise ConfigError("dispatch runs on one host; eval.dispatch='dense' on several")
     log("compiling every resolution and bucket ...")

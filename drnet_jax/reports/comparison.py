@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from drnet_jax.checkpoints.checkpoint import read_object
 from drnet_jax.evaluation.intervals import Interval, over_seeds
 from drnet_jax.evaluation.metrics import hull_top1, matched_random_top1
+from drnet_jax.reports.summaries import read_summary
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,6 @@ def figures(summary: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def read_summary(workdir: Path) -> dict[str, Any] | None:
-    """The `eval.json` of a run, None without one.
-
-    Raises:
-      CheckpointError: it is damaged.
-    """
-    path = workdir / "eval.json"
-    return read_object(path) if path.exists() else None
-
-
 def settings(runs: Mapping[str, Iterable[Path]]) -> list[Setting]:
     """By the name of a setting, its finished runs among these workdirs; there may be none."""
     found = []
@@ -105,6 +95,13 @@ def difference(setting: Setting, other: Setting, name: str) -> Interval:
     if len(values) > 1:
         return over_seeds(values)
     return Interval(float(values[0]), float("nan"), float("nan"))
+
+
+def same_images(setting: Setting, other: Setting) -> bool:
+    """Whether two settings, each with a run, are evaluated on the same images."""
+    names = ("split", "num_images", "identities")
+    mine, theirs = setting.summaries[0], other.summaries[0]
+    return all(mine.get(name) == theirs.get(name) for name in names)
 
 
 def shares(setting: Setting) -> np.ndarray:
@@ -142,7 +139,8 @@ def _row(setting: Setting, first: Setting) -> list[str]:
     if not setting.summaries:
         return [setting.name, "not finished", *[""] * (len(COLUMNS) - 2)]
     change = ""
-    if setting is not first and set(setting.seeds) & set(first.seeds):
+    paired = set(setting.seeds) & set(first.seeds) and same_images(setting, first)
+    if setting is not first and paired:
         change = points(difference(setting, first, "drnet"), sign=True)
     cascade = ""
     if all("drnet - cascade" in figures(summary) for summary in setting.summaries):

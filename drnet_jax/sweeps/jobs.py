@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -10,10 +11,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from drnet_jax.checkpoints.checkpoint import damaged, read_object
-from drnet_jax.checkpoints.runs import finished_path
+from drnet_jax.checkpoints.checkpoint import damaged, read_object, steps
+from drnet_jax.checkpoints.restore import read_identities
+from drnet_jax.checkpoints.runs import is_finished
 from drnet_jax.config import IMAGE_FIELDS
-from drnet_jax.reports.comparison import read_summary
+from drnet_jax.reports.summaries import read_summary
 from drnet_jax.runtime.files import write_json
 from drnet_jax.sweeps.plan import Job
 
@@ -23,27 +25,42 @@ _PACKAGE = Path(__file__).parents[1]
 _EVALUATED = (*IMAGE_FIELDS, "eval.controls")
 
 
-def is_finished(job: Job) -> bool:
-    """Whether it was trained to its end and then evaluated, as it is wanted and without a budget.
+def why_unfinished(job: Job) -> str:
+    """What a job lacks, in words; empty: it is trained to its end and evaluated as it is wanted.
 
-    An `eval.json` may also be of a model that was half trained, or of another run's
-    (`restore_from`).
+    Its checkpoints are there, and `eval.json` is of the end of this training: of these fields, on
+    these images, without a budget. It may also be of a model that was half trained, or of another
+    run's (`restore_from`).
 
     Raises:
-      CheckpointError: its `eval.json` is damaged.
+      CheckpointError: a file beside its checkpoints is damaged.
     """
     stage = "pretrain" if job.stage_one is None else "joint"
+    if not is_finished(job.workdir, stage):
+        return "its training has not ended, or its checkpoint was removed"
     summary = read_summary(job.workdir)
-    if summary is None or not finished_path(job.workdir, stage).exists():
-        return False
+    if summary is None:
+        return "it is not evaluated"
     # An eval.json that does not say so is of an earlier version.
-    if summary.get("stage") != stage or not summary.get("finished") or summary["lambda"]:
-        return False
+    if summary.get("stage") != stage or not summary.get("finished"):
+        return "its eval.json is not of the end of its training"
+    if summary.get("checkpoint_step") not in steps(job.workdir / stage):
+        return "its eval.json is of a checkpoint that was removed"
     evaluated = summary["config"]
-    if evaluated["restore_from"] or job.changed(evaluated):
-        return False
-    names = [name for name in _EVALUATED if name in job.config]
-    return all(_resolved(evaluated, name) == _resolved(job.config, name) for name in names)
+    if evaluated.get("restore_from"):
+        return f"its eval.json is of the model in {evaluated['restore_from']}"
+    if changed := job.changed(evaluated):
+        return f"its eval.json is of another training ({'; '.join(changed)})"
+    if summary.get("identities") != read_identities(job.workdir):
+        return "its eval.json is of other images"
+    if summary["lambda"]:
+        return "its eval.json is of a budget"
+    other = [
+        f"{name}: {evaluated.get(name)} -> {job.config[name]}"
+        for name in _EVALUATED
+        if name in job.config and _resolved(evaluated, name) != _resolved(job.config, name)
+    ]
+    return f"it is evaluated otherwise ({'; '.join(other)})" if other else ""
 
 
 def _resolved(config: Mapping[str, Any], name: str) -> Any:
@@ -90,8 +107,8 @@ class JobRunner:
 
     def run(self, job: Job) -> tuple[float, str]:
         """Seconds, and what went wrong, if anything."""
-        if job.stage_one is not None and not is_finished(job.stage_one):
-            return 0.0, f"{job.stage_one.name} is not finished"
+        if job.stage_one is not None and (why := why_unfinished(job.stage_one)):
+            return 0.0, f"{job.stage_one.name} is not finished: {why}"
         job.workdir.mkdir(parents=True, exist_ok=True)
         path = job.workdir / "log.txt"
         resumed = (job.workdir / "config.json").exists()
@@ -105,8 +122,10 @@ class JobRunner:
         # The time of a resumed run says nothing.
         if not code and not resumed:
             write_json(job.workdir / "time.json", {"seconds": seconds})
+        if code < 0:
+            return seconds, f"ended by {signal.Signals(-code).name} ({path})"
         last = path.read_text(encoding="utf-8", errors="replace").splitlines()[-1]
-        return seconds, f"{last} ({path})" if code else ""
+        return seconds, f"{last} ({path})" if code else why_unfinished(job)
 
     def _wait(self, command: Sequence[str], path: Path, device: str) -> int:
         environment = dict(os.environ)

@@ -27,7 +27,7 @@ from drnet_jax.config import (
 )
 from drnet_jax.config_checks import check_config, check_training
 from drnet_jax.config_paths import expand_paths
-from drnet_jax.data.settings import check_places
+from drnet_jax.data.settings import DataSettings, check_places, data_settings
 from drnet_jax.models.create import check_model
 
 Overrides = Mapping[str, Any]
@@ -59,12 +59,14 @@ class Job:
       overrides: of the configuration, by name.
       workdir: of the run, in the sweep's directory.
       config: the flattened configuration, of stage 1 what it depends on.
+      data: what its images are read with.
       stage_one: of a run of stage 2, the one it starts from.
     """
 
     overrides: Overrides
     workdir: Path
     config: dict[str, Any]
+    data: DataSettings
     stage_one: "Job | None" = None
 
     @property
@@ -182,7 +184,9 @@ def _job(base: ConfigDict, changes: Overrides, directory: Path, stage_one: Job |
     config = comparable(flatten(overridden))
     if stage_one is None:
         config = {n: value for n, value in config.items() if not n.startswith(_STAGE_TWO)}
-    return Job(changes, directory / _slug(changes), config, stage_one)
+    # An index that cannot be kept beside the data is shared by the sweep.
+    data = data_settings(overridden, directory.parent if stage_one is None else directory)
+    return Job(changes, directory / _slug(changes), config, data, stage_one)
 
 
 def _slug(overrides: Mapping[str, Any]) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from drnet_jax.reports.comparison import Setting, figures, read_summary
+from drnet_jax.reports.comparison import Setting, figures
+from drnet_jax.reports.summaries import read_summary
 from drnet_jax.sweeps.jobs import minutes
 from drnet_jax.sweeps.plan import Job
 

@@ -1,5 +1,6 @@
 """Stages traced before the first one starts: what cannot be computed shows before hours of work."""
 
+import math
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -10,7 +11,13 @@ from drnet_jax.config import ConfigError
 from drnet_jax.data.pipeline import abstract_eval_batch, abstract_train_batch
 from drnet_jax.evaluation.outputs import make_eval_step
 from drnet_jax.models.variables import abstract_variables, merge_variables, split_classifier
-from drnet_jax.runtime.memory import GIB, device_memory, size_of
+from drnet_jax.runtime.memory import (
+    BYTES_A_PIXEL,
+    GIB,
+    check_batches,
+    device_memory,
+    size_of,
+)
 from drnet_jax.runtime.sharding import batch_sharding, replicated_sharding
 from drnet_jax.training.create import noise_key
 from drnet_jax.training.stage import Run
@@ -25,6 +32,7 @@ def trace_stages(run: Run, names: Iterable[str]) -> None:
     Raises:
       ConfigError: what a stage needs at least does not fit into the memory.
     """
+    check_batches(run.config, run.calibration.image_size)
     images = batch_sharding(run.mesh)
     variables = abstract_variables(run.model)
     data = run.config.data
@@ -38,22 +46,21 @@ def trace_stages(run: Run, names: Iterable[str]) -> None:
         state = _placed(run, jax.eval_shape(create, trained))
         key = _placed(run, jax.eval_shape(partial(noise_key, run.config.seed, name)))
         batch = abstract_train_batch(run.train, section.batch_size, images)
-        _check_memory(run, name, section.batch_size, state, batch)
+        _check_memory(run, name, state, batch)
         jax.eval_shape(run.stage_steps[name].train_step, state, batch, key)
         batch = abstract_eval_batch(run.calibration, run.config.eval.batch_size, images)
-        _check_memory(run, "eval", run.config.eval.batch_size, state.eval_variables, batch)
         merged = merge_variables(_placed(run, untrained), state.eval_variables)
         jax.eval_shape(eval_step, merged, batch)
 
 
-def _check_memory(run: Run, section: str, batch_size: int, state: Any, batch: Any) -> None:
+def _check_memory(run: Run, stage: str, state: Any, batch: Any) -> None:
     """Without what lies between the layers: more is needed in any case."""
-    # Images are normalised as float32, four bytes for one.
-    images = 5 * size_of(batch["image"]) // run.mesh.size
+    image = batch["image"]
+    images = math.prod(image.shape[:3]) * BYTES_A_PIXEL // run.mesh.size
     needed, memory = size_of(state) + images, device_memory()
     if needed > memory:
         raise ConfigError(
-            f"{section}.batch_size={batch_size} with the network of model.args takes more than "
+            f"{stage}.batch_size={image.shape[0]} with the network of model.args takes more than "
             f"{needed / GIB:.1f} GiB on a device of {memory / GIB:.1f} GiB ({images / GIB:.1f} for "
             "the images): lower the batch size, model.resolutions or the width of the network"
         )
