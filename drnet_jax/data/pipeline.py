@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -82,14 +82,12 @@ def train_batches(
     )
     if not num_workers:
         return iter(ahead)
-    batches = iter(ahead)
-    try:
+    with ExitStack() as stack:
         with signals_withheld():
+            batches = stack.enter_context(closing(iter(ahead)))
             batches.start_prefetch()
-    except BaseException:
-        # Of a signal, at the end of the block: no caller could end the workers.
-        batches.close()
-        raise
+        # A signal at the end of that block closes them: no caller could.
+        stack.pop_all()
     return batches
 
 
