@@ -52,9 +52,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     """Runs what is left; 1 if there are findings."""
-    given = parse(arguments)
+    given = parse(sys.argv[1:])
     records = read_records(given.records, given.seed)
     waiting = [index for index in range(given.count) if index not in records]
     if records:
@@ -251,4 +251,4 @@ def markdown(summary: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

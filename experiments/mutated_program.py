@@ -56,9 +56,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     """Writes the pictures, runs the program and compares; 1 if something is not as expected."""
-    given = parse(arguments)
+    given = parse(sys.argv[1:])
     shutil.rmtree(given.dir, ignore_errors=True)
     numbers = iter(range(100_000))
     corrupt = {
@@ -170,4 +170,4 @@ def check_prediction(
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

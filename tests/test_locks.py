@@ -18,11 +18,11 @@ from drnet_jax.checkpoints.restore import find_model
 from drnet_jax.checkpoints.training_lock import other_training, training_lock
 from drnet_jax.config import ConfigError
 from drnet_jax.report import _summary
-from drnet_jax.runtime.files import write_json
 from drnet_jax.runtime.locks import locked, other_holder
 from drnet_jax.train import check_stage_one, train_and_evaluate
 from tests.random_model import write_run
 from tests.small_run import small_config
+from tests.test_summaries import evaluated
 
 HOLDER = "process 7 on host a trains in /runs/x since 2026-01-01 10:00 UTC"
 CODE = f"""
@@ -143,8 +143,7 @@ def test_a_reader_beside_a_training_says_what_it_reads(
     hold: Hold, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_run(small_config(), tmp_path, tuple("0123456789"))
-    summary = {"top1": 0.5, "resolutions": [32, 16], "stage": "joint", "checkpoint_step": 1}
-    write_json(tmp_path / "eval.json", summary)
+    evaluated(tmp_path, checkpoint_step=1)
     # Its own training evaluates at the end.
     with training_lock(tmp_path):
         find_model(small_config(), tmp_path)
