@@ -224,8 +224,13 @@ def _run_all(
                 failed += bool(problem)
                 if after_each is not None:
                     after_each()
-        # By Ctrl-C the running jobs are interrupted too; they save what they have.
-        except (KeyboardInterrupt, CheckpointError, DataError, OSError, OutputError):
+        except KeyboardInterrupt:
+            # Ctrl-C reaches the running jobs too, which save what they have, but not one that
+            # starts at this moment.
+            runner.terminate()
+            pool.shutdown(cancel_futures=True)
+            raise
+        except (CheckpointError, DataError, OSError, OutputError):
             pool.shutdown(cancel_futures=True)
             raise
     return failed

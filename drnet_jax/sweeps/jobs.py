@@ -100,6 +100,7 @@ class JobRunner:
         self._start = [*PROGRAM, f"--config={config}"]
         self._overrides = overrides
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._terminated = False
         self._free: SimpleQueue[str] = SimpleQueue()
         self.num_devices = len(devices)
         for device in devices:
@@ -141,12 +142,16 @@ class JobRunner:
                 command, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
             self._running.add(process)
+            # The signal that ended the job before may be known here only now.
+            if self._terminated:
+                process.terminate()
             code = process.wait()
             self._running.discard(process)
         return code
 
     def terminate(self) -> None:
-        """Sends SIGTERM to the running jobs."""
+        """Sends SIGTERM to the running jobs, and to those that start nevertheless."""
+        self._terminated = True
         for process in list(self._running):
             process.terminate()
 
