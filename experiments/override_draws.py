@@ -6,6 +6,7 @@ parser: Python's literals, and for texts the text itself.
 
 import ast
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,10 +133,10 @@ def _value(field: Field, default: Any, rng: np.random.Generator, *, edge: bool) 
             items[-1] = [None, "a", True, 0.5, (1,), math.inf][int(rng.integers(6))]
         numbers = all(isinstance(item, (int, float)) for item in items)
         return tuple(sorted(items, reverse=True) if numbers and rng.random() < 0.7 else items)
-    return _number(field, default, rng, edge=edge)
+    return _number(field, rng, edge=edge)
 
 
-def _number(field: Number, default: Any, rng: np.random.Generator, *, edge: bool) -> Any:
+def _number(field: Number, rng: np.random.Generator, *, edge: bool) -> Any:
     low = field.least if math.isfinite(field.least) else field.above
     high = field.most if math.isfinite(field.most) else field.below
     if edge:
@@ -155,12 +156,14 @@ def reading(name: str, text: str) -> list[Any]:
     """What a text may mean as the value of a field: no value, or any of these."""
     field = FIELDS[name]
     if isinstance(field, Text):
-        return [text]
+        return [_path(text) if field.path else text]
     if isinstance(field, Flag):
-        words = {True: ("true", "t", "1"), False: ("false", "f", "0")}
+        words = {True: ("true", "yes", "1"), False: ("false", "no", "0")}
         return [value for value, known in words.items() if text.lower() in known]
     if isinstance(field, Items):
-        return _tuple_reading(text)
+        items = _tuple_reading(text)
+        paths = isinstance(field.item, Text) and field.item.path
+        return [list(map(_path, items)) if paths else items]
     found: list[Any] = [None] if text == "None" and field.optional else []
     for parse in (lambda: int(text), lambda: int(text, 16), lambda: int(text, 8)):
         if field.whole and (not found or text.lower().startswith(("0x", "0o"))):
@@ -176,10 +179,14 @@ def reading(name: str, text: str) -> list[Any]:
     return found
 
 
+def _path(item: Any) -> Any:
+    return os.path.expanduser(item) if isinstance(item, str) else item
+
+
 def _tuple_reading(text: str) -> list[Any]:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         # A word without quotes.
-        return [[text]]
-    return [list(value) if isinstance(value, (tuple, list)) else [value]]
+        return [text]
+    return list(value) if isinstance(value, (tuple, list)) else [value]

@@ -18,6 +18,7 @@ Anything else is a finding.
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import traceback
@@ -26,20 +27,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import flags
 from ml_collections import ConfigDict
 
 from drnet_jax import cli
+from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError, flatten
 from drnet_jax.config_checks import check_config
 from drnet_jax.config_fields import FIELDS
 from drnet_jax.config_files import load_config
-from drnet_jax.config_overrides import override
+from drnet_jax.config_overrides import set_fields, take_overrides
+from drnet_jax.data.sources import DataError
 from drnet_jax.train import prepare
 from experiments.override_draws import Draw, reading
 
 GOOD = ("rejected", "ran", "prepared", "diverged", "no such budget")
 _SCALES = ("learning_rate", "lr_scale", "decay", "momentum", "eta", "tau", "alpha", "warmup")
+_DIVERGED = ("with a gradient of norm", "not finite", "the objective on the calibration split is")
 _LARGEST = {
     **{"model.resolutions": 64, "predictor.size": 64, "inference.buckets": 64},
     **{"benchmark.batch_sizes": 64, "benchmark.repeats": 20, "benchmark.seconds": 5},
@@ -102,13 +105,13 @@ def _judge(
     drawn: Draw, values: dict[str, str], arguments: list[str], place: Path, before: set[Any]
 ) -> tuple[str, str]:
     """Outcome and detail."""
-    accepted, complaint = _accepted(arguments)
-    if accepted is not None:
-        wrong = _not_as_written(flatten(accepted), values)
+    config = accepted(arguments)
+    if config is not None:
+        wrong = _not_as_written(flatten(config), values)
         if wrong:
             return "not as written", wrong
-        if _is_expensive(accepted, drawn.mode):
-            return _judge_expensive(drawn, accepted, values, place, before)
+        if _is_expensive(config, drawn.mode):
+            return _judge_expensive(drawn, config, values, place, before)
     code, errors, failure = _run(arguments, place.parent)
     if failure:
         return "traceback", failure
@@ -118,12 +121,12 @@ def _judge(
     if code != 2 or len(lines) != 1 or not lines[0].startswith("error: "):
         return "not one clear line", f"exit code {code}: {' | '.join(lines)[:300]}"
     (line,) = lines
-    if "with a gradient of norm" in line:
+    if any(words in line for words in _DIVERGED):
         scaled = [n for n in values if any(word in n for word in (*_SCALES, "data.", "model."))]
         return ("diverged" if scaled else "diverged for no reason"), line
     if "cannot be kept" in line or "show no drop" in line:
         return "no such budget", line
-    if not _names_a_field(line, values):
+    if not _names_a_field(line):
         return "names no field", line
     changed = _files(place) ^ before
     if changed:
@@ -132,24 +135,22 @@ def _judge(
     return "rejected", line
 
 
-def _names_a_field(line: str, values: dict[str, str]) -> bool:
+def _names_a_field(line: str) -> bool:
     """One of those that were set, or another one that one of them does not go with."""
-    return any(name in line for name in (*FIELDS, *(name.split(".")[-1] for name in values)))
+    return any(re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", line) for name in FIELDS)
 
 
-def _accepted(arguments: list[str]) -> tuple[ConfigDict | None, str]:
+def accepted(arguments: list[str]) -> ConfigDict | None:
     """The configuration if its values are accepted."""
     try:
-        file, others = cli._take_file(arguments)
-        config = load_config(file)
-        override(config, others)
-        check_config(config, jax.device_count())
-    except ConfigError as error:
-        return None, str(error)
-    # The program itself, run next, shows it.
-    except Exception as error:
-        return None, str(error)
-    return config, ""
+        values, others = take_overrides(arguments)
+        given = cli.parse_flags(others)
+        config = load_config(given.config)
+        set_fields(config, values)
+        check_config(config, jax.device_count(), given.mode)
+    except ConfigError:
+        return None
+    return config
 
 
 def _not_as_written(flat: dict[str, Any], values: dict[str, str]) -> str:
@@ -193,13 +194,11 @@ def _judge_expensive(
     try:
         with _captured(place.parent):
             prepare(config, place / "workdir")
-    except (ValueError, OSError) as error:
+    except (ConfigError, DataError, CheckpointError, OSError) as error:
         line = str(error)
-        if type(error).__name__ not in ("ConfigError", "DataError", "CheckpointError", "OSError"):
-            return "traceback", _where(error)
         if "\n" in line:
             return "not one clear line", line[:300]
-        if not _names_a_field(line, values):
+        if not _names_a_field(line):
             return "names no field", line
         return ("refused after work" if _files(place) ^ before else "rejected"), line
     except Exception as error:
@@ -220,7 +219,6 @@ def _judge_run(drawn: Draw, values: dict[str, str], place: Path) -> tuple[str, s
 
 def _run(arguments: list[str], scratch: Path) -> tuple[int, str, str]:
     """Exit code, standard error, and where an exception that nothing caught came up."""
-    known = set(flags.FLAGS)
     sys.argv = ["main.py", *arguments]
     failure, code = "", 0
     with _captured(scratch):
@@ -230,10 +228,6 @@ def _run(arguments: list[str], scratch: Path) -> tuple[int, str, str]:
             code = end.code if isinstance(end.code, int) else 0
         except BaseException as error:
             failure = _where(error)
-    for name in set(flags.FLAGS) - known:
-        delattr(flags.FLAGS, name)
-    flags.FLAGS.unparse_flags()
-    flags.FLAGS.mark_as_parsed()
     return code, (scratch / "stderr").read_text(errors="replace"), failure
 
 

@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from experiments.override_draws import reading
+from experiments.override_trials import accepted
+
 ROOT = Path(__file__).parents[1]
 # Runs in an environment with PyTorch.
 ELSEWHERE = "torch_times.py"
@@ -36,3 +39,12 @@ def test_scripts_import_and_know_their_arguments() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("usage:") == len(names)
+
+
+def test_random_overrides_are_judged() -> None:
+    """What the experiment takes for accepted, and what a text may mean."""
+    assert accepted(["--config.seed=x"]) is None
+    config = accepted(["--config.model.resolution_aware=no", "--config.seed", "5"])
+    assert config is not None and config.seed == 5 and not config.model.resolution_aware
+    assert reading("model.resolution_aware", "no") == [False]
+    assert reading("model.resolutions", "32, 16") == [[32, 16]]
