@@ -183,7 +183,8 @@ def _terminations(runner: JobRunner) -> Iterator[None]:
     def stop(*_: object) -> NoReturn:
         """They save what they have; shell and system may both send a signal."""
         for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
+            # What is ignored here would be so in a job that starts at this moment.
+            signal.signal(number, lambda *_: None)
         runner.terminate()
         raise KeyboardInterrupt
 
