@@ -137,7 +137,7 @@ def _judge(
 
 def _names_a_field(line: str) -> bool:
     """One of those that were set, or another one that one of them does not go with."""
-    return any(re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", line) for name in FIELDS)
+    return any(re.search(rf"(?<![\w.])(config\.)?{re.escape(name)}(?!\w)", line) for name in FIELDS)
 
 
 def accepted(arguments: list[str]) -> ConfigDict | None:
