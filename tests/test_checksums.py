@@ -73,11 +73,9 @@ def test_every_file_in_every_way(
     damage: Callable[[Path], None],
     stage: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The error names the file and what is intact; that is read once the damaged one is removed."""
-    monkeypatch.setattr(checkpoint, "_REMOVED_AFTER", 0.0)
     # Of the others only what is looked at.
     paths = [*(stage / str(step)).rglob("*"), *stage.glob("2/metrics/metrics"), stage / "2" / SUMS]
     for path in paths:
@@ -138,12 +136,16 @@ def test_the_only_checkpoint_is_damaged(stage: Path, tmp_path: Path) -> None:
         latest(tmp_path / "joint")
 
 
-@pytest.mark.parametrize("when", ["before", "while"])
+@pytest.mark.parametrize("when", ["before", "while", "between"])
 def test_a_checkpoint_is_removed_by_a_training_beside(
     when: str, stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between finding it and reading it, or half way: that is said, and no damage."""
+    """Between finding it and reading it, or half way: that is said, and no damage.
+
+    Or between a look for its checksums and their reading. It may take its time.
+    """
     copy = tmp_path / "joint"
+    monkeypatch.setattr(checkpoint, "other_training", {tmp_path: "another process"}.get)
     shutil.copytree(stage, copy)
     (copy / "9.orbax-checkpoint-tmp").mkdir()
     with StageCheckpoints(copy, read_only=True) as checkpoints:
@@ -152,13 +154,32 @@ def test_a_checkpoint_is_removed_by_a_training_beside(
         if when == "before":
             shutil.rmtree(copy / "1")
         else:
-            (copy / "1" / "state" / "_METADATA").unlink()
-            removing = Timer(0.02, shutil.rmtree, [copy / "1"])
-            removing.start()
+            (copy / "1" / ("state/_METADATA" if when == "while" else SUMS)).unlink()
+            monkeypatch.setattr(checkpoint, "has_checksums", lambda _: True)
+            Timer(0.4, shutil.rmtree, [copy / "1"]).start()
         with pytest.raises(CheckpointError, match=r"joint/1 was removed .*: run the command again"):
             checkpoints.load_partial(step, state(step))
+    monkeypatch.undo()
     # As the message says, half a save beside it or not.
     np.testing.assert_array_equal(best(copy)["params"], NUMBERS * np.float32(2))
+
+
+def test_a_save_whose_files_are_not_found_is_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never one without checksums, whatever a later version of Orbax does."""
+    checkpoints = StageCheckpoints(tmp_path / "joint")
+    add = StageCheckpoints._add_checksums
+
+    def renamed(self: StageCheckpoints) -> None:
+        self._saving = 2
+        add(self)
+
+    monkeypatch.setattr(StageCheckpoints, "_add_checksums", renamed)
+    with pytest.raises(RuntimeError, match="no checksums for step 2 in .*/joint: this version of"):
+        checkpoints.save(1, state(1))
+        checkpoints.close()
+    assert steps(tmp_path / "joint") == []
 
 
 def test_extra_files_change_nothing(stage: Path, tmp_path: Path) -> None:
