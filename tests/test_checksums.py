@@ -1,5 +1,6 @@
 """Damaged checkpoints: every file of one, in every way, is named, or what is read is unchanged."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,14 @@ import jax
 import numpy as np
 import pytest
 
-from drnet_jax.checkpoints import checkpoint
-from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints, steps
+from drnet_jax.checkpoints import checkpoint, finite
+from drnet_jax.checkpoints.checkpoint import (
+    CheckpointError,
+    StageCheckpoints,
+    instead_of,
+    steps,
+)
+from drnet_jax.checkpoints.finite import NotFiniteError
 
 NUMBERS = np.random.default_rng(0).normal(size=3000).astype(np.float32)
 SUMS = "checksums.json"
@@ -180,6 +187,26 @@ def test_a_save_whose_files_are_not_found_is_no_checkpoint(
         checkpoints.save(1, state(1))
         checkpoints.close()
     assert steps(tmp_path / "joint") == []
+
+
+def test_outputs_that_are_not_finite_name_what_is_intact_once(
+    stage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoints beside are read whole for it: only for a message that is shown."""
+    read: list[Path] = []
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return instead_of(path)
+
+    monkeypatch.setattr(finite, "instead_of", counted)
+    error = NotFiniteError("cat.png", stage / "3", np.array([0]))
+    assert read == []
+    words = f"outputs of {stage / '3'} are not finite for cat.png; restore .*step 1 and step 2 is i"
+    for _ in range(2):
+        assert re.search(words, str(error))
+    assert read == [stage / "3"]
+    assert str(NotFiniteError("a", None, np.array([0]))).endswith("the model are not finite for a")
 
 
 def test_extra_files_change_nothing(stage: Path, tmp_path: Path) -> None:
