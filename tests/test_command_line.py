@@ -5,7 +5,9 @@ In the process of the tests: what the program would run with is looked at instea
 
 import os
 import re
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +183,15 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[ConfigDict, s
     cli.run()
     (found,) = started
     return found
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Those of the tests, afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_flags(monkeypatch: pytest.MonkeyPatch) -> None:
