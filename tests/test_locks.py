@@ -79,6 +79,9 @@ def test_the_holder_is_named_and_a_killed_one_holds_nothing(hold: Hold, tmp_path
 
 
 def test_made_folders_go_unless_something_was_written(tmp_path: Path) -> None:
+    with locked(tmp_path / "a" / ".." / "b" / "x.lock", "works", "wait"):
+        assert (tmp_path / "b" / "x.lock").exists()
+    assert list(tmp_path.iterdir()) == []
     for name in ("", "kept"):
         with locked(tmp_path / "a" / "b" / "x.lock", "works", "wait"):
             if name:
