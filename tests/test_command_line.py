@@ -5,9 +5,7 @@ In the process of the tests: what the program would run with is looked at instea
 
 import os
 import re
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -179,19 +177,11 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[ConfigDict, s
     """What the program would run with."""
     started: list[Any] = []
     monkeypatch.setattr(cli, "_main", lambda *found: started.append(found))
+    monkeypatch.setattr(cli, "_interrupt_on_signals", lambda: None)
     monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
     cli.run()
     (found,) = started
     return found
-
-
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """Those of the tests, afterwards."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def test_flags(monkeypatch: pytest.MonkeyPatch) -> None:
