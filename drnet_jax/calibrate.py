@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from drnet_jax.budgets import calibration_file
-from drnet_jax.budgets.calibration import BudgetError, Calibration, Point, Times, calibrate
+from drnet_jax.budgets.calibration import Calibration, Point, Times, calibrate
 from drnet_jax.budgets.solve import calibration_path, solve, times_setting
 from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.checkpoints.restore import RestoredModel, check_predictor, restore_variables
@@ -70,8 +70,8 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
 def known_times(path: Path, model: str) -> Times | None:
     """Those of an earlier calibration of the same model."""
     try:
-        return calibration_file.load(path, model).times
-    except BudgetError as error:
+        return calibration_file.read(path, model).times
+    except ValueError as error:
         log(f"the times of the last calibration are not taken over: {error}")
         return None
 

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -38,16 +38,27 @@ _LESS_MEMORY = (
 def run() -> None:
     """Runs the program on the arguments of the process; it ends with 0, or with 2 and one line."""
     prepare_streams()
-    try:
-        values, others = take_overrides(sys.argv[1:])
-        given = parse_flags(others)
-        config = load_config(given.config)
-        set_fields(config, values)
-    except ConfigError as error:
-        _fail(str(error))
-    # Grain reads flags of absl, of which this program takes none.
-    flags.FLAGS.mark_as_parsed()
+    with _starting():
+        _interrupt_on_signals()
+        try:
+            values, others = take_overrides(sys.argv[1:])
+            given = parse_flags(others)
+            config = load_config(given.config)
+            set_fields(config, values)
+        except ConfigError as error:
+            _fail(str(error))
+        # Grain reads flags of absl, of which this program takes none.
+        flags.FLAGS.mark_as_parsed()
     _main(config, given.mode, given.workdir)
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """What comes before `one_line_errors`: interrupted, it ends with a line too."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was begun")
 
 
 def _fail(message: str) -> NoReturn:
@@ -114,22 +125,22 @@ def _as_flag(argument: str) -> str:
 
 
 def _main(config: ConfigDict, mode: str, workdir: Path) -> None:
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.WARNING)
-    devices = _start_jax()
-    # Imported late: --help and bad flags answer sooner.
-    import jax
+    with ExitStack() as job:
+        with _starting():
+            logging.use_absl_handler()
+            logging.set_verbosity(logging.WARNING)
+            devices = _start_jax()
+            # Imported late: --help and bad flags answer sooner.
+            import jax
 
-    from drnet_jax.data.settings import check_places
-    from drnet_jax.runtime.allocator import keep_freed_memory
+            from drnet_jax.data.settings import check_places
+            from drnet_jax.runtime.allocator import keep_freed_memory
 
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
-    with one_line_errors(mode):
+            if jax.default_backend() == "cpu":
+                keep_freed_memory()
+            job.enter_context(one_line_errors(mode))
         print_line(f"workdir: {workdir} | devices: {devices}")
-        # The training does it itself.
-        if mode != "train":
-            check_config(config, jax.device_count(), mode)
+        check_config(config, jax.device_count(), mode)
         # Before anything is written there.
         check_places(config, workdir)
         _job(mode, config)(config, workdir)
@@ -150,7 +161,6 @@ def one_line_errors(mode: str) -> Iterator[None]:
     from drnet_jax.runtime.files import in_words
     from drnet_jax.training.stops import TrainingError
 
-    _interrupt_on_signals()
     try:
         yield
     except (ConfigError, DataError, CheckpointError, TrainingError, BudgetError) as error:

@@ -56,7 +56,7 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         written here.
 
     Raises:
-      CheckpointError: no checkpoint, or one of another model.
+      CheckpointError: no checkpoint, one of another model, or a damaged file beside it.
       DataError: the data cannot be read, or has other classes.
       BudgetError: nothing is calibrated for the budget, or it cannot be kept.
       OSError: `workdir` cannot be written to.
@@ -64,6 +64,8 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     check_writable(workdir)
     split = config.eval.split
     trained, source = find_and_load(config, workdir, split)
+    # Before the model runs: the file that says so may be damaged.
+    finished = is_finished(trained.origin, trained.stage)
     lam = budget_lambda(config, trained, source.image_size)
     outputs = ModelOutputs(config, workdir, trained)
     logits = outputs.of(split, source)
@@ -75,7 +77,6 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     sizes = source.metadata.get("apparent_size")
     summary = evaluation(trained, records, calibration, lam, sizes)
     summary["num_corrupt"] = len(source) - len(records.index)
-    finished = is_finished(trained.origin, trained.stage)
     summary |= {"stage": trained.stage, "checkpoint_step": trained.step, "finished": finished}
     summary |= {"split": split, "identities": trained.identities}
     summary["config"] = trained.config | evaluation_fields(config)

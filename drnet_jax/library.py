@@ -37,7 +37,8 @@ def load_classifier(
     Raises:
       CheckpointError: the run has no trained predictor, or its `config.json` is missing, damaged
         or of another version of the program.
-      ConfigError: a value in `config.json` that this version refuses, or several hosts.
+      ConfigError: a value in `config.json` that this version refuses, several hosts, or batches
+        that do not fit into the memory.
       ValueError: buckets or an image size that are not what they should be.
     """
     config = stored_config(run.origin)

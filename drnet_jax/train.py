@@ -31,7 +31,7 @@ from drnet_jax.config import (
 )
 from drnet_jax.config_checks import check_config, check_training
 from drnet_jax.data.datasets import DataSplits
-from drnet_jax.data.settings import check_places, data_settings
+from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.models.create import check_model, create_model
@@ -66,7 +66,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       OSError: the workdir cannot be written to.
     """
     # Before there is a lock file.
-    check_places(config, workdir)
+    check_config(config, jax.device_count())
     with training_lock(workdir):
         run = prepare(config, workdir)
         for index, stage in enumerate(config.stages):
@@ -81,8 +81,11 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     """Checks everything that can be checked, loads the data and claims the workdir.
 
     No other process may train there meanwhile: `training_lock`.
+
+    Args:
+      config: that `check_config` lets pass.
+      workdir: of the run.
     """
-    check_config(config, jax.device_count())
     check_training(config, config.stages)
     check_model(config)
     if config.restore_from:

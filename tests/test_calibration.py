@@ -17,6 +17,7 @@ from drnet_jax.budgets.calibration import (
     calibrate,
 )
 from drnet_jax.budgets.calibration_file import load, save
+from drnet_jax.calibrate import known_times
 from drnet_jax.inference.programs import CostTable
 from drnet_jax.runtime.checked_json import read_json
 
@@ -140,6 +141,21 @@ def test_file(tmp_path: Path) -> None:
     save(small(), path)
     with pytest.raises(BudgetError, match="of joint/3, and the model is joint/9"):
         load(path, "joint/9")
+
+
+def test_times_of_another_model_are_not_taken_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the calibration, which therefore does not advise to calibrate."""
+    path = tmp_path / "calibration.json"
+    save(small(), path)
+    assert known_times(path, "joint/3") == small().times is not None
+    assert known_times(path, "joint/9") is None
+    path.write_text("{")
+    assert known_times(path, "joint/3") is None
+    other, damaged = capsys.readouterr().out.splitlines()
+    assert other.endswith(f"taken over: {path} is of joint/3, and the model is joint/9")
+    assert f"taken over: {path} is damaged (" in damaged and "--mode" not in damaged
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Damaged checkpoints: every file of one, in every way, is named, or what is read is unchanged."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,14 @@ import jax
 import numpy as np
 import pytest
 
-from drnet_jax.checkpoints import checkpoint
-from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints, steps
+from drnet_jax.checkpoints import checkpoint, finite
+from drnet_jax.checkpoints.checkpoint import (
+    CheckpointError,
+    StageCheckpoints,
+    instead_of,
+    steps,
+)
+from drnet_jax.checkpoints.finite import NotFiniteError
 
 NUMBERS = np.random.default_rng(0).normal(size=3000).astype(np.float32)
 SUMS = "checksums.json"
@@ -73,11 +80,9 @@ def test_every_file_in_every_way(
     damage: Callable[[Path], None],
     stage: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The error names the file and what is intact; that is read once the damaged one is removed."""
-    monkeypatch.setattr(checkpoint, "_REMOVED_AFTER", 0.0)
     # Of the others only what is looked at.
     paths = [*(stage / str(step)).rglob("*"), *stage.glob("2/metrics/metrics"), stage / "2" / SUMS]
     for path in paths:
@@ -138,12 +143,16 @@ def test_the_only_checkpoint_is_damaged(stage: Path, tmp_path: Path) -> None:
         latest(tmp_path / "joint")
 
 
-@pytest.mark.parametrize("when", ["before", "while"])
+@pytest.mark.parametrize("when", ["before", "while", "between"])
 def test_a_checkpoint_is_removed_by_a_training_beside(
     when: str, stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between finding it and reading it, or half way: that is said, and no damage."""
+    """Between finding it and reading it, or half way: that is said, and no damage.
+
+    Or between a look for its checksums and their reading. It may take its time.
+    """
     copy = tmp_path / "joint"
+    monkeypatch.setattr(checkpoint, "other_training", {tmp_path: "another process"}.get)
     shutil.copytree(stage, copy)
     (copy / "9.orbax-checkpoint-tmp").mkdir()
     with StageCheckpoints(copy, read_only=True) as checkpoints:
@@ -152,13 +161,52 @@ def test_a_checkpoint_is_removed_by_a_training_beside(
         if when == "before":
             shutil.rmtree(copy / "1")
         else:
-            (copy / "1" / "state" / "_METADATA").unlink()
-            removing = Timer(0.02, shutil.rmtree, [copy / "1"])
-            removing.start()
+            (copy / "1" / ("state/_METADATA" if when == "while" else SUMS)).unlink()
+            monkeypatch.setattr(checkpoint, "has_checksums", lambda _: True)
+            Timer(0.4, shutil.rmtree, [copy / "1"]).start()
         with pytest.raises(CheckpointError, match=r"joint/1 was removed .*: run the command again"):
             checkpoints.load_partial(step, state(step))
+    monkeypatch.undo()
     # As the message says, half a save beside it or not.
     np.testing.assert_array_equal(best(copy)["params"], NUMBERS * np.float32(2))
+
+
+def test_a_save_whose_files_are_not_found_is_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never one without checksums, whatever a later version of Orbax does."""
+    checkpoints = StageCheckpoints(tmp_path / "joint")
+    add = StageCheckpoints._add_checksums
+
+    def renamed(self: StageCheckpoints) -> None:
+        self._saving = 2
+        add(self)
+
+    monkeypatch.setattr(StageCheckpoints, "_add_checksums", renamed)
+    with pytest.raises(RuntimeError, match="no checksums for step 2 in .*/joint: this version of"):
+        checkpoints.save(1, state(1))
+        checkpoints.close()
+    assert steps(tmp_path / "joint") == []
+
+
+def test_outputs_that_are_not_finite_name_what_is_intact_once(
+    stage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoints beside are read whole for it: only for a message that is shown."""
+    read: list[Path] = []
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return instead_of(path)
+
+    monkeypatch.setattr(finite, "instead_of", counted)
+    error = NotFiniteError("cat.png", stage / "3", np.array([0]))
+    assert read == []
+    words = f"outputs of {stage / '3'} are not finite for cat.png; restore .*step 1 and step 2 is i"
+    for _ in range(2):
+        assert re.search(words, str(error))
+    assert read == [stage / "3"]
+    assert str(NotFiniteError("a", None, np.array([0]))).endswith("the model are not finite for a")
 
 
 def test_extra_files_change_nothing(stage: Path, tmp_path: Path) -> None:

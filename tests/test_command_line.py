@@ -177,6 +177,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[ConfigDict, s
     """What the program would run with."""
     started: list[Any] = []
     monkeypatch.setattr(cli, "_main", lambda *found: started.append(found))
+    monkeypatch.setattr(cli, "_interrupt_on_signals", lambda: None)
     monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
     cli.run()
     (found,) = started

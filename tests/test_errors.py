@@ -4,17 +4,21 @@ import errno
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import jax
 import pytest
 
+from drnet_jax import cli
 from drnet_jax.benchmark import _new_folder, restore_and_benchmark
 from drnet_jax.calibrate import restore_and_calibrate
 from drnet_jax.checkpoints.checkpoint import StageCheckpoints
-from drnet_jax.cli import one_line_errors
+from drnet_jax.cli import MODES, one_line_errors
+from drnet_jax.config import ConfigError
 from drnet_jax.evaluate import restore_and_evaluate, restore_and_evaluate_bucketed
 from drnet_jax.report import compare_runs
 from drnet_jax.runtime.terminal import OutputError
@@ -81,14 +85,63 @@ def test_signals_end_it_as_ctrl_c_does(
     number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And where one is ignored, as by `nohup`, it stays so."""
+    cli._interrupt_on_signals()
     with pytest.raises(SystemExit) as ended, one_line_errors("eval"):
         os.kill(os.getpid(), number)
         signal.pause()
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: interrupted; nothing is kept\n"
     signal.signal(number, signal.SIG_IGN)
+    cli._interrupt_on_signals()
     with one_line_errors("eval"):
         os.kill(os.getpid(), number)
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program in this process, of which it leaves memory and logging alone."""
+    monkeypatch.setattr("drnet_jax.runtime.allocator.keep_freed_memory", lambda: None)
+    monkeypatch.setattr(cli, "logging", Mock())
+
+
+@pytest.mark.usefixtures("program")
+@pytest.mark.parametrize("mode", MODES)
+def test_a_bad_field_comes_before_places_are_compared(
+    mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A path that is none, from a configuration file: in every mode, and from Python."""
+    config = small_config(**{"data.name": "folder", "data.dir": "a\0b"})
+    with pytest.raises(SystemExit) as ended:
+        cli._main(config, mode, tmp_path / "workdir")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: data.dir='a\\x00b'")
+    with pytest.raises(ConfigError, match="^data.dir="):
+        train_and_evaluate(config, tmp_path / "workdir")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("program")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("during", ["load_config", "_start_jax", "one_line_errors"])
+def test_a_signal_while_the_program_starts(
+    during: str,
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """While it reads its configuration, starts JAX or imports the rest."""
+
+    def signalled(*_: object) -> None:
+        os.kill(os.getpid(), number)
+        signal.pause()
+
+    monkeypatch.setattr(cli, during, signalled)
+    monkeypatch.setattr(sys, "argv", ["main.py", "--config=tiny"])
+    with pytest.raises(SystemExit) as ended:
+        cli.run()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: interrupted; nothing was begun\n"
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,14 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.checkpoints.restore import find_model
@@ -76,6 +79,9 @@ def test_the_holder_is_named_and_a_killed_one_holds_nothing(hold: Hold, tmp_path
 
 
 def test_made_folders_go_unless_something_was_written(tmp_path: Path) -> None:
+    with locked(tmp_path / "a" / ".." / "b" / "x.lock", "works", "wait"):
+        assert (tmp_path / "b" / "x.lock").exists()
+    assert list(tmp_path.iterdir()) == []
     for name in ("", "kept"):
         with locked(tmp_path / "a" / "b" / "x.lock", "works", "wait"):
             if name:
@@ -126,6 +132,35 @@ def test_other_processes_of_the_same_run_are_not_refused(
         monkeypatch.setattr(jax, "process_index", lambda: 1)
         with locked(tmp_path / "x.lock", "works", "wait"):
             pass
+
+
+@pytest.mark.parametrize("failed", [True, False])
+@pytest.mark.parametrize("process", [0, 1])
+def test_all_processes_of_a_run_stop_where_the_first_one_gets_no_lock(
+    process: int, failed: bool, hold: Hold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process alone asks nobody."""
+    told: list[int] = []
+
+    def gather(own: np.ndarray) -> np.ndarray:
+        told.append(int(own))
+        return np.array([failed, 0])
+
+    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+    monkeypatch.setattr(jax, "process_index", lambda: process)
+    if failed:
+        hold(tmp_path / "train.lock")
+    if process == 0:
+        words = f"^{HOLDER}: wait until it ends"
+    else:
+        words = f"^the first process could not lock {tmp_path}, and says why$"
+    for count in (2, 1):
+        monkeypatch.setattr(jax, "process_count", lambda count=count: count)
+        fails = failed and (process == 0 or count == 2)
+        with pytest.raises(ConfigError, match=words) if fails else nullcontext():
+            with training_lock(tmp_path):
+                assert not fails
+        assert told == [int(failed and process == 0)]
 
 
 def test_a_second_training_is_refused_before_any_work(hold: Hold, tmp_path: Path) -> None:

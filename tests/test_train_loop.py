@@ -48,14 +48,16 @@ class Checkpoints:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.saved: list[int] = []
+        self.objectives: dict[int, float | None] = {}
 
     @property
     def latest_step(self) -> int | None:
         return max(self.saved, default=None)
 
-    def save(self, step: int, *_: Any, **__: Any) -> None:
+    def save(self, step: int, _: Any, *, objective: float | None = None) -> None:
         self._clock.now += 100
         self.saved.append(step)
+        self.objectives[step] = objective
 
     def close(self) -> None:
         """Nothing is left to wait for."""
@@ -97,10 +99,12 @@ def run(
     diverges: str = "",
     objective: float = 1.0,
     excess: str = "",
+    objectives: dict[int, float | None] | None = None,
     **fields: Any,
 ) -> Checkpoints:
     """Two epochs of four steps of two seconds each, saved after every third too.
 
+    What is saved with the checkpoints is added to `objectives`, however the run ends.
     From step 3 on what is called `diverges` is not finite: `loss`, `grad_norm` or `w`, a parameter.
     """
     good: dict[str, Any] = {"loss": jnp.zeros(()), "grad_norm": 1.0, "w": np.zeros(2)}
@@ -108,6 +112,8 @@ def run(
     bad["grad_norm"] = np.inf if diverges == "grad_norm" else 1.0
     config = small_config(**{"stages": ("pretrain",), "log.every_steps": 2} | fields)
     checkpoints = Checkpoints(clock)
+    if objectives is not None:
+        checkpoints.objectives = objectives
     whole = SimpleNamespace(config=config, workdir=workdir, train=GONE)
     stage: Any = SimpleNamespace(run=whole, name="pretrain", section=config.pretrain)
     stage.key, stage.checkpoints = jax.random.key(0), checkpoints
@@ -274,6 +280,20 @@ def test_too_many_unreadable_images_stop_a_training_saved(
     words = r"^21 training images cannot be read \(gone.jpg, .* step 1 .*\[1\]$"
     with pytest.raises(TrainingError, match=words):
         run(tmp_path, clock, monkeypatch, batches=Batches(corrupt=21))
-    # Of the calibration split, once the epoch is saved.
-    with pytest.raises(TrainingError, match=r"^too many after step 4 .*\[3, 4\]$"):
-        run(tmp_path, clock, monkeypatch, excess="too many")
+    # Of the calibration split, once the epoch is saved: what is left of it, or nothing, is no
+    # measure for the choice of the best checkpoint.
+    found: dict[int, float | None] = {}
+    words = r"this epoch has no objective, .*: stopped after step 4 of pretrain, which is saved; .*"
+    with pytest.raises(TrainingError, match=rf"^too many; {words}\[3, 4\]$"):
+        run(tmp_path, clock, monkeypatch, excess="too many", objectives=found)
+    assert found == {3: None, 4: None}
+
+    def unreadable(validated: int) -> None:
+        if validated == 2:
+            raise DataError("none of the 70 images can be read: repair them")
+
+    found.clear()
+    words = words.replace("step 4", "step 8")
+    with pytest.raises(TrainingError, match=rf"^calibration: none of .* them; {words}6, 8\]$"):
+        run(tmp_path, clock, monkeypatch, while_validating=unreadable, objectives=found)
+    assert found == {3: None, 4: 1.0, 6: None, 8: None}

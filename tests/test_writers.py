@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from drnet_jax.checkpoints.picture_sizes import write_sizes
 from drnet_jax.reports.predictions import Unreadable
 from drnet_jax.runtime.checked_json import read_json
 from drnet_jax.runtime.files import check_writable, in_words, replacing, write_json
@@ -15,6 +17,7 @@ from drnet_jax.training.stage_log import unused_warnings
 from tests.small_disk import small_disk
 
 STAGES = ("pretrain", "joint")
+FILES = ("metrics.jsonl", "tensorboard", "table.csv", "file.json", "picture_sizes.npz")
 
 
 def write_log(
@@ -85,7 +88,7 @@ def test_writers_at_once_do_not_share_a_temporary_file(tmp_path: Path) -> None:
     assert found == {"a.json": "first", "a.csv": "other"}
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard", "table.csv", "file.json"])
+@pytest.mark.parametrize("name", FILES)
 def test_a_full_disk_is_an_error_that_names_the_file(name: str, tmp_path: Path) -> None:
     """What was there stays, and a later run goes on with it."""
     path = tmp_path / name
@@ -102,6 +105,8 @@ def test_a_full_disk_is_an_error_that_names_the_file(name: str, tmp_path: Path) 
             log.close()
         elif name == "table.csv":
             Table(path, Unreadable).append([Unreadable("x" * 99, "y")])
+        elif name == "picture_sizes.npz":
+            write_sizes(tmp_path, {"train": np.arange(99)})
         else:
             write_json(path, {"a": "x" * 99})
 
@@ -111,7 +116,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(name: str, tmp_path: Path) 
     words = f"{error.value.filename}: File too large; what was complete before is kept: free space"
     assert in_words(error.value).startswith(words)
     assert json.loads((tmp_path / "file.json").read_text())["a"] == 1
-    assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+    assert not [path.name for path in tmp_path.iterdir() if ".tmp" in path.name]
     assert write_log(tmp_path, "pretrain", 1, ("pretrain", 2)) == [("pretrain", 1), ("pretrain", 2)]
     assert (tmp_path / "metrics.jsonl").read_text().startswith(before)
 

@@ -26,13 +26,23 @@ def load(path: Path, model: str) -> Calibration:
     if not path.exists():
         raise BudgetError(f"{path} is missing: run --mode=calibrate before a budget is used")
     try:
+        return read(path, model)
+    except ValueError as error:
+        raise BudgetError(f"{error}: run --mode=calibrate") from error
+
+
+def read(path: Path, model: str) -> Calibration:
+    """As `load`, of a file that is there, and for whoever writes it anew.
+
+    Raises:
+      ValueError: it is of another model, or damaged; the message names no remedy.
+    """
+    try:
         found = _parse(read_json(path))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BudgetError(f"{path} is damaged ({error!r}): run --mode=calibrate") from error
+        raise ValueError(f"{path} is damaged ({error!r})") from error
     if found.model != model:
-        raise BudgetError(
-            f"{path} is of {found.model}, and the model is {model}: run --mode=calibrate"
-        )
+        raise ValueError(f"{path} is of {found.model}, and the model is {model}")
     return found
 
 

@@ -14,14 +14,15 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from drnet_jax.checkpoints.checksums import find_damage, has_checksums, write_checksums
+from drnet_jax.checkpoints.training_lock import other_training
 from drnet_jax.runtime.checked_json import read_json
 from drnet_jax.runtime.files import naming
 from drnet_jax.runtime.progress import log
 
 T = TypeVar("T")
 METRIC = "objective"
-# Seconds after which a checkpoint that another process is removing is gone.
-_REMOVED_AFTER = 0.2
+# Seconds within which a checkpoint that another process is removing is gone.
+_REMOVED_WITHIN = 5.0
 
 
 class CheckpointError(ValueError):
@@ -116,8 +117,18 @@ class StageCheckpoints:
             self._checkpointer.save_async(step, state, force=True, metrics=metrics)
 
     def _add_checksums(self) -> None:
-        """Orbax calls it on the first process once all have written, before the final name."""
-        for temporary in self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+        """Orbax calls it on the first process once all have written, before the final name.
+
+        Raises:
+          RuntimeError: what was written is not found.
+        """
+        found = list(self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*"))
+        if not found:
+            raise RuntimeError(
+                f"no checksums for step {self._saving} in {self.directory}: this version of Orbax "
+                "gives its temporary folders another name than *.orbax-checkpoint-tmp*"
+            )
+        for temporary in found:
             write_checksums(temporary)
 
     def load(self, step: int, like: T) -> T:
@@ -150,8 +161,7 @@ class StageCheckpoints:
         try:
             yield
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            if not path.is_dir():
-                raise _removed(path) from error
+            _stop_if_removed(path)
             raise ContentError(_cause(error) + doubt) from error
 
     def close(self) -> None:
@@ -233,7 +243,7 @@ def _check_objective(checkpoint: Path) -> None:
     try:
         if path.exists() and not math.isfinite(read_json(path)[METRIC]):
             raise ValueError(f"{METRIC} is not finite")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         _stop_for(checkpoint, f"{path} is damaged ({error})")
 
 
@@ -241,18 +251,21 @@ def _stop_for(checkpoint: Path, damage: str) -> None:
     """Stops for a damaged file of a checkpoint; empty: there is none."""
     if not damage:
         return
-    # A training that runs beside removes checkpoints file by file.
-    time.sleep(_REMOVED_AFTER)
-    if not checkpoint.is_dir():
-        raise _removed(checkpoint)
+    _stop_if_removed(checkpoint)
     raise CheckpointError(f"{damage}; {instead_of(checkpoint)}")
 
 
-def _removed(checkpoint: Path) -> CheckpointError:
-    return CheckpointError(
-        f"{checkpoint} was removed while it was read, as a training does that saves newer ones: "
-        "run the command again"
-    )
+def _stop_if_removed(checkpoint: Path) -> None:
+    """Stops if a checkpoint is gone, or going: a training beside removes one file by file."""
+    until = time.monotonic() + _REMOVED_WITHIN
+    workdir = checkpoint.parent.parent
+    while checkpoint.is_dir() and time.monotonic() < until and other_training(workdir):
+        time.sleep(0.05)
+    if not checkpoint.is_dir():
+        raise CheckpointError(
+            f"{checkpoint} was removed while it was read, as a training does that saves newer "
+            "ones: run the command again"
+        )
 
 
 def read_object(path: Path, remedy: str = "restore it from a copy") -> dict[str, Any]:

@@ -47,6 +47,8 @@ def find_damage(directory: Path, *, under: str = "") -> str:
     try:
         files = read_json(path)["files"]
         wanted = {name: f"{files[name]}" for name in files if name.startswith(under)}
+    except FileNotFoundError:
+        return f"{path} is missing"
     except (ValueError, KeyError, TypeError) as error:
         return f"{path} is damaged ({error})"
     for name, found in zip(wanted, _each(directory, list(wanted)), strict=True):

@@ -1,6 +1,7 @@
 """Values that are not finite: in what is saved or restored, and in what a model gives."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from drnet_jax.checkpoints.checkpoint import CheckpointError, instead_of
 class NotFiniteError(CheckpointError):
     """A model gives outputs that are NaN or infinite.
 
+    Args:
+      images: which, in words.
+      checkpoint: of the model; None: it is of none yet.
+
     Attributes:
       rows: `[r]`, which images of the batch.
       batch: the batch, as its caller gave it.
@@ -21,12 +26,20 @@ class NotFiniteError(CheckpointError):
     def __init__(
         self, images: str, checkpoint: Path | None, rows: np.ndarray, batch: object = None
     ) -> None:
-        model, remedy = "the model", ""
-        if checkpoint is not None:
-            model, remedy = str(checkpoint), f"; {instead_of(checkpoint)}"
-        super().__init__(f"the outputs of {model} are not finite for {images}{remedy}")
+        super().__init__(images, checkpoint)
         self.rows = rows
         self.batch = batch
+
+    @cached_property
+    def _text(self) -> str:
+        images, checkpoint = self.args
+        if checkpoint is None:
+            return f"the outputs of the model are not finite for {images}"
+        return f"the outputs of {checkpoint} are not finite for {images}; {instead_of(checkpoint)}"
+
+    def __str__(self) -> str:
+        """Made once it is read: for the remedy, the checkpoints beside are read whole."""
+        return self._text
 
 
 def rows_not_finite(*outputs: np.ndarray) -> np.ndarray:

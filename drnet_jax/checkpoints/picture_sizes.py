@@ -11,6 +11,7 @@ import numpy as np
 from drnet_jax.checkpoints.checkpoint import damaged
 from drnet_jax.config import SPLITS
 from drnet_jax.data.sources import DataError
+from drnet_jax.runtime.files import replacing
 from drnet_jax.runtime.progress import log
 
 _NAME = "picture_sizes.npz"
@@ -22,12 +23,14 @@ def write_sizes(workdir: Path, sizes: Mapping[str, np.ndarray]) -> None:
     Args:
       workdir: of the run.
       sizes: by split, `[n]` in bytes.
+
+    Raises:
+      OSError: naming the file, which is written whole or not at all.
     """
     if jax.process_index() != 0:
         return
-    temporary = workdir / "picture_sizes.tmp.npz"
-    np.savez_compressed(temporary, allow_pickle=False, **sizes)
-    temporary.replace(workdir / _NAME)
+    with replacing(workdir / _NAME) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **sizes)
 
 
 def read_sizes(origin: Path) -> dict[str, np.ndarray]:

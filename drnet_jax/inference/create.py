@@ -46,6 +46,10 @@ def file_classifier(
       restored: the model.
       view: what is classified of a picture, as evaluation sees it.
       times: measured before; default: measured now, if `config.inference.measure` is set.
+
+    Raises:
+      CheckpointError: the model has no trained predictor.
+      ConfigError: several hosts, or buckets that do not fit into the memory.
     """
     classifier = FileClassifier(**_settings(config, restored), view=view)
     return classifier.with_times(times) if times else _measured(config, classifier)

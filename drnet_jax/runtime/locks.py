@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -129,7 +129,6 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 def _remove_empty(folders: list[Path]) -> None:
     """Removes those that are empty, the innermost one first."""
     for folder in folders:
-        try:
+        # One that ends in `..` has others of them in it.
+        with suppress(OSError):
             folder.rmdir()
-        except OSError:
-            return

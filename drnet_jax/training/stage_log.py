@@ -60,7 +60,7 @@ class StageLog:
         Args:
           step: the last one of the window; without a step in it nothing is written.
           waited: seconds of the window that the device waited for batches.
-          corrupt: images that could not be decoded so far.
+          corrupt: images that could not be read or decoded so far.
 
         Raises:
           TrainingError: a loss or a gradient is not finite.

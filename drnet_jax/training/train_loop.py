@@ -10,6 +10,7 @@ import jax
 from drnet_jax.checkpoints.finite import NotFiniteError
 from drnet_jax.config import STAGES
 from drnet_jax.data.pipeline import TrainBatch, train_batches
+from drnet_jax.data.sources import DataError
 from drnet_jax.runtime.sharding import batch_sharding
 from drnet_jax.training.corrupt import CorruptImages
 from drnet_jax.training.feed import BatchFeed
@@ -21,13 +22,16 @@ from drnet_jax.training.train_state import TrainState
 from drnet_jax.training.train_step import StepFn
 from drnet_jax.training.validation import Validation, Validator
 
+_NO_OBJECTIVE = "; this epoch has no objective, by which the best checkpoint is chosen: stopped"
+
 
 def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
     """Runs the steps that are left; every epoch ends with a validation and a checkpoint.
 
     Raises:
       TrainingError: figures that are not finite, too many corrupt images, a signal, or an output
-        that takes no more; of all but the first the last step is saved.
+        that takes no more; of all but the first the last step is saved. So it is where the
+        calibration split is not read whole, but without an objective.
     """
     config, checkpoints = stage.run.config, stage.checkpoints
     validate = Validator(stage)
@@ -67,11 +71,7 @@ def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
             if asks and not reason:
                 reason = corrupt.excess()
             if ends_epoch:
-                validation = _validated(stage, step, state, validate)
-                log.end_epoch(step, validation)
-                checkpoints.save(step, state, objective=validation.objective)
-                log.begin_window()
-                reason = reason or validation.excess
+                reason = _end_epoch(stage, step, state, validate, log) or reason
             elif reason or _is_due(step, config.checkpoint.every_steps):
                 write_log(step)
                 check_state(stage, step, state)
@@ -101,21 +101,38 @@ def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _validated(
-    stage: Stage, step: int, state: TrainState, validate: Callable[[Any], Validation]
-) -> Validation:
-    """What the calibration split says of a state that is finite, and so are its outputs."""
+def _end_epoch(
+    stage: Stage,
+    step: int,
+    state: TrainState,
+    validate: Callable[[Any], Validation],
+    log: StageLog,
+) -> str:
+    """Validates a state and saves it; why to stop, or nothing.
+
+    Raises:
+      TrainingError: the state, its outputs or its objective are not finite: nothing is saved.
+    """
     check_state(stage, step, state)
     try:
-        return validate(state.eval_variables)
+        validation = validate(state.eval_variables)
     except NotFiniteError as error:
         raise diverged(stage, step, str(error)) from error
+    except DataError as error:
+        stage.checkpoints.save(step, state)
+        return f"calibration: {error}{_NO_OBJECTIVE}"
+    log.end_epoch(step, validation)
+    # Without that many images an objective compares with no other.
+    objective = None if validation.excess else validation.objective
+    stage.checkpoints.save(step, state, objective=objective)
+    log.begin_window()
+    return validation.excess and validation.excess + _NO_OBJECTIVE
 
 
 def _save_before_stop(
     stage: Stage, step: int, state: TrainState, write_log: Callable[[int], None]
 ) -> None:
-    """No batch came: Ctrl-C reaches the workers too, and a disk may fail."""
+    """No batch came: a worker was killed, say, or a second Ctrl-C ended the wait for it."""
     # Saving takes all processes, and only this one may be stopping.
     if step > stage.start_step and jax.process_count() == 1:
         write_log(step)

@@ -20,7 +20,7 @@ class Validation:
       figures: for the log, the objective among them.
       text: the accuracies, for the terminal.
       left_out: which images are corrupt, in words; empty: none.
-      excess: why to stop, if they are too many.
+      excess: why to stop, if they are too many; the objective is then not to be compared.
     """
 
     objective: float
@@ -43,7 +43,12 @@ class Validator:
         self._eval_step = make_eval_step(stage.run.model, tuple(data.mean), tuple(data.std))
 
     def __call__(self, variables: Any) -> Validation:
-        """Figures of the variables that the stage trains."""
+        """Figures of the variables that the stage trains.
+
+        Raises:
+          NotFiniteError: outputs are not finite.
+          DataError: no image can be read.
+        """
         stage, run = self._stage, self._stage.run
         records = evaluate(
             self._eval_step,
@@ -70,7 +75,7 @@ class Validator:
         limit = run.config.data.max_corrupt
         excess = (
             f"{len(left_out)} calibration images cannot be read ({named}), more than "
-            f"data.max_corrupt={limit}: repair them or raise it; stopped"
+            f"data.max_corrupt={limit}: repair them or raise it"
         )
         return Validation(
             score,
