@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from drnet_jax import cli
 from drnet_jax.config import ConfigError, default_config, flatten, get_field
 from drnet_jax.config_files import find_config, load_config
-from drnet_jax.config_overrides import override, take_overrides
+from drnet_jax.config_overrides import set_fields, take_overrides
 from drnet_jax.config_paths import PATH_FIELDS
 from drnet_jax.data import prepare
 from drnet_jax.sweeps.plan import Sweep, make_plan
@@ -57,6 +57,13 @@ def texts(name: str) -> dict[str, Any]:
         return {"('a', 'b')": ("a", "b"), "['a']": ("a",), "one": ("one",), "()": (), "12": ("12",)}
     numbers = {"(3, 2)": (3, 2), "[3,2]": (3, 2), "3,2": (3, 2), "(3,)": (3,), "3": (3,), "()": ()}
     return {**numbers, "(0.5, -1, 2)": (0.5, -1, 2)}
+
+
+def override(config: ConfigDict, arguments: list[str]) -> list[str]:
+    """Sets what arguments say, as the program does; gives the other ones."""
+    values, others = take_overrides(arguments)
+    set_fields(config, values)
+    return others
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
