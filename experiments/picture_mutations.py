@@ -200,7 +200,8 @@ def _extreme_field(rng: Rng, content: bytes, form: str) -> bytes:
     little = rng.choice(["little", "big"]) == "little"
     value = int(rng.choice(_EXTREMES)) & ((1 << 8 * size) - 1)
     at = int(rng.integers(min(len(content), 80)))
-    return _mended(content[:at] + value.to_bytes(size, "little" if little else "big") + content[at + size :], rng)
+    field = value.to_bytes(size, "little" if little else "big")
+    return _mended(content[:at] + field + content[at + size :], rng)
 
 
 def _absurd_size(rng: Rng, content: bytes, form: str) -> bytes:
