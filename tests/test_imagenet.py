@@ -19,6 +19,7 @@ from drnet_jax.data.imagenet_tars import TEST_TAR, ImagenetTars
 from drnet_jax.data.settings import DataSettings
 from drnet_jax.data.sources import DataError, EncodedSource
 from drnet_jax.data.tfds_source import TfdsDataset
+from drnet_jax.runtime.files import replacing
 from tests.tiny_imagenet import VALIDATION_WNIDS, check, jpeg, write_tars
 
 ROOT = Path(__file__).parents[1]
@@ -88,14 +89,13 @@ def test_imagenet100_from_the_tars_in_a_read_only_folder(
     files, num_test = imagenet100_tars(data)
     settings = DataSettings("imagenet100", dir=str(data), cache_dir=cache, size=16)
     # The tests may run as root, whom no mode keeps out.
-    real_mkstemp = __import__("tempfile").mkstemp
 
-    def refuse(*, dir: Path, suffix: str) -> Any:
-        if Path(dir) == data:
+    def refuse(path: Path) -> Any:
+        if path.parent == data:
             raise PermissionError("read-only")
-        return real_mkstemp(dir=dir, suffix=suffix)
+        return replacing(path)
 
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr("drnet_jax.data.index_cache.replacing", refuse)
     classes = DataSplits(settings).classes
     assert classes == imagenet100_classes()
     train = encoded(settings, "train")
