@@ -30,6 +30,7 @@ from drnet_jax.evaluation.inputs import (
 from drnet_jax.evaluation.latency import time_in_turns
 from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.inference.adaptive import AdaptiveClassifier
+from drnet_jax.inference.batches import check_batches
 from drnet_jax.inference.create import adaptive_classifier
 from drnet_jax.inference.decision import choose
 from drnet_jax.models.macs import ModelCost, model_cost
@@ -91,11 +92,13 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
       CheckpointError: no checkpoint, one of another model, or no trained predictor.
       DataError: the data cannot be read, or is other data.
       BudgetError: a budget cannot be kept.
+      ConfigError: batches that do not fit into the memory.
       OSError: `workdir` cannot be written to.
     """
     check_writable(workdir / "benchmark")
     restored, source = restore_and_load(config, workdir, "calibration")
     check_predictor(restored)
+    check_batches(config, "benchmark.batch_sizes", source.image_size)
     outputs = ModelOutputs(config, workdir, restored).of("calibration", source)
     records = with_origin(outputs.records(), source)
     lambdas = _lambdas(records, model_cost(restored.model), tuple(config.benchmark.gmacs))

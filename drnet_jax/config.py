@@ -214,7 +214,8 @@ def _data() -> ConfigDict:
     data.crop_scale = (0.08, 1.0)
     # Centred crop in evaluation, as a fraction of the picture's shorter side.
     data.eval_crop = 224 / 256
-    # Training stops when more images than this cannot be decoded; up to then they are left out.
+    # More images that cannot be decoded stop a training, more that were replaced under their names
+    # since a run was trained are refused; up to then they are left out, or taken for repaired.
     data.max_corrupt = 20
     # True: evaluation leaves them out too, instead of stopping.
     data.skip_corrupt = False

@@ -1,12 +1,11 @@
 """The checks of a configuration that come before any work: of every field, and between fields."""
 
-import difflib
 from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
 from drnet_jax.config import BUDGETS, STAGES, ConfigError, default_config, flatten
-from drnet_jax.config_fields import FIELDS
+from drnet_jax.config_fields import FIELDS, unknown_field
 
 
 def check_config(config: ConfigDict, num_devices: int, mode: str = "train") -> None:
@@ -53,9 +52,7 @@ def _check_fields(config: ConfigDict) -> None:
             raise ConfigError(f"{name} is missing; start from drnet_jax.config.default_config()")
     for name, value in values.items():
         if name not in FIELDS:
-            close = difflib.get_close_matches(name, FIELDS, n=1)
-            hint = f"did you mean {close[0]}?" if close else "drnet_jax/config.py lists them all"
-            raise ConfigError(f"there is no field {name}; {hint}")
+            raise ConfigError(unknown_field(name, FIELDS))
         complaint = FIELDS[name].complaint(value)
         if complaint:
             shown = tuple(value) if isinstance(value, list) else value

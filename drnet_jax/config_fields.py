@@ -1,8 +1,9 @@
 """What every field of a configuration may be: its type, its range, and what else it must be."""
 
+import difflib
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -250,3 +251,17 @@ FIELDS: Mapping[str, Field] = {
     "log.every_steps": _POSITIVE_INT,
     "log.tensorboard": Flag(),
 }
+
+
+def unknown_field(name: str, known: Iterable[str]) -> str:
+    """What to say of a field that there is not, with the one that may be meant."""
+    known = sorted(known)
+    if any(field.startswith(f"{name}.") for field in known):
+        return f"config field {name!r} is a section: set the fields in it, one by one"
+    close = difflib.get_close_matches(name, known, n=1)
+    if not close:
+        last = {field.split(".")[-1]: field for field in known}
+        found = difflib.get_close_matches(name.split(".")[-1], last, n=1)
+        close = [last[field] for field in found]
+    hint = f"did you mean {close[0]!r}?" if close else "drnet_jax/config.py lists them all"
+    return f"unknown config field {name!r}; {hint}"

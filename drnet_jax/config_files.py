@@ -9,8 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from drnet_jax.config import ConfigError, flatten
-from drnet_jax.config_fields import FIELDS
-from drnet_jax.config_overrides import unknown_field
+from drnet_jax.config_fields import FIELDS, unknown_field
 from drnet_jax.config_paths import expand_paths, user_path
 
 _PACKAGE = Path(__file__).parent

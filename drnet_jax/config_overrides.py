@@ -1,40 +1,21 @@
 """Fields of a configuration set on a command line: `--config.joint.eta=0.5`."""
 
 import ast
-import difflib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from drnet_jax.config import ConfigError, default_config, flatten
-from drnet_jax.config_fields import FIELDS, Flag, Items, Number, Text
+from drnet_jax.config_fields import FIELDS, Flag, Items, Number, Text, unknown_field
 from drnet_jax.config_paths import expand_paths
 
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 # The beginning of another flag; -1 and -.5 are numbers.
 _FLAG = re.compile(r"-+[^\W\d]")
 _TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-
-
-def override(config: ConfigDict, arguments: Sequence[str]) -> list[str]:
-    """Sets the fields that a command line names.
-
-    Args:
-      config: changed in place.
-      arguments: as for `take_overrides`.
-
-    Returns:
-      The other arguments, in order.
-
-    Raises:
-      ConfigError: see `take_overrides`; or `config` lacks the field.
-    """
-    values, others = take_overrides(arguments)
-    set_fields(config, values)
-    return others
 
 
 def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
@@ -154,17 +135,3 @@ def _mistyped(name: str, text: str) -> ConfigError:
     if strange:
         words += f" (it has {strange!r}, {unicodedata.name(strange, 'unnamed').lower()})"
     return ConfigError(words)
-
-
-def unknown_field(name: str, known: Iterable[str]) -> str:
-    """What to say of a field that there is not, with the one that may be meant."""
-    known = sorted(known)
-    if any(field.startswith(f"{name}.") for field in known):
-        return f"config field {name!r} is a section: set the fields in it, one by one"
-    close = difflib.get_close_matches(name, known, n=1)
-    if not close:
-        last = {field.split(".")[-1]: field for field in known}
-        found = difflib.get_close_matches(name.split(".")[-1], last, n=1)
-        close = [last[field] for field in found]
-    hint = f"did you mean {close[0]!r}?" if close else "drnet_jax/config.py lists them all"
-    return f"unknown config field {name!r}; {hint}"

@@ -21,6 +21,7 @@ from drnet_jax.evaluation.inputs import (
     evaluation_fields,
     find_and_load,
     load_split,
+    missing,
     restore_and_load,
     with_origin,
 )
@@ -99,12 +100,26 @@ def _calibration(
     outputs: ModelOutputs,
     records: EvalRecords,
 ) -> EvalRecords:
-    """Records of the calibration split, without images that cannot be decoded; or `records`."""
+    """Records of the calibration split, without images that cannot be decoded; or `records`.
+
+    Raises:
+      DataError: more than `data.max_corrupt` of them cannot be decoded.
+    """
     if config.eval.split == "calibration":
         return records
     log("controls: the calibration split too (--config.eval.controls=False: no) ...")
     source = load_split(config, workdir, trained, "calibration")
-    return outputs.of("calibration", source, skip_corrupt=True).records()
+    found = outputs.of("calibration", source, skip_corrupt=True)
+    corrupt, limit = missing(found, source), config.data.max_corrupt
+    if len(corrupt):
+        words = f"{len(corrupt)} calibration images cannot be read ({name_images(source, corrupt)})"
+        if len(corrupt) > limit:
+            raise DataError(
+                f"{words}, more than data.max_corrupt={limit}: repair them, raise it, or do "
+                "without the controls, --config.eval.controls=False"
+            )
+        log(f"{words}: the controls are computed without them")
+    return found.records()
 
 
 def has_predictor(trained: TrainedModel) -> bool:

@@ -54,42 +54,10 @@ def main(arguments: Sequence[str]) -> int:
     given, overrides = parse(arguments)
     # The jobs need the GPUs; this process only writes.
     jax.config.update("jax_platforms", "cpu")
-    directory = (given.dir or Path("runs") / given.sweep.stem).resolve()
-    results = given.results or directory
-    try:
-        sweep = load_sweep(given.sweep)
-        base = base_config(sweep, overrides)
-        check_places(base, results)
-        plan = make_plan(sweep, base, directory)
-        check_directory(plan)
-        check_present_images(plan)
-    except (ConfigError, CheckpointError, DataError) as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(in_words(error))
     command = shlex.join(["python", "-m", "drnet_jax.sweep", *arguments])
-
-    def write() -> None:
-        """The table and the plot, as far as they go."""
-        check_images(plan)
-        _write(plan, command, results)
-
-    runner = JobRunner(sweep.config, overrides, given.devices)
-    # Two sweeps at once would run the same jobs in the same workdirs.
-    lock = locked(
-        directory / "sweep.lock",
-        f"runs the sweep in {directory}",
-        "wait until it ends, or give another --dir",
-    )
     try:
-        check_writable(results)
-        with lock, _terminations(runner):
-            failed = _run_all(runner, plan.stage_one) + _run_all(runner, plan.stage_two, write)
-        write()
-        table = (results / "sweep.md").read_text(encoding="utf-8")
-        print_line(f"\n{table}\nwrote sweep.md, sweep.json and sweep.png in {results}")
-        if failed:
-            print_line(f"error: {failed} jobs failed; run the same command to resume", sys.stderr)
+        with _terminations() as stops:
+            return int(_run(given, overrides, command, stops) > 0)
     except (ConfigError, CheckpointError, DataError) as error:
         _fail(str(error))
     except OSError as error:
@@ -98,7 +66,60 @@ def main(arguments: Sequence[str]) -> int:
         _fail(f"{error}; run the same command to resume")
     except KeyboardInterrupt:
         _fail("interrupted; run the same command to resume")
-    return int(failed > 0)
+
+
+def _run(
+    given: argparse.Namespace,
+    overrides: Mapping[str, Any],
+    command: str,
+    stops: list[Callable[[], None]],
+) -> int:
+    """Runs what is not finished, and writes the table; how many jobs failed.
+
+    Args:
+      given: what `parse` found.
+      overrides: the fields that are set for every job.
+      command: that runs the sweep.
+      stops: gets what a signal calls.
+
+    Raises:
+      ConfigError: the sweep, its directory or its configuration cannot be used.
+      CheckpointError: a run is damaged.
+      DataError: the data cannot be read, or are other data.
+      OSError: the results cannot be written.
+      OutputError: what is printed is lost.
+      KeyboardInterrupt: a signal.
+    """
+    directory = (given.dir or Path("runs") / given.sweep.stem).resolve()
+    results = given.results or directory
+    sweep = load_sweep(given.sweep)
+    base = base_config(sweep, overrides)
+    check_places(base, results)
+    plan = make_plan(sweep, base, directory)
+    check_directory(plan)
+    check_present_images(plan)
+
+    def write() -> None:
+        """The table and the plot, as far as they go."""
+        check_images(plan)
+        _write(plan, command, results)
+
+    runner = JobRunner(sweep.config, overrides, given.devices)
+    stops.append(runner.terminate)
+    check_writable(results)
+    # Two sweeps at once would run the same jobs in the same workdirs.
+    with locked(
+        directory / "sweep.lock",
+        f"runs the sweep in {directory}",
+        "wait until it ends, or give another --dir",
+    ):
+        failed = _run_all(runner, plan.stage_one) + _run_all(runner, plan.stage_two, write)
+        write()
+        table = (results / "sweep.md").read_text(encoding="utf-8")
+    print_line(f"\n{table}\nwrote sweep.md, sweep.json and sweep.png in {results}")
+    if failed:
+        print_line(f"error: {failed} jobs failed; run the same command to resume", sys.stderr)
+    return failed
 
 
 def _fail(message: str) -> NoReturn:
@@ -174,10 +195,11 @@ def base_config(sweep: Sweep, overrides: Mapping[str, Any]) -> ConfigDict:
 
 
 @contextmanager
-def _terminations(runner: JobRunner) -> Iterator[None]:
-    """SIGTERM and SIGHUP reach the running jobs too, as a terminal's Ctrl-C does.
+def _terminations() -> Iterator[list[Callable[[], None]]]:
+    """SIGTERM and SIGHUP end the sweep, and its running jobs, as a terminal's Ctrl-C does.
 
-    Where SIGHUP is ignored (`nohup`), it stays so.
+    It gives a list of what to call then: of the jobs, once there are some. Where
+    SIGHUP is ignored (`nohup`), it stays so.
     """
 
     def stop(*_: object) -> NoReturn:
@@ -185,15 +207,17 @@ def _terminations(runner: JobRunner) -> Iterator[None]:
         for number in numbers:
             # What is ignored here would be so in a job that starts at this moment.
             signal.signal(number, lambda *_: None)
-        runner.terminate()
+        for call in calls:
+            call()
         raise KeyboardInterrupt
 
+    calls: list[Callable[[], None]] = []
     numbers = [signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     previous = {number: signal.signal(number, stop) for number in numbers}
     try:
-        yield
+        yield calls
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

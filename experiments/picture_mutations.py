@@ -104,8 +104,11 @@ _VARIANTS: dict[str, list[tuple[str, dict[str, object]]]] = {
     ],
     "BMP": [(mode, {}) for mode in ("RGB", "L", "P", "1", "RGBA")],
     "TIFF": [
-        *(("RGB", {"compression": name}) for name in ("raw", "tiff_lzw", "tiff_adobe_deflate")),
-        *(("RGB", {"compression": name}) for name in ("packbits", "jpeg")),
+        ("RGB", {"compression": "raw"}),
+        ("RGB", {"compression": "tiff_lzw"}),
+        ("RGB", {"compression": "tiff_adobe_deflate"}),
+        ("RGB", {"compression": "packbits"}),
+        ("RGB", {"compression": "jpeg"}),
         ("I;16", {}),
         ("CMYK", {}),
         ("1", {"compression": "group4"}),
@@ -119,7 +122,8 @@ _VARIANTS: dict[str, list[tuple[str, dict[str, object]]]] = {
 
 def _picture(rng: Rng, mode: str) -> Image.Image:
     """Coarse noise enlarged, a rectangle on it, and some fine noise."""
-    width, height = (int(side) for side in np.exp(rng.uniform(*np.log(_SIDES), size=2)))
+    low, high = np.log(_SIDES)
+    width, height = (int(side) for side in np.exp(rng.uniform(low, high, size=2)))
     coarse = Image.fromarray(rng.integers(256, size=(4, 4, 3), dtype=np.uint8))
     pixels = np.array(coarse.resize((width, height), Image.Resampling.BICUBIC), int)
     left, top = rng.integers(width), rng.integers(height)
@@ -159,13 +163,14 @@ def _none(rng: Rng, content: bytes, form: str) -> bytes:
 
 def _bit_flips(rng: Rng, content: bytes, form: str) -> bytes:
     changed = bytearray(content)
-    for _ in range(rng.choice([1, 1, 2, 5, 20, 100])):
+    for _ in range(int(rng.choice([1, 1, 2, 5, 20, 100]))):
         changed[rng.integers(len(changed))] ^= 1 << int(rng.integers(8))
     return bytes(changed)
 
 
 def _truncated(rng: Rng, content: bytes, form: str) -> bytes:
-    return content[: int(rng.choice([rng.integers(len(content)), len(content) - 1, 20]))]
+    length = int(rng.integers(len(content)))
+    return content[: int(rng.choice([length, len(content) - 1, 20]))]
 
 
 def _inserted(rng: Rng, content: bytes, form: str) -> bytes:
@@ -191,10 +196,12 @@ def _zeroed(rng: Rng, content: bytes, form: str) -> bytes:
 
 def _extreme_field(rng: Rng, content: bytes, form: str) -> bytes:
     """One field of the first 80 bytes."""
-    size, order = int(rng.choice([1, 2, 4])), str(rng.choice(["little", "big"]))
+    size = int(rng.choice([1, 2, 4]))
+    little = rng.choice(["little", "big"]) == "little"
     value = int(rng.choice(_EXTREMES)) & ((1 << 8 * size) - 1)
     at = int(rng.integers(min(len(content), 80)))
-    return _mended(content[:at] + value.to_bytes(size, order) + content[at + size :], rng)
+    field = value.to_bytes(size, "little" if little else "big")
+    return _mended(content[:at] + field + content[at + size :], rng)
 
 
 def _absurd_size(rng: Rng, content: bytes, form: str) -> bytes:

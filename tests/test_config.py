@@ -230,7 +230,9 @@ def test_unknown_and_missing_fields() -> None:
         config.pretrain.nun_epochs = 3
     with config.unlocked():
         config.pretrain.nun_epochs = 3
-    with pytest.raises(ConfigError, match="no field pretrain.nun_epochs; did you mean"):
+    with pytest.raises(
+        ConfigError, match="field 'pretrain.nun_epochs'; did you mean 'pretrain.num_epochs'"
+    ):
         check_config(config, 1)
     config = default_config()
     with config.unlocked():

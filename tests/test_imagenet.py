@@ -18,6 +18,8 @@ from drnet_jax.data.imagenet100 import imagenet100_classes
 from drnet_jax.data.imagenet_tars import TEST_TAR, ImagenetTars
 from drnet_jax.data.settings import DataSettings
 from drnet_jax.data.sources import DataError, EncodedSource
+from drnet_jax.data.tfds_source import TfdsDataset
+from drnet_jax.runtime.files import replacing
 from tests.tiny_imagenet import VALIDATION_WNIDS, check, jpeg, write_tars
 
 ROOT = Path(__file__).parents[1]
@@ -87,14 +89,13 @@ def test_imagenet100_from_the_tars_in_a_read_only_folder(
     files, num_test = imagenet100_tars(data)
     settings = DataSettings("imagenet100", dir=str(data), cache_dir=cache, size=16)
     # The tests may run as root, whom no mode keeps out.
-    real_mkstemp = __import__("tempfile").mkstemp
 
-    def refuse(*, dir: Path, suffix: str) -> Any:
-        if Path(dir) == data:
+    def refuse(path: Path) -> Any:
+        if path.parent == data:
             raise PermissionError("read-only")
-        return real_mkstemp(dir=dir, suffix=suffix)
+        return replacing(path)
 
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr("drnet_jax.data.index_cache.replacing", refuse)
     classes = DataSplits(settings).classes
     assert classes == imagenet100_classes()
     train = encoded(settings, "train")
@@ -195,10 +196,37 @@ def test_a_damaged_data_set_of_tfds_is_one_error(
     for kept in path.parent.glob("*_labels_*.npz"):
         kept.unlink()
     settings = DataSettings("imagenet2012", dir=str(tmp_path / "tfds"), size=16)
-    words = "data set 'imagenet2012.*' in .*tfds.* is damaged, or files of it are missing .* anew$"
+    words = (
+        "data set 'imagenet2012.*' in .*tfds.* is damaged, or files of it are missing .* anew what"
+    )
     with pytest.raises(DataError, match=words) as error:
         DataSplits(settings).load("train")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "denied"), MemoryError(), ImportError("x")])
+def test_what_is_wrong_with_the_machine_is_no_damage(
+    error: Exception,
+    prepared: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody is told to prepare 144 GB anew."""
+    raised = DataError if isinstance(error, ImportError) else type(error)
+    words = "a package that cannot be imported .x." if raised is DataError else None
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    data_set = TfdsDataset("imagenet2012", str(prepared[0]), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(ImagenetLike, "as_data_source", fail)
+        with pytest.raises(raised, match=words):
+            data_set.read_split("train")
+    with monkeypatch.context() as patch:
+        patch.setattr(tfds, "builder", fail)
+        with pytest.raises(raised, match=words):
+            TfdsDataset("imagenet2012", str(prepared[0]), tmp_path)
 
 
 def test_a_damaged_record_is_a_corrupt_image(

@@ -1,6 +1,7 @@
 """Kept outputs: the figures of an image against scikit-learn, the file, and its key."""
 
 import os
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
+from drnet_jax import evaluate
 from drnet_jax.calibrate import restore_and_calibrate
 from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.checkpoints.restore import RestoredModel
@@ -196,6 +198,28 @@ def test_corrupt_images_cost_no_other_image_its_outputs(
     for field in fields(Logits):
         if field.name != "version":
             np.testing.assert_array_equal(getattr(found, field.name), getattr(whole, field.name))
+
+
+def test_corrupt_calibration_images_of_the_controls_are_named_and_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = encoded(tmp_path / "pictures", 4)
+
+    class Outputs:
+        """Of all images but two."""
+
+        def of(self, split: str, source: Source, *, skip_corrupt: bool) -> Logits:
+            assert split == "calibration" and skip_corrupt
+            return replace(kept(source, [0, 3]), logits=np.zeros((2, 1, 10), np.float32))
+
+    monkeypatch.setattr(evaluate, "load_split", lambda *_: source)
+    arguments: Any = tmp_path, None, Outputs(), None
+    found = evaluate._calibration(small_config(**{"data.max_corrupt": 2}), *arguments)
+    assert found.index.tolist() == [0, 3]
+    words = r"2 calibration images cannot be read \(.*1.png, .*2.png\)"
+    assert re.search(words + ": the controls are computed without", capsys.readouterr().out)
+    with pytest.raises(DataError, match=words + ", more than data.max_corrupt=1: repair them"):
+        evaluate._calibration(small_config(**{"data.max_corrupt": 1}), *arguments)
 
 
 def test_pictures_replaced_under_their_names_are_computed_anew(

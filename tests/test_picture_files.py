@@ -2,7 +2,8 @@
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 from PIL import Image
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError
-from drnet_jax.checkpoints.picture_sizes import check_sizes, write_sizes
-from drnet_jax.config import ConfigError
+from drnet_jax.checkpoints.picture_sizes import check_sizes, read_sizes, write_sizes
+from drnet_jax.config import SPLITS, ConfigError
 from drnet_jax.data.crops import problem
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.files import describe, list_pictures, printable, read_picture
@@ -19,6 +20,8 @@ from drnet_jax.data.index_cache import cached
 from drnet_jax.data.pipeline import eval_host_batches, train_batches
 from drnet_jax.data.settings import DataSettings, check_places
 from drnet_jax.data.sources import DataError, EncodedSource
+from drnet_jax.evaluation import logits
+from drnet_jax.evaluation.logits import Logits, LogitsError
 from drnet_jax.predict import restore_and_predict
 from drnet_jax.runtime.sharding import batch_sharding, create_mesh
 from drnet_jax.sweeps.plan import Sweep, make_plan
@@ -286,3 +289,35 @@ def test_a_damaged_index_is_made_anew(tmp_path: Path, capsys: pytest.CaptureFixt
         np.testing.assert_array_equal(cached("index", [tmp_path], lambda: array), array)
     assert capsys.readouterr().err.count("index.npz is damaged") == 4
     np.testing.assert_array_equal(cached("index", [tmp_path], lambda: array[:0]), array)
+
+
+def test_flipped_bits_of_array_files_are_damage(tmp_path: Path) -> None:
+    """Of a cache, of kept outputs and of sizes: it is damaged, or reads the same."""
+    path = tmp_path / "index.npz"
+    array = np.arange(3)
+    cached("index", [tmp_path], lambda: array)
+    for _ in flipped_bits(path):
+        np.testing.assert_array_equal(cached("index", [tmp_path], lambda: array), array)
+    path = tmp_path / "picture_sizes.npz"
+    write_sizes(tmp_path, {split: array for split in SPLITS})
+    for _ in flipped_bits(path):
+        with suppress(CheckpointError):
+            np.testing.assert_array_equal(read_sizes(tmp_path)["train"], array)
+    path, text = tmp_path / "logits.npz", np.array(["a"])
+    rows = np.ones((1, 1, 1), np.float32), np.ones((1, 1), np.float32)
+    logits.save(path, "key", "test", Logits(*rows, array[:1], array[:1], text, text, text[0]))
+    for _ in flipped_bits(path):
+        with suppress(LogitsError):
+            known = logits.load(path, "key", "test")
+            assert known is None or known.logits == 1
+
+
+def flipped_bits(path: Path) -> Iterator[None]:
+    """The file with each bit of a part flipped in turn: flags and methods of its first array."""
+    whole = path.read_bytes()
+    begin = whole.index(b"PK\1\2")
+    for bit in range(8 * begin, 8 * (begin + 12)):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+        yield

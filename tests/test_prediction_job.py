@@ -121,3 +121,13 @@ def test_the_lock_ends_with_its_block_and_leaves_nothing(tmp_path: Path) -> None
     with locked_output(link):
         assert [path.name for path in output.iterdir()] == ["predict.lock"]
     assert list(output.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["notes.tmp", "other.lock", ".hidden"])
+def test_files_of_the_user_are_kept_and_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match="exists and is not overwritten"):
+        read_state(tmp_path)
+    with locked_output(tmp_path):
+        pass
+    assert (tmp_path / name).read_text() == "mine"

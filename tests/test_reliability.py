@@ -1,4 +1,4 @@
-"""docs/reliability.md names tests that are there."""
+"""The documents name tests and files that are there."""
 
 import ast
 import re
@@ -20,3 +20,11 @@ def test_every_promise_has_its_test() -> None:
             tree = ast.parse((TESTS / f"{module}.py").read_text())
             found = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
             assert function in found, f"{module}::{function}"
+
+
+def test_links_lead_to_files() -> None:
+    """Of the README and the documents, to files of the project."""
+    for page in (TESTS.parent / "README.md", *PAGE.parent.glob("*.md")):
+        links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+        lost = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+        assert not lost, f"{page.name}: {lost}"

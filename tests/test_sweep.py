@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from drnet_jax import sweep
 from drnet_jax.config_files import call_file
 from drnet_jax.reports.comparison import Setting
 from drnet_jax.runtime.checked_json import read_json
@@ -314,6 +315,50 @@ sweep.main(["sweep.py", "--dir", "runs"])
     errors = process.communicate(timeout=30)[1]
     assert process.returncode == 2 and "interrupted; run the same command" in errors
     assert len(ran(project)) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("during", ["check_present_images", "_write"])
+def test_an_interruption_before_and_after_the_jobs_is_one_line(
+    number: int,
+    during: str,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """While pictures are checked, and while the table is written, which the lock covers too."""
+    monkeypatch.setattr(sweep, "_run_all", lambda *_: 0)
+    monkeypatch.setattr(sweep, during, lambda *_: signal.raise_signal(number))
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        # As a terminal leaves them; in the end they are as they were.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with pytest.raises(SystemExit, match="2"):
+            main([str(project / "sweep.py"), "--dir", str(project / "runs")])
+        assert signal.getsignal(signal.SIGTERM) == before[signal.SIGTERM]
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+    error = capsys.readouterr().err
+    assert error == "error: interrupted; run the same command to resume\n"
+    assert not (project / "runs" / "sweep.lock").exists()
+
+
+def test_the_last_table_is_written_under_the_lock(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+    monkeypatch.setattr(sweep, "_run_all", lambda *_: 0)
+    write, lock = sweep._write, project / "runs" / "sweep.lock"
+
+    def noting(*arguments: Any) -> None:
+        held.append(lock.exists())
+        write(*arguments)
+
+    monkeypatch.setattr(sweep, "_write", noting)
+    assert main([str(project / "sweep.py"), "--dir", str(project / "runs")]) == 0
+    assert held == [True]
 
 
 def test_devices_work_side_by_side(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 Nothing is compiled.
 """
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 from drnet_jax.config import STAGES, ConfigError
 from drnet_jax.data.pipeline import eval_batches, train_batches
 from drnet_jax.evaluation.outputs import make_eval_step
+from drnet_jax.inference.batches import check_batches
 from drnet_jax.models.create import create_model
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.macs import model_cost
@@ -109,11 +111,6 @@ def test_what_a_later_stage_cannot_compute_stops_before_the_first(
     [
         ({"model.args": "stage_sizes=(1,), width=300000"}, "pretrain.batch_size=40 with the"),
         ({"eval.batch_size": 4 * 10**8}, r"eval.batch_size=400000000: 4\d+ images of 64x64 px"),
-        ({"inference.buckets": (1, 10**9)}, r"inference.buckets=\(1, 1000000000\): 1000000000"),
-        (
-            {"benchmark.batch_sizes": (2**31 - 1,)},
-            "benchmark.batch_sizes=.2147483647,.: 2147483647",
-        ),
         ({"joint.num_epochs": 2**31 - 1}, "joint.num_epochs=2147483647 of 8 steps each"),
     ],
 )
@@ -121,6 +118,18 @@ def test_what_no_machine_can_do(fields: dict[str, Any], words: str, tmp_path: Pa
     with pytest.raises(ConfigError, match=words):
         prepare(small_config(**SHALLOW | fields), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_batches_are_checked_by_field_and_by_device(tmp_path: Path) -> None:
+    """A training is not refused for batches that it never uses."""
+    most = 2**31 - 1
+    fields = {"inference.buckets": (1, most), "benchmark.batch_sizes": (most,)}
+    config = small_config(**SHALLOW | fields)
+    prepare(config, tmp_path / "run")
+    for name, value in fields.items():
+        with pytest.raises(ConfigError, match=re.escape(f"{name}={value}: {most} images")):
+            check_batches(config, name, (64, 64))
+        check_batches(config, name, (64, 64), num_devices=2**20)
 
 
 OPTIONS: list[tuple[str, dict[str, Any]]] = [

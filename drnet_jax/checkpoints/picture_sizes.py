@@ -1,9 +1,7 @@
 """The sizes of the pictures that a run was trained with: whether files were replaced since."""
 
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from zipfile import BadZipFile
 
 import jax
 import numpy as np
@@ -11,7 +9,7 @@ import numpy as np
 from drnet_jax.checkpoints.checkpoint import damaged
 from drnet_jax.config import SPLITS
 from drnet_jax.data.sources import DataError
-from drnet_jax.runtime.files import replacing
+from drnet_jax.runtime.files import NPZ_DAMAGE, replacing
 from drnet_jax.runtime.progress import log
 
 _NAME = "picture_sizes.npz"
@@ -45,7 +43,7 @@ def read_sizes(origin: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {split: arrays[split] for split in SPLITS}
-    except (BadZipFile, zlib.error, KeyError, ValueError, OSError, EOFError) as error:
+    except NPZ_DAMAGE as error:
         raise damaged(path, error) from error
 
 

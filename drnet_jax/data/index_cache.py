@@ -1,15 +1,13 @@
 """Indices that take long to make, made once."""
 
 import hashlib
-import os
 import sys
-import tempfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
+
+from drnet_jax.runtime.files import NPZ_DAMAGE, replacing
 
 
 def digest(*parts: object) -> str:
@@ -40,28 +38,15 @@ def cached(name: str, directories: Sequence[Path], build: Callable[[], np.ndarra
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return arrays["index"]
-        except (BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError) as error:
+        except NPZ_DAMAGE as error:
             print(f"warning: {path} is damaged ({error}), and made anew", file=sys.stderr)
     array = build()
     for path in paths:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, array)
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, index=array)
         except OSError:
             continue
         return array
     print(f"warning: cannot keep {name} in {' or '.join(map(str, directories))}", file=sys.stderr)
     return array
-
-
-def _write(path: Path, array: np.ndarray) -> None:
-    # Whole or not at all, with several processes too.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, index=array)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -1,7 +1,8 @@
 """Image classification sets prepared by TensorFlow Datasets, read without TensorFlow."""
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,13 +73,19 @@ class TfdsDataset:
     Raises:
       DataError: an unknown name, not prepared, not as ArrayRecord, damaged, or without such
         features.
+      OSError: it may not be read.
     """
 
     def __init__(self, name: str, data_dir: str | None, cache_dir: Path) -> None:
         import tensorflow_datasets as tfds
 
+        where = str(data_dir or "TFDS's default directory")
         try:
-            self._builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+            # A damaged dataset_info.json makes TFDS raise whatever happens to go wrong.
+            with _reading(name, where, passing=(ValueError,)):
+                self._builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        except DataError:
+            raise
         except tfds.core.registered.DatasetNotFoundError as error:
             raise DataError(
                 f"data.name={name!r} is neither digits_on_photos, folder, imagenet100 nor a data "
@@ -86,11 +93,7 @@ class TfdsDataset:
             ) from error
         except ValueError as error:
             # It is there as TFRecord, say.
-            where = str(data_dir or "TFDS's default directory")
             raise DataError(f"{_how_to_prepare(name, where)} ({_one_line(error)})") from error
-        # A damaged dataset_info.json makes TFDS raise whatever happens to go wrong.
-        except Exception as error:
-            raise DataError(_damaged(name, str(data_dir or "TFDS's directory"), error)) from error
         info = self._builder.info
         if not info.splits:
             raise DataError(_how_to_prepare(name, str(self._builder.data_path)))
@@ -118,6 +121,7 @@ class TfdsDataset:
 
         Raises:
           DataError: files are missing or damaged, or images have no label.
+          OSError: they may not be read.
         """
         import tensorflow_datasets as tfds
 
@@ -125,16 +129,18 @@ class TfdsDataset:
         keep_encoded = {"image": tfds.decode.SkipDecoding()}
         full_name = self._builder.info.full_name
         place = Path(str(self._builder.data_path))
-        try:
+        with _reading(full_name, str(place)):
             records = self._builder.as_data_source(name, decoders=keep_encoded)
             version = digest(full_name, (place / "dataset_info.json").read_bytes())
             # Copying the data set to another machine makes it no other one: not of the identity.
             files = digest(version, _files(self._builder.info.splits[name].filepaths))
-            key = f"{full_name.replace('/', '_')}_{name}_labels_{files}"
-            labels = cached(key, self._directories, lambda: _read_labels(records, key))
-        # Of damaged records too.
-        except Exception as error:
-            raise DataError(_damaged(full_name, str(place), error)) from error
+        key = f"{full_name.replace('/', '_')}_{name}_labels_{files}"
+
+        def read() -> np.ndarray:
+            with _reading(full_name, str(place)):
+                return _read_labels(records, key)
+
+        labels = cached(key, self._directories, read)
         if labels.min(initial=0) < 0:
             raise DataError(f"the {name} split of {full_name} has images without a label")
         sizes = np.zeros(len(labels), np.int64)
@@ -155,11 +161,32 @@ def _read_labels(records: Any, name: str) -> np.ndarray:
     return labels
 
 
-def _damaged(name: str, place: str, error: Exception) -> str:
-    return (
-        f"data set {name!r} in {place} is damaged, or files of it are missing "
-        f"({_one_line(error)}): remove it there, and prepare or copy it anew"
-    )
+@contextmanager
+def _reading(name: str, place: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Whatever TFDS and the libraries below raise is damage, but for what has other causes.
+
+    Raises:
+      DataError: the files are damaged or missing, or a package is.
+      PermissionError: the user may not read them.
+      MemoryError: there is too little.
+    """
+    try:
+        yield
+    except (PermissionError, MemoryError):
+        raise
+    except passing:
+        raise
+    except ImportError as error:
+        raise DataError(
+            f"data set {name!r} in {place} is read by a package that cannot be imported "
+            f"({_one_line(error)}): pip install array_record, or what is named"
+        ) from error
+    except Exception as error:
+        raise DataError(
+            f"data set {name!r} in {place} is damaged, or files of it are missing "
+            f"({_one_line(error)}): compare the files with their source, and copy or prepare "
+            "anew what differs"
+        ) from error
 
 
 def _one_line(error: Exception) -> str:

@@ -28,7 +28,7 @@ from drnet_jax.evaluation import logits
 from drnet_jax.evaluation.logits import Logits, LogitsError
 from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.evaluation.outputs import check_corrupt, evaluate_logits, make_eval_step
-from drnet_jax.runtime.memory import check_batches
+from drnet_jax.inference.batches import check_batches
 from drnet_jax.runtime.progress import log
 
 _BY_IMAGE = ("logits", "scores", "label", "index", "name", "version")
@@ -45,7 +45,7 @@ def find_and_load(config: ConfigDict, workdir: Path, split: str) -> tuple[Traine
     origin = Path(config.restore_from) if config.restore_from else workdir
     trained = find_model(config, origin)
     source = load_split(config, workdir, trained, split)
-    check_batches(config, source.image_size)
+    check_batches(config, "eval.batch_size", source.image_size, jax.device_count())
     return trained, source
 
 

@@ -1,18 +1,16 @@
 """What a model said of every image, kept beside `eval.json`: figures need it once only."""
 
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from zipfile import BadZipFile
 
 import jax
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from drnet_jax.evaluation.metrics import EvalRecords, record
-from drnet_jax.runtime.files import replacing
+from drnet_jax.runtime.files import NPZ_DAMAGE, replacing
 
 
 class LogitsError(RuntimeError):
@@ -97,8 +95,8 @@ def _opened(path: Path, key: str) -> Iterator[NpzFile]:
                     f"{path} is of another checkpoint or other data ({found}; now {key})"
                 )
             yield arrays
-    except (
-        *(BadZipFile, zlib.error, NotImplementedError),
-        *(KeyError, ValueError, OSError, EOFError),
-    ) as error:
+    # Itself a RuntimeError, as some damage is.
+    except LogitsError:
+        raise
+    except NPZ_DAMAGE as error:
         raise LogitsError(f"{path} is damaged ({error})") from error

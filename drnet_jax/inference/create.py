@@ -9,10 +9,10 @@ from drnet_jax.checkpoints.restore import RestoredModel, check_predictor
 from drnet_jax.config import ConfigError
 from drnet_jax.data.eval_view import EvalView
 from drnet_jax.inference.adaptive import AdaptiveClassifier
+from drnet_jax.inference.batches import check_batches
 from drnet_jax.inference.engine import InferenceEngine
 from drnet_jax.inference.files import FileClassifier
 from drnet_jax.inference.programs import CostTable
-from drnet_jax.runtime.memory import check_batches
 from drnet_jax.runtime.progress import log
 
 EngineT = TypeVar("EngineT", bound=InferenceEngine)
@@ -59,7 +59,7 @@ def _settings(config: ConfigDict, restored: RestoredModel) -> dict[str, Any]:
     """Arguments of a classifier."""
     check_predictor(restored)
     largest = restored.model.resolutions[0]
-    check_batches(config, (largest, largest))
+    check_batches(config, "inference.buckets", (largest, largest))
     if jax.process_count() > 1:
         raise ConfigError("dispatch runs on one host; eval.dispatch='dense' on several")
     log("compiling every resolution and bucket ...")

@@ -16,6 +16,7 @@ from drnet_jax.runtime.locks import locked
 from drnet_jax.runtime.table import Table
 
 Job = Mapping[str, Any]
+_LOCK = "predict.lock"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def read_state(output: Path) -> JobState | None:
     """
     # What a killed process was writing, and its lock, count as none; `locked_output`.
     if not output.exists() or (
-        output.is_dir() and all(path.suffix in (".tmp", ".lock") for path in output.iterdir())
+        output.is_dir() and {*output.iterdir()} <= {output / _LOCK, *_left(output)}
     ):
         return None
     path = output / "predict.json"
@@ -139,6 +140,11 @@ def check_unchanged(output: Path, root: Path, state: JobState, kept: Collection[
         )
 
 
+def _left(folder: Path) -> list[Path]:
+    """What killed processes were writing (`replacing`); other files are the user's."""
+    return [path for path in folder.glob(".*.tmp") if path.is_file()]
+
+
 @contextmanager
 def locked_output(output: Path) -> Iterator[None]:
     """Keeps other prediction jobs from a folder, which may not exist yet; see `locked`.
@@ -152,8 +158,8 @@ def locked_output(output: Path) -> Iterator[None]:
     # The folder itself, which may not exist, whatever it is called here.
     folder = output.resolve()
     remedy = "wait until it ends, or give another folder, --config.predict.output=..."
-    with locked(folder / "predict.lock", f"writes predictions to {folder}", remedy):
-        for path in folder.glob("*.tmp"):
+    with locked(folder / _LOCK, f"writes predictions to {folder}", remedy):
+        for path in _left(folder):
             path.unlink()
         yield
 

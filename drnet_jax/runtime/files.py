@@ -4,14 +4,20 @@ import errno
 import json
 import os
 import secrets
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
 
 from drnet_jax.runtime.checked_json import with_checksum
+
+# What reading a damaged `.npz` raises. RuntimeError: a flipped bit makes a member look encrypted,
+# or (NotImplementedError) compressed in a way that there is not.
+NPZ_DAMAGE = (BadZipFile, zlib.error, RuntimeError, KeyError, ValueError, EOFError, OSError)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -10,11 +10,11 @@ import jax
 from drnet_jax.config import ConfigError
 from drnet_jax.data.pipeline import abstract_eval_batch, abstract_train_batch
 from drnet_jax.evaluation.outputs import make_eval_step
+from drnet_jax.inference.batches import check_batches
 from drnet_jax.models.variables import abstract_variables, merge_variables, split_classifier
 from drnet_jax.runtime.memory import (
     BYTES_A_PIXEL,
     GIB,
-    check_batches,
     device_memory,
     size_of,
 )
@@ -32,7 +32,7 @@ def trace_stages(run: Run, names: Iterable[str]) -> None:
     Raises:
       ConfigError: what a stage needs at least does not fit into the memory.
     """
-    check_batches(run.config, run.calibration.image_size)
+    check_batches(run.config, "eval.batch_size", run.calibration.image_size, run.mesh.size)
     images = batch_sharding(run.mesh)
     variables = abstract_variables(run.model)
     data = run.config.data
