@@ -19,8 +19,7 @@ OUTPUT_FIELDS = (
     *("inference.", "budget.", "benchmark.", "predict.", "report."),
 )
 # How and where a training runs: weights differ by rounding at most. `data.max_corrupt` decides when
-# it stops; `data.dir` says where the images are, which have to be the same ones
-# (`checkpoints/restore.py` compares them).
+# it stops; the images in `data.dir` have to be the same ones (`checkpoints/restore.py`).
 EXECUTION_FIELDS = (
     *("model.remat", "model.stock_operations"),
     *("data.dir", "data.num_workers", "data.max_corrupt"),
@@ -32,8 +31,7 @@ EVALUATION_FIELDS = (
     *(*IMAGE_FIELDS, "data.eval_", "restore_from"),
     *("eval.", "budget.", "inference.", "benchmark."),
 )
-# What may differ when a run is resumed. All other fields count as changing what a training computes
-# or which of its checkpoints is the best.
+# What may differ when a run is resumed; others change what is computed, or the best checkpoint.
 RESUMABLE_FIELDS = (*OUTPUT_FIELDS, *EXECUTION_FIELDS)
 # Fields that say what a trained model is and what it expects as input.
 MODEL_FIELDS = ("model.", "predictor.", "data.name", "data.mean", "data.std")
@@ -45,7 +43,7 @@ STAGE_ONE_FIELDS = (
 # Of a timing, for an interval.
 LEAST_REPEATS = 5
 BUDGETS = ("gmacs", "ms", "max_drop")
-# Channel means and deviations of ImageNet's images, in 0..1, as torchvision has them.
+# Of ImageNet's channels, in 0..1, as torchvision has them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -214,8 +212,8 @@ def _data() -> ConfigDict:
     data.crop_scale = (0.08, 1.0)
     # Centred crop in evaluation, as a fraction of the picture's shorter side.
     data.eval_crop = 224 / 256
-    # More images that cannot be decoded stop a training, more that were replaced under their names
-    # since a run was trained are refused; up to then they are left out, or taken for repaired.
+    # More unreadable images stop a training, up to then they are left out; more that were replaced
+    # under their names since it was begun are refused, up to then they count as repaired.
     data.max_corrupt = 20
     # True: evaluation leaves them out too, instead of stopping.
     data.skip_corrupt = False
@@ -304,9 +302,8 @@ def alpha_target(config: ConfigDict, gmacs: tuple[float, ...]) -> float | None:
     name = "joint.alpha" if joint.alpha is not None else "joint.alpha_fraction"
     if min(gmacs) == max(gmacs):
         raise ConfigError(
-            f"model.resolutions={tuple(config.model.resolutions)} all cost {gmacs[0]:.4g} GMACs in "
-            f"this network, and {name} is a target for what they cost: name sides that differ by "
-            f"its stride at least, or set --config.{name}=None"
+            f"model.resolutions={tuple(config.model.resolutions)} all cost {gmacs[0]:.4g} GMACs, "
+            f"and {name} is a target: name sides further apart, or set --config.{name}=None"
         )
     target = joint.alpha if joint.alpha is not None else joint.alpha_fraction * max(gmacs)
     if not min(gmacs) <= target <= max(gmacs):

@@ -137,6 +137,7 @@ class TfdsDataset:
         key = f"{full_name.replace('/', '_')}_{name}_labels_{files}"
 
         def read() -> np.ndarray:
+            """Where there is no cache."""
             with _reading(full_name, str(place)):
                 return _read_labels(records, key)
 
