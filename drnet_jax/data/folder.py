@@ -126,7 +126,7 @@ class Folder:
         if not mine:
             raise DataError(
                 f"{self._root / place} has no picture ({', '.join(SUFFIXES)}) in it, folders in it "
-                "aside; add some, or remove the class"
+                "aside; add some, or remove this class from data.dir"
             )
         others = [LeftOut(file.name, "in a folder of a class") for file in deeper]
         return mine, [*found.left_out, *others]
