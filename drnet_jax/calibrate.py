@@ -9,7 +9,12 @@ from drnet_jax.budgets import calibration_file
 from drnet_jax.budgets.calibration import Calibration, Point, Times, calibrate
 from drnet_jax.budgets.solve import calibration_path, solve, times_setting
 from drnet_jax.checkpoints.model_key import model_key
-from drnet_jax.checkpoints.restore import RestoredModel, check_predictor, restore_variables
+from drnet_jax.checkpoints.restore import (
+    RestoredModel,
+    check_predictor,
+    find_stage,
+    restore_variables,
+)
 from drnet_jax.config import budget_name
 from drnet_jax.evaluation.inputs import ModelOutputs, find_and_load
 from drnet_jax.inference.create import adaptive_classifier
@@ -33,7 +38,10 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
       BudgetError: the budget cannot be kept; the table is written all the same.
       OSError: the folder of the checkpoint cannot be written to.
     """
-    check_writable(Path(config.restore_from) if config.restore_from else workdir)
+    if config.restore_from:
+        # What is no run is said of the field, before it is said that nothing can be written there.
+        find_stage(Path(config.restore_from))
+    check_writable(Path(config.restore_from or workdir))
     trained, source = find_and_load(config, workdir, "calibration")
     check_predictor(trained)
     path, model = calibration_path(trained), model_key(config, trained)

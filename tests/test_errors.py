@@ -16,7 +16,7 @@ import pytest
 from drnet_jax import cli
 from drnet_jax.benchmark import _new_folder, restore_and_benchmark
 from drnet_jax.calibrate import restore_and_calibrate
-from drnet_jax.checkpoints.checkpoint import StageCheckpoints
+from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
 from drnet_jax.cli import MODES, one_line_errors
 from drnet_jax.config import ConfigError
 from drnet_jax.evaluate import restore_and_evaluate, restore_and_evaluate_bucketed
@@ -204,3 +204,10 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk(
 def test_benchmarks_of_the_same_second_have_their_own_folders(tmp_path: Path) -> None:
     folders = {_new_folder(tmp_path / "benchmark") for _ in range(4)}
     assert len(folders) == 4 and set((tmp_path / "benchmark").iterdir()) == folders
+
+
+def test_a_file_to_restore_from_is_named_by_its_field(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    config = small_config(restore_from=str(tmp_path / "file"))
+    with pytest.raises(CheckpointError, match="no checkpoint in .*file/.*config.restore_from"):
+        restore_and_calibrate(config, tmp_path)
