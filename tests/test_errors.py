@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def test_signals_end_it_as_ctrl_c_does(
     cli._interrupt_on_signals()
     with pytest.raises(SystemExit) as ended, one_line_errors("eval"):
         os.kill(os.getpid(), number)
-        signal.pause()
+        time.sleep(10)
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: interrupted; nothing is kept\n"
     signal.signal(number, signal.SIG_IGN)
@@ -134,7 +135,7 @@ def test_a_signal_while_the_program_starts(
 
     def signalled(*_: object) -> None:
         os.kill(os.getpid(), number)
-        signal.pause()
+        time.sleep(10)
 
     monkeypatch.setattr(cli, during, signalled)
     monkeypatch.setattr(sys, "argv", ["main.py", "--config=tiny"])
