@@ -111,7 +111,7 @@ def test_resumed(
     config = config_for(root, output)
     # What is left of a run that was killed before its first row.
     output.mkdir()
-    (output / "predict.tmp").write_text("{")
+    (output / ".predict.json.left.tmp").write_text("{")
     interruption.stop_at = 4 * BATCH
     with pytest.raises(KeyboardInterrupt):
         restore_and_predict(config, workdir)
