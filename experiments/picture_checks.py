@@ -200,6 +200,7 @@ def _upright(picture: Image.Image) -> Image.Image:
     """As EXIF says, where it can be read."""
     try:
         return ImageOps.exif_transpose(picture)
+    # Whatever it raises for damaged EXIF: the pixels may be whole, and count as upright then.
     except Exception:
         return picture
 
