@@ -141,10 +141,11 @@ def _new_folder(parent: Path) -> Path:
 
 def _lambdas(records: EvalRecords, cost: ModelCost, budgets: Sequence[float]) -> dict[str, float]:
     """Lambda of every adaptive method, by its name."""
-    costs = np.array(cost.classifier_gmacs)
+    costs = np.array(cost.choice_gmacs)
     if len(costs) == 1:
         return {}
-    found = calibrate(records.scores, records.top1, costs, cost.predictor_gmacs, "")
+    answers, largest = records.answer_top1, records.top1[:, 0]
+    found = calibrate(records.scores, answers, largest, costs, cost.predictor_gmacs, "")
     solved = {f"adaptive {gmacs:g} GMACs": found.for_gmacs(gmacs).lam for gmacs in budgets}
     return {"adaptive": 0.0, **solved}
 
@@ -168,9 +169,10 @@ def _methods(
         )
     ]
     for name, lam in lambdas.items():
-        choice = choose(records.scores, costs, lam)
-        correct = np.take_along_axis(records.top1, choice[:, None], 1)[:, 0]
-        cost = float(costs[choice].mean()) + predictor
+        spent = np.array(engine.cost.choice_gmacs)
+        choice = choose(records.scores, spent, lam)
+        correct = np.take_along_axis(records.answer_top1, choice[:, None], 1)[:, 0]
+        cost = float(spent[choice].mean()) + predictor
         methods.append(method(name, "adaptive", correct, cost, partial(engine.classify, lam=lam)))
     if not lambdas:
         return methods

@@ -55,8 +55,9 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
     cost = model_cost(trained.model)
     found = calibrate(
         records.scores,
-        records.top1,
-        np.array(cost.classifier_gmacs),
+        records.answer_top1,
+        records.top1[:, 0],
+        np.array(cost.choice_gmacs),
         cost.predictor_gmacs,
         model,
         times,

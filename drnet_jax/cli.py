@@ -82,7 +82,7 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     parser = CommandLine(
         prog="python -m drnet_jax" if program == "__main__.py" else program,
         description="Trains, evaluates or uses a DRNet. Fields of the configuration are set by "
-        "--config.<field>=<value>; drnet_jax/config.py has them all.",
+        "--config.<field>=<value>; drnet_jax/config_defaults.py has them all.",
     )
     parser.add_argument(
         "--config", action=SetOnce, default=_DEFAULT_FILE, help="what to run (default: %(default)s)"

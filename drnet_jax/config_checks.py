@@ -4,7 +4,14 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from drnet_jax.config import BUDGETS, STAGES, ConfigError, default_config, flatten
+from drnet_jax.config import (
+    BUDGETS,
+    GLANCE_SCORES,
+    STAGES,
+    ConfigError,
+    default_config,
+    flatten,
+)
 from drnet_jax.config_fields import FIELDS, unknown_field
 
 
@@ -24,6 +31,7 @@ def check_config(config: ConfigDict, num_devices: int, mode: str = "train") -> N
     _check_data(config.data)
     _check_budget(config.budget)
     _check_stages(config)
+    _check_kind(config)
     if mode == "train":
         for stage in config.stages:
             _check_batch(config, stage, config[stage].accumulate, num_devices)
@@ -150,10 +158,32 @@ def _check_schedule(config: ConfigDict, stage: str) -> None:
         )
 
 
+def _check_kind(config: ConfigDict) -> None:
+    """What only a first look has."""
+    predictor = config.predictor
+    if predictor.kind == "pixels":
+        for name, value, only in (
+            ("predictor.objective", predictor.objective, "gumbel"),
+            ("model.reuse", config.model.reuse, "none"),
+        ):
+            if value != only:
+                raise ConfigError(
+                    f"{name}={value!r} needs a first look: --config.predictor.kind=glance, or "
+                    f"leave it at {only!r}"
+                )
+    elif predictor.objective == "threshold" and predictor.inputs[0] not in GLANCE_SCORES:
+        raise ConfigError(
+            f"predictor.inputs={tuple(predictor.inputs)}: a threshold is of the first of them, "
+            f"which must be one of {', '.join(map(repr, GLANCE_SCORES))}"
+        )
+
+
 def _check_predictor(config: ConfigDict) -> None:
     """The images have no more pixels than the largest resolution."""
     largest, size = max(config.model.resolutions), config.predictor.size
-    if len(config.model.resolutions) > 1 and size > largest:
+    if config.predictor.kind == "glance" or len(config.model.resolutions) == 1:
+        return
+    if size > largest:
         raise ConfigError(
             f"predictor.size={size} is above the largest of model.resolutions, {largest} px: the "
             "predictor would see enlarged images; lower it"

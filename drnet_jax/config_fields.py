@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drnet_jax.config import LEAST_REPEATS, SPLITS, STAGES
+from drnet_jax.config import GLANCE_INPUTS, LEAST_REPEATS, OBJECTIVES, SPLITS, STAGES
 
 # Counts become indices and shapes in 32 bits. Of the seed twice as much and one more is a seed too
 # (`training/train_loop.py`), and Grain's have 32 bits.
@@ -178,7 +178,7 @@ _STAGE: dict[str, Field] = {
     "label_smoothing": _BELOW_ONE,
     "ema_decay": _BELOW_ONE,
 }
-# What every field may be, by its dotted name; `drnet_jax/config.py` says what it means.
+# What every field may be, by its dotted name; `drnet_jax/config_defaults.py` says what it means.
 FIELDS: Mapping[str, Field] = {
     "seed": _COUNT,
     "stages": Items(Text(STAGES)),
@@ -188,10 +188,14 @@ FIELDS: Mapping[str, Field] = {
     "model.resolutions": Items(_SIDE),
     "model.resolution_aware": Flag(),
     "model.statistics": Text(("all", "routed")),
+    "model.reuse": Text(("none", "logits")),
     "model.min_samples": _POSITIVE_INT,
     "model.dtype": Text(("float32", "bfloat16")),
     "model.remat": Flag(),
     "model.stock_operations": Flag(),
+    "predictor.kind": Text(("pixels", "glance")),
+    "predictor.objective": Text(OBJECTIVES),
+    "predictor.inputs": Items(Text(GLANCE_INPUTS)),
     "predictor.name": _NAME,
     "predictor.args": Text(),
     "predictor.size": _SIDE,
@@ -214,6 +218,7 @@ FIELDS: Mapping[str, Field] = {
     "data.train_images": _COUNT,
     "data.eval_images": _COUNT,
     **{f"{stage}.{name}": field for stage in STAGES for name, field in _STAGE.items()},
+    "pretrain.distillation": _ZERO_OR_MORE,
     "joint.init_from": _PATH,
     "joint.predictor_lr_scale": _POSITIVE,
     "joint.eta": _ZERO_OR_MORE,
@@ -263,5 +268,5 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
         last = {field.split(".")[-1]: field for field in known}
         found = difflib.get_close_matches(name.split(".")[-1], last, n=1)
         close = [last[field] for field in found]
-    hint = f"did you mean {close[0]!r}?" if close else "drnet_jax/config.py lists them all"
+    hint = f"did you mean {close[0]!r}?" if close else "drnet_jax/config_defaults.py lists them all"
     return f"unknown config field {name!r}; {hint}"

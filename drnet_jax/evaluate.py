@@ -129,7 +129,7 @@ def has_predictor(trained: TrainedModel) -> bool:
 
 def with_lambda(records: EvalRecords, cost: ModelCost, lam: float) -> EvalRecords:
     """The records with the choices at another lambda than 0."""
-    costs = np.array(cost.classifier_gmacs)
+    costs = np.array(cost.choice_gmacs)
     return replace(records, choice=choose(records.scores, costs, lam)) if lam else records
 
 

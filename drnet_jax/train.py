@@ -109,7 +109,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
         )
     model = create_model(config, len(classes))
     cost = model_cost(model)
-    target = alpha_target(config, cost.classifier_gmacs)
+    target = alpha_target(config, cost.choice_gmacs, cost.classifier_gmacs[0])
     if config.joint.init_from and not _has_checkpoint(workdir / "joint"):
         check_stage_one(config, Path(config.joint.init_from))
     _check_images(config, workdir, splits)

@@ -205,6 +205,7 @@ class Calibration:
 def calibrate(
     scores: np.ndarray,
     correct: np.ndarray,
+    largest: np.ndarray,
     gmacs: np.ndarray,
     predictor_gmacs: float,
     model: str,
@@ -214,8 +215,9 @@ def calibrate(
 
     Args:
       scores: `[n, m]`, the predictor's.
-      correct: `[n, m]` bool, at each resolution, largest first.
-      gmacs: `[m]`, the classifier's.
+      correct: `[n, m]` bool, the answers by choice, largest resolution first.
+      largest: `[n]` bool, the classifier at the largest resolution alone.
+      gmacs: `[m]`, the classifier's by choice (`ModelCost.choice_gmacs`).
       predictor_gmacs: the predictor's.
       model: see `Calibration`.
       times: measured, or None.
@@ -239,8 +241,8 @@ def calibrate(
                 gmacs=float(gmacs[choice].mean()) + predictor_gmacs,
                 top1=float(chosen.mean()),
                 shares=tuple(shares.tolist()),
-                lost=int((correct[:, 0] & ~chosen).sum()),
-                won=int((~correct[:, 0] & chosen).sum()),
+                lost=int((largest & ~chosen).sum()),
+                won=int((~largest & chosen).sum()),
             )
         )
     return Calibration(model, len(scores), tuple(points), times)

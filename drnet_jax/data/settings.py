@@ -10,7 +10,7 @@ from drnet_jax.config import ConfigError
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What a data set is read with; `drnet_jax/config.py` describes the fields.
+    """What a data set is read with; `drnet_jax/config_defaults.py` describes the fields.
 
     Attributes:
       name: `'digits_on_photos'`, `'folder'`, `'imagenet100'`, or a TFDS data set.

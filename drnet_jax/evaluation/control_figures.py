@@ -6,7 +6,15 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
-from drnet_jax.evaluation.controls import Outcome, by_choice, cascade, mixture, needed, oracle
+from drnet_jax.evaluation.controls import (
+    Outcome,
+    by_choice,
+    cascade,
+    cascade_costs,
+    mixture,
+    needed,
+    oracle,
+)
 from drnet_jax.evaluation.intervals import Interval, auroc_interval, intervals, proportion
 from drnet_jax.evaluation.metrics import EvalRecords, hull_weights
 from drnet_jax.inference.decision import choose, lambda_changes
@@ -22,18 +30,22 @@ class Compared:
 
     Attributes:
       correct: `[n, m]` bool, at each fixed resolution.
+      answers: `[n, m]` bool, by choice, see `EvalRecords.answer_top1`.
       choice: `[n]`, DRNet's.
       drnet: with its predictor.
-      cascade: at DRNet's cost on the calibration split.
+      cascade: by the largest probability, at DRNet's cost on the calibration split.
+      margin_cascade: by its lead over the second largest, likewise.
       oracle: see `controls.oracle`.
       costs: `[m]` GMACs.
       origin: `[n]`, see `EvalRecords`.
     """
 
     correct: np.ndarray
+    answers: np.ndarray
     choice: np.ndarray
     drnet: Outcome
     cascade: Outcome
+    margin_cascade: Outcome
     oracle: Outcome
     costs: np.ndarray
     origin: np.ndarray | None
@@ -54,17 +66,19 @@ def control_figures(
       JSON values: accuracies are fractions, costs GMACs an image, intervals 95 % by bootstrap,
       over images, or over their origins where `test` has those.
     """
-    costs = np.array(cost.classifier_gmacs)
+    costs, spent = np.array(cost.classifier_gmacs), np.array(cost.choice_gmacs)
     predictor = cost.predictor_gmacs
-    spent = by_choice(
-        calibration.top1, choose(calibration.scores, costs, lam), costs, predictor
-    ).gmacs
-    threshold = cascade_threshold(calibration, costs, spent)
+    choice = choose(calibration.scores, spent, lam)
+    budget = by_choice(calibration.answer_top1, choice, spent, predictor).gmacs
+    threshold = cascade_threshold(calibration.confidence, costs, budget)
+    margin_threshold = cascade_threshold(calibration.margin, costs, budget)
     compared = Compared(
         test.top1,
+        test.answer_top1,
         test.choice,
-        by_choice(test.top1, test.choice, costs, predictor),
+        by_choice(test.answer_top1, test.choice, spent, predictor),
         cascade(test.top1, test.confidence, costs, threshold),
+        cascade(test.top1, test.margin, costs, margin_threshold),
         oracle(test.top1, costs),
         costs,
         test.origin,
@@ -72,7 +86,8 @@ def control_figures(
     named = _named_intervals(compared)
     m = len(costs)
     shares = np.bincount(test.choice, minlength=m) / len(test.choice)
-    matched = mixture(test.top1, shares, costs)
+    # Of a glancing model too at its own cost: every image gets the first look.
+    matched = mixture(test.answer_top1, shares, spent)
     uniform = mixture(test.top1, np.full(m, 1 / m), costs)
     return {
         "intervals": {name: _json(interval) for name, interval in named.items()},
@@ -81,13 +96,15 @@ def control_figures(
             "uniform_random": uniform.gmacs,
             "matched_random": matched.gmacs,
             "cascade": compared.cascade.gmacs,
+            "margin_cascade": compared.margin_cascade.gmacs,
             "oracle": compared.oracle.gmacs,
         },
         "random_spread": {"uniform": uniform.spread, "matched": matched.spread},
         "cascade_threshold": threshold,
+        "margin_cascade_threshold": margin_threshold,
         "cascade_curve": _cascade_curve(test, costs),
-        "lambda_curve": _lambda_curve(test, calibration, costs, predictor),
-        "auroc_larger_needed": _json(_ranking(test, costs)),
+        "lambda_curve": _lambda_curve(test, calibration, spent, predictor),
+        "auroc_larger_needed": _json(_ranking(test, costs, spent)),
         "chosen_by_needed": _confusion(test, costs).tolist(),
         "verdict": verdict(named),
     }
@@ -98,15 +115,21 @@ def _json(interval: Interval) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else value for name, value in asdict(interval).items()}
 
 
-def cascade_threshold(records: EvalRecords, costs: np.ndarray, gmacs: float) -> float:
-    """The highest threshold whose cascade costs at most so much; 0 where none does."""
-    candidates = np.unique(records.confidence)
+def cascade_threshold(sureness: np.ndarray, costs: np.ndarray, gmacs: float) -> float:
+    """The highest threshold whose cascade costs at most so much; 0 where none does.
+
+    Args:
+      sureness: `[n, m]`, as `cascade` takes it.
+      costs: `[m]` GMACs.
+      gmacs: of an image.
+    """
+    candidates = np.unique(sureness)
     low, high = -1, len(candidates) - 1
     # The cost rises with the threshold.
     while low < high:
         middle = (low + high + 1) // 2
-        outcome = cascade(records.top1, records.confidence, costs, candidates[middle])
-        low, high = (middle, high) if outcome.gmacs <= gmacs else (low, middle - 1)
+        spent = float(cascade_costs(sureness, costs, candidates[middle]).mean())
+        low, high = (middle, high) if spent <= gmacs else (low, middle - 1)
     return float(candidates[low]) if low >= 0 else 0.0
 
 
@@ -116,12 +139,14 @@ def _named_intervals(compared: Compared) -> dict[str, Interval]:
     columns = np.concatenate(
         [
             compared.correct,
+            compared.answers,
             np.eye(m)[compared.choice],
             np.stack(
                 [
                     compared.drnet.correct,
                     compared.drnet.cost,
                     compared.cascade.correct,
+                    compared.margin_cascade.correct,
                     compared.oracle.correct,
                 ],
                 axis=1,
@@ -132,7 +157,7 @@ def _named_intervals(compared: Compared) -> dict[str, Interval]:
     names: list[str] = []
 
     def figures(means: np.ndarray) -> np.ndarray:
-        """From means of the columns `[b, 2m + 4]` to the figures `[b, f]`."""
+        """From means of the columns `[b, 3m + 5]` to the figures `[b, f]`."""
         rows = [_figures(row, compared.costs) for row in means]
         names[:] = rows[0]
         return np.array([list(row.values()) for row in rows])
@@ -143,14 +168,15 @@ def _named_intervals(compared: Compared) -> dict[str, Interval]:
 
 def _figures(means: np.ndarray, costs: np.ndarray) -> dict[str, float]:
     m = len(costs)
-    fixed, shares = means[:m], means[m : 2 * m]
-    drnet, gmacs, cascaded, best = means[2 * m :]
+    fixed, answers, shares = means[:m], means[m : 2 * m], means[2 * m : 3 * m]
+    drnet, gmacs, cascaded, by_margin, best = means[3 * m :]
     hull = float(hull_weights(costs, fixed, gmacs) @ fixed)
     controls = {
         "hull": hull,
         "uniform_random": float(fixed.mean()),
-        "matched_random": float(shares @ fixed),
+        "matched_random": float(shares @ answers),
         "cascade": float(cascaded),
+        "margin_cascade": float(by_margin),
     }
     figures = {"drnet": float(drnet), "oracle": float(best), **controls}
     figures |= {f"drnet - {name}": float(drnet) - value for name, value in controls.items()}
@@ -188,14 +214,15 @@ def _cascade_curve(records: EvalRecords, costs: np.ndarray) -> list[list[float]]
 
 
 def _lambda_curve(
-    test: EvalRecords, calibration: EvalRecords, costs: np.ndarray, predictor: float
+    test: EvalRecords, calibration: EvalRecords, spent: np.ndarray, predictor: float
 ) -> list[list[float]]:
     """Points on the test split, at lambdas that change choices on the calibration split."""
-    changes = lambda_changes(calibration.scores, costs)
+    changes = lambda_changes(calibration.scores, spent)
     quantiles = np.quantile(changes, np.linspace(0, 1, _CURVE_POINTS)) if changes.size else []
     curve = []
     for lam in sorted({0.0, *map(float, quantiles)}):
-        outcome = by_choice(test.top1, choose(test.scores, costs, lam), costs, predictor)
+        choice = choose(test.scores, spent, lam)
+        outcome = by_choice(test.answer_top1, choice, spent, predictor)
         curve.append(_point(lam, outcome, test.origin))
     return curve
 
@@ -206,12 +233,12 @@ def _point(setting: float, outcome: Outcome, origin: np.ndarray | None) -> list[
     return [setting, outcome.gmacs, top1.value, top1.low, top1.high]
 
 
-def _ranking(records: EvalRecords, costs: np.ndarray) -> Interval:
+def _ranking(records: EvalRecords, costs: np.ndarray, spent: np.ndarray) -> Interval:
     """AUROC of the expected cost under the predictor, for images that the cheapest gets wrong and
     a larger one correct; NaN where there are none, or no others."""
     larger = ~records.top1[:, costs.argmin()] & records.top1.any(axis=1)
     p = np.exp(log_softmax(records.scores.astype(float), axis=1))
-    return auroc_interval(larger, p @ costs, records.origin)
+    return auroc_interval(larger, p @ spent, records.origin)
 
 
 def _confusion(records: EvalRecords, costs: np.ndarray) -> np.ndarray:

@@ -79,19 +79,30 @@ def needed(correct: np.ndarray, costs: np.ndarray) -> np.ndarray:
 
 
 def cascade(
-    correct: np.ndarray, confidence: np.ndarray, costs: np.ndarray, threshold: float
+    correct: np.ndarray, sureness: np.ndarray, costs: np.ndarray, threshold: float
 ) -> Outcome:
-    """Cheapest first, up to the first that is confident; every pass counts.
+    """Cheapest first, up to the first that is sure; every pass counts.
 
     Args:
       correct: `[n, m]` bool, at each resolution.
-      confidence: `[n, m]`, the largest softmax at each resolution.
+      sureness: `[n, m]`, of each resolution: its largest softmax, say.
       costs: `[m]` GMACs.
-      threshold: of the confidence; the costliest resolution needs none.
+      threshold: of the sureness; the costliest resolution needs none.
     """
     order = np.argsort(costs, kind="stable")
-    confident = confidence[:, order] >= threshold
-    confident[:, -1] = True
-    stop = confident.argmax(axis=1)
-    spent = np.cumsum(costs[order])[stop]
+    stop = _stops(sureness, order, threshold)
+    spent = cascade_costs(sureness, costs, threshold)
     return Outcome(by_choice(correct, order[stop], costs).correct, spent)
+
+
+def cascade_costs(sureness: np.ndarray, costs: np.ndarray, threshold: float) -> np.ndarray:
+    """`[n]` GMACs of a cascade, whose arguments these are."""
+    order = np.argsort(costs, kind="stable")
+    return np.cumsum(costs[order])[_stops(sureness, order, threshold)]
+
+
+def _stops(sureness: np.ndarray, order: np.ndarray, threshold: float) -> np.ndarray:
+    """`[n]`: at which pass an image stops."""
+    sure = sureness[:, order] >= threshold
+    sure[:, -1] = True
+    return sure.argmax(axis=1)

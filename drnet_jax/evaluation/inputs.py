@@ -175,7 +175,7 @@ def of_unchanged(known: Logits, source: Source) -> Logits:
     """Those of the images that have not been changed since under the same name."""
     same = known.version == [source.version(int(index)) for index in known.index]
     rows = {name: getattr(known, name)[same] for name in _BY_IMAGE}
-    return Logits(**rows, device=known.device)
+    return Logits(**rows, weight=known.weight, device=known.device)
 
 
 def missing(known: Logits, source: Source) -> np.ndarray:
@@ -204,7 +204,7 @@ def joined(known: Logits, further: Logits, indices: Sequence[int]) -> Logits:
     rows = {n: np.concatenate([getattr(known, n), getattr(further, n)])[order] for n in _BY_IMAGE}
     # Those that are known may be of several devices already.
     devices = sorted({*str(known.device).split("; "), *str(further.device).split("; ")})
-    return Logits(**rows, device=np.array("; ".join(devices)))
+    return Logits(**rows, weight=known.weight, device=np.array("; ".join(devices)))
 
 
 def logits_key(config: ConfigDict, trained: TrainedModel) -> str:

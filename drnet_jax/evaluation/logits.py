@@ -24,6 +24,8 @@ class Logits:
     Attributes:
       logits: `[n, m, k]` float32, of the k classes.
       scores: `[n, m]`, the predictor's unnormalised log-probabilities.
+      weight: `[m]` float32, of the smallest resolution's logits in the answer that every choice
+        leads to (`models.glance.mixed`); zero without reuse.
       label: `[n]` int32.
       index: `[n]` int32, of the image in the source; corrupt images are left out.
       name: `[n]` str, of the image: its path, say.
@@ -34,6 +36,7 @@ class Logits:
 
     logits: np.ndarray
     scores: np.ndarray
+    weight: np.ndarray
     label: np.ndarray
     index: np.ndarray
     name: np.ndarray
@@ -42,7 +45,7 @@ class Logits:
 
     def records(self) -> EvalRecords:
         """What the figures are computed from."""
-        return record(self.logits, self.scores, self.label, self.index)
+        return record(self.logits, self.scores, self.weight, self.label, self.index)
 
 
 def save(path: Path, key: str, split: str, found: Logits) -> None:
@@ -77,8 +80,9 @@ def load(path: Path, key: str, split: str) -> Logits | None:
     with _opened(path, key) as arrays:
         if f"{split}/logits" not in arrays.files:
             return None
-        if f"{split}/version" not in arrays.files:
-            raise LogitsError(f"{path} is of an earlier version, and does not identify its images")
+        lacking = [f.name for f in fields(Logits) if f"{split}/{f.name}" not in arrays.files]
+        if lacking:
+            raise LogitsError(f"{path} is of an earlier version, without {' and '.join(lacking)}")
         return Logits(*(arrays[f"{split}/{field.name}"] for field in fields(Logits)))
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from drnet_jax.evaluation.intervals import proportion
+from drnet_jax.models.glance import mixed
 from drnet_jax.models.macs import ModelCost
 
 # Images whose logits are worked on at once, so that the copies stay small.
@@ -18,12 +19,15 @@ class EvalRecords:
     """What an evaluation recorded of n images at m resolutions, in the order of the source.
 
     Attributes:
-      ce: `[n, m]` cross-entropy in nats.
-      top1: `[n, m]` bool, correct.
-      top5: `[n, m]` bool, correct among the best five.
+      ce: `[n, m]` cross-entropy of every answer in nats.
+      top1: `[n, m]` bool, correct at each fixed resolution.
+      answer_top1: `[n, m]` bool, whether the answer that each choice leads to is correct: `top1`
+        but where a second look reuses the first.
+      answer_top5: `[n, m]` bool, correct among its best five.
       choice: `[n]` index of the resolution that the predictor picked.
       scores: `[n, m]`, the predictor's unnormalised log-probabilities.
-      confidence: `[n, m]`, the classifier's largest softmax.
+      confidence: `[n, m]`, the classifier's largest softmax at each fixed resolution.
+      margin: `[n, m]`, the largest softmax minus the second largest.
       index: `[n]` of the image in the source; images that cannot be decoded are left out.
       label: `[n]`.
       origin: `[n]`, equal for images that are not independent (crops of one picture, say); None:
@@ -32,10 +36,12 @@ class EvalRecords:
 
     ce: np.ndarray
     top1: np.ndarray
-    top5: np.ndarray
+    answer_top1: np.ndarray
+    answer_top5: np.ndarray
     choice: np.ndarray
     scores: np.ndarray
     confidence: np.ndarray
+    margin: np.ndarray
     index: np.ndarray
     label: np.ndarray
     origin: np.ndarray | None = None
@@ -51,26 +57,58 @@ class EvalRecords:
 
 
 def record(
-    logits: np.ndarray, scores: np.ndarray, label: np.ndarray, index: np.ndarray
+    logits: np.ndarray,
+    scores: np.ndarray,
+    weight: np.ndarray,
+    label: np.ndarray,
+    index: np.ndarray,
 ) -> EvalRecords:
     """What is recorded of images with these outputs; of equal logits the first counts as best.
 
     Args:
-      logits: `[n, m, k]` of the k classes.
+      logits: `[n, m, k]` of the k classes, at every fixed resolution.
       scores: `[n, m]`, the predictor's.
+      weight: `[m]`, of the first look in every answer, see `mixed`; zero: none.
       label: `[n]`.
       index: `[n]`.
     """
-    starts = range(0, max(len(label), 1), _CHUNK)
-    parts = [_of_logits(logits[s : s + _CHUNK], label[s : s + _CHUNK]) for s in starts]
-    ce, rank, confidence = (np.concatenate(values) for values in zip(*parts, strict=True))
+    fixed = _judge(logits, label, None)
+    reached = _judge(logits, label, weight) if weight.any() else fixed
     return EvalRecords(
-        ce, rank == 0, rank < 5, scores.argmax(axis=1), scores, confidence, index, label
+        ce=reached.ce,
+        top1=fixed.rank == 0,
+        answer_top1=reached.rank == 0,
+        answer_top5=reached.rank < 5,
+        choice=scores.argmax(axis=1),
+        scores=scores,
+        confidence=fixed.confidence,
+        margin=fixed.margin,
+        index=index,
+        label=label,
     )
 
 
-def _of_logits(logits: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cross-entropy, classes that are ahead of the label, and largest softmax, each `[n, m]`."""
+class _Judged(NamedTuple):
+    """Of logits: cross-entropy, classes ahead of the label, largest softmax, and its lead."""
+
+    ce: np.ndarray
+    rank: np.ndarray
+    confidence: np.ndarray
+    margin: np.ndarray
+
+
+def _judge(logits: np.ndarray, label: np.ndarray, weight: np.ndarray | None) -> _Judged:
+    """Of all images, without weights at the fixed resolutions."""
+    parts = []
+    for start in range(0, max(len(label), 1), _CHUNK):
+        part = logits[start : start + _CHUNK]
+        answers = part if weight is None else mixed(part, weight)
+        parts.append(_of_logits(answers, label[start : start + _CHUNK]))
+    return _Judged(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+def _of_logits(logits: np.ndarray, label: np.ndarray) -> _Judged:
+    """Each `[n, m]`, of logits `[n, m, k]`."""
     own = np.take_along_axis(logits, label[:, None, None], axis=2)
     before = np.arange(logits.shape[2]) < label[:, None, None]
     # What is not a number is ahead of nothing, and everything ahead of it.
@@ -78,7 +116,9 @@ def _of_logits(logits: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.nd
     highest = logits.max(axis=2, keepdims=True)
     total = np.exp(logits - highest).sum(axis=2)
     ce = np.log(total) - (own - highest)[..., 0]
-    return ce, ahead, 1 / total
+    second = np.partition(logits, -2, axis=2)[..., -2] if logits.shape[2] > 1 else highest[..., 0]
+    lead = 1 - np.exp(second - highest[..., 0])
+    return _Judged(ce, ahead, 1 / total, lead / total)
 
 
 def summarise(
@@ -86,15 +126,15 @@ def summarise(
 ) -> dict[str, Any]:
     """The figures of `eval.json`: accuracies are fractions, costs GMACs an image.
 
-    `gmacs` counts the predictor, `gmacs_classifier` and `fixed` do not: a fixed resolution runs
-    without it.
+    `gmacs` counts the predictor, `gmacs_classifier` does not, but a first look as all that the
+    classifier does; `fixed` is without either.
     """
     shares = np.bincount(records.choice, minlength=len(resolutions)) / len(records.choice)
-    classifier = float(np.dot(shares, cost.classifier_gmacs))
+    classifier = float(np.dot(shares, cost.choice_gmacs))
     return {
         "num_images": len(records.choice),
-        "top1": float(records.chosen(records.top1).mean()),
-        "top5": float(records.chosen(records.top5).mean()),
+        "top1": float(records.chosen(records.answer_top1).mean()),
+        "top5": float(records.chosen(records.answer_top5).mean()),
         "gmacs": classifier + cost.predictor_gmacs,
         "gmacs_classifier": classifier,
         "resolutions": list(resolutions),
@@ -138,7 +178,7 @@ def _of_group(records: EvalRecords, here: np.ndarray) -> dict[str, Any]:
     return {
         "num_images": count,
         "shares": shares.tolist(),
-        **_top1(records.chosen(records.top1)[here], origin),
+        **_top1(records.chosen(records.answer_top1)[here], origin),
         "fixed_top1": records.top1[here].mean(axis=0).tolist(),
     }
 
@@ -169,7 +209,7 @@ def objective(records: EvalRecords, cost: ModelCost, *, target: float | None, et
 
     Top-1 alone would pick the costliest early checkpoint.
     """
-    costs = np.asarray(cost.classifier_gmacs)
+    costs = np.asarray(cost.choice_gmacs)
     ce = float(records.chosen(records.ce).mean())
     if target is None or len(costs) == 1:
         return ce

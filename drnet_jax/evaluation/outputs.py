@@ -62,7 +62,13 @@ def evaluate(
       RuntimeError: the input pipeline lost or repeated an image.
     """
     parts = [
-        record(rows["logits"], rows["scores"], rows["label"], rows["index"])
+        record(
+            rows["logits"],
+            rows["scores"],
+            reuse_weight(variables, rows["scores"].shape[1]),
+            rows["label"],
+            rows["index"],
+        )
         for rows in _outputs(eval_step, variables, source, batch_size, mesh, None)
     ]
     columns = {
@@ -105,9 +111,17 @@ def evaluate_logits(
             whole[part["index"]] = values
     if not seen.all():
         rows = {name: values[seen] for name, values in rows.items()}
+    weight = reuse_weight(variables, rows["scores"].shape[1])
     names = np.array([source.name(int(index)) for index in rows["index"]], np.str_)
     device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
-    return Logits(**rows, name=names, version=versions[rows["index"]], device=np.array(device))
+    versions = versions[rows["index"]]
+    return Logits(**rows, weight=weight, name=names, version=versions, device=np.array(device))
+
+
+def reuse_weight(variables: Any, num_resolutions: int) -> np.ndarray:
+    """`[m]`: of the first look's logits in every answer, see `mixed`; zero without reuse."""
+    weight = variables.get("fitted", {}).get("predictor", {}).get("weight")
+    return np.zeros(num_resolutions, np.float32) if weight is None else np.asarray(weight)
 
 
 def _outputs(

@@ -48,6 +48,7 @@ from jax.typing import DTypeLike
 
 from drnet_jax.models.arguments import check_signature
 from drnet_jax.models.convolution import STOCK, convolve
+from drnet_jax.models.glance import Look
 from drnet_jax.models.layers import ResolutionBatchNorm
 
 # How a block makes a layer: `Backbone.conv` or `Backbone.norm`.
@@ -99,15 +100,15 @@ class Backbone(nn.Module, abc.ABC):
         """
 
     @nn.compact
-    def __call__(
+    def look(
         self,
         x: jax.Array,
         *,
         resolution: int,
         train: bool,
         sample_mask: jax.Array | None = None,
-    ) -> jax.Array:
-        """Maps `[n, h, w, 3]` to logits `[n, num_classes]`, float32 at least.
+    ) -> Look:
+        """Maps `[n, h, w, 3]` to logits `[n, num_classes]`, float32 at least, and their features.
 
         The mean of the last feature map goes through one dense layer, `fc`.
 
@@ -119,7 +120,18 @@ class Backbone(nn.Module, abc.ABC):
         """
         x = self.features(x, resolution=resolution, train=train, sample_mask=sample_mask)
         x = x.mean(axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
-        return nn.Dense(self.num_classes, name="fc")(x)
+        return Look(nn.Dense(self.num_classes, name="fc")(x), x)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        resolution: int,
+        train: bool,
+        sample_mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """The logits of `look`, whose arguments these are."""
+        return self.look(x, resolution=resolution, train=train, sample_mask=sample_mask).logits
 
     # Not wrapped by linen: a layer belongs to the block that makes it, not to the network.
     @nn.nowrap

@@ -7,6 +7,7 @@ from drnet_jax.config import ConfigError
 from drnet_jax.models.arguments import default_arguments, format_arguments, parse_arguments
 from drnet_jax.models.backbone import Backbone, backbones
 from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.glance import GlanceHead
 from drnet_jax.models.predictor import ResolutionPredictor
 
 
@@ -17,7 +18,7 @@ def create_model(config: ConfigDict, num_classes: int) -> DRNet:
       ConfigError: an unknown network, arguments that it does not take, or a resolution below its
         stride.
     """
-    model, small = config.model, config.predictor
+    model = config.model
     resolutions = tuple(model.resolutions)
     dtype = jnp.dtype(model.dtype)
     classifier = _build("model", model, num_classes).clone(
@@ -28,14 +29,24 @@ def create_model(config: ConfigDict, num_classes: int) -> DRNet:
         dtype=dtype,
     )
     _check_size("model.resolutions", min(resolutions), classifier)
-    predictor = None
-    if len(resolutions) > 1:
-        network = _build("predictor", small, len(resolutions)).clone(
-            resolution_aware=False, stock_operations=model.stock_operations, dtype=dtype
-        )
-        _check_size("predictor.size", small.size, network)
-        predictor = ResolutionPredictor(network, small.size)
+    predictor = _predictor(config, dtype) if len(resolutions) > 1 else None
     return DRNet(classifier, predictor, resolutions, statistics=model.statistics)
+
+
+def _predictor(config: ConfigDict, dtype: jnp.dtype) -> ResolutionPredictor | GlanceHead:
+    model, small = config.model, config.predictor
+    if small.kind == "glance":
+        return GlanceHead(
+            len(model.resolutions),
+            tuple(small.inputs),
+            probabilities=small.objective == "correctness",
+            reuse=model.reuse == "logits",
+        )
+    network = _build("predictor", small, len(model.resolutions)).clone(
+        resolution_aware=False, stock_operations=model.stock_operations, dtype=dtype
+    )
+    _check_size("predictor.size", small.size, network)
+    return ResolutionPredictor(network, small.size)
 
 
 def check_model(config: ConfigDict) -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from drnet_jax.models.backbone import Backbone
+from drnet_jax.models.glance import GlanceHead, Look
 from drnet_jax.models.gumbel import gumbel_softmax
 from drnet_jax.models.layers import resize
 from drnet_jax.models.predictor import ResolutionPredictor
@@ -17,16 +18,19 @@ class DRNetOutput:
     """What a DRNet says of n images, m candidate resolutions and k classes.
 
     Attributes:
-      logits: `[n, k]`, mixed by `one_hot`.
+      logits: `[n, k]`, the answers mixed by `one_hot`.
       one_hot: `[n, m]`, the choice h.
       scores: `[n, m]`, the predictor's unnormalised log-probabilities.
       branch_logits: `[n, m, k]`, the classifier at every resolution.
+      answers: `[n, m, k]`, what every choice leads to; `branch_logits` but where a second look
+        reuses the first.
     """
 
     logits: jax.Array
     one_hot: jax.Array
     scores: jax.Array
     branch_logits: jax.Array
+    answers: jax.Array
 
 
 class DRNet(nn.Module):
@@ -35,6 +39,10 @@ class DRNet(nn.Module):
     Every branch is computed and the *logits* are mixed by the one-hot h: y = sum_j h_j * F_j(x).
     The paper's eq. 4 mixes inputs of different sizes, which cannot be added; this is its
     meaningful reading, and gives dL/dh_j = <softmax(y) - label, F_j(x)>, a real comparison.
+
+    The predictor looks at the pixels, as the paper's does, or is the classifier's own first look:
+    then every image is classified at the smallest resolution, a `GlanceHead` reads what came of it,
+    and a choice of a larger one is a second look.
 
     Attributes:
       classifier: the network that all resolutions share.
@@ -45,28 +53,48 @@ class DRNet(nn.Module):
     """
 
     classifier: Backbone
-    predictor: ResolutionPredictor | None
+    predictor: ResolutionPredictor | GlanceHead | None
     resolutions: tuple[int, ...]
     statistics: str = "all"
 
+    @property
+    def glances(self) -> bool:
+        """Whether every image gets a first look at the smallest resolution."""
+        return isinstance(self.predictor, GlanceHead)
+
     def predict_scores(
-        self, images: jax.Array, *, train: bool, sample_mask: jax.Array | None = None
+        self,
+        images: jax.Array,
+        first: Look | None,
+        *,
+        train: bool,
+        sample_mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Scores `[n, m]` of the candidate resolutions of images `[n, h, w, 3]`."""
+        """Scores `[n, m]` of the candidate resolutions.
+
+        Args:
+          images: `[n, h, w, 3]`.
+          first: of the same images at the smallest resolution; a `GlanceHead` needs it.
+          train: see `ResolutionBatchNorm`.
+          sample_mask: likewise.
+        """
         if self.predictor is None:
             return jnp.zeros((images.shape[0], 1), jnp.float32)
+        if isinstance(self.predictor, GlanceHead):
+            assert first is not None
+            return self.predictor(first)
         return self.predictor(images, train=train, sample_mask=sample_mask)
 
-    def classify(
+    def look(
         self,
         images: jax.Array,
         resolution: int,
         *,
         train: bool,
         sample_mask: jax.Array | None = None,
-    ) -> jax.Array:
-        """Logits `[n, k]` of images `[n, h, w, 3]`, resized to `resolution`."""
-        return self.classifier(
+    ) -> Look:
+        """What the classifier says of images `[n, h, w, 3]`, resized to `resolution`."""
+        return self.classifier.look(
             resize(images, resolution),
             resolution=resolution,
             train=train,
@@ -77,13 +105,10 @@ class DRNet(nn.Module):
         self, images: jax.Array, *, train: bool, sample_mask: jax.Array | None = None
     ) -> jax.Array:
         """Logits `[n, m, k]` at every resolution: stage 1, and fixed-resolution evaluation."""
-        return jnp.stack(
-            [
-                self.classify(images, resolution, train=train, sample_mask=sample_mask)
-                for resolution in self.resolutions
-            ],
-            axis=1,
-        )
+        looks = [
+            self.look(images, r, train=train, sample_mask=sample_mask) for r in self.resolutions
+        ]
+        return jnp.stack([look.logits for look in looks], axis=1)
 
     def sample(
         self,
@@ -101,25 +126,35 @@ class DRNet(nn.Module):
           train: see `ResolutionBatchNorm`.
           sample_mask: `[n]` bool; samples marked False stay out of all statistics.
         """
-        scores = self.predict_scores(images, train=train, sample_mask=sample_mask)
+        first = None
+        if self.glances:
+            first = self.look(images, self.resolutions[-1], train=train, sample_mask=sample_mask)
+        scores = self.predict_scores(images, first, train=train, sample_mask=sample_mask)
         one_hot = gumbel_softmax(self.make_rng("gumbel"), scores, tau)
+        # Every image is in the statistics of a first look.
+        second = self.resolutions if first is None else self.resolutions[:-1]
         branches = []
-        for index, resolution in enumerate(self.resolutions):
+        for index, resolution in enumerate(second):
             mask = sample_mask
             if self.statistics == "routed":
                 chosen = lax.stop_gradient(one_hot[:, index]) > 0.5
                 mask = chosen if mask is None else chosen & mask
-            branches.append(self.classify(images, resolution, train=train, sample_mask=mask))
-        return _mix(one_hot, scores, jnp.stack(branches, axis=1))
+            branches.append(self.look(images, resolution, train=train, sample_mask=mask).logits)
+        if first is not None:
+            branches.append(first.logits)
+        return self._mix(one_hot, scores, jnp.stack(branches, axis=1))
 
     def __call__(self, images: jax.Array) -> DRNetOutput:
         """Test: the resolution of the largest score, no noise, running statistics."""
-        scores = self.predict_scores(images, train=False)
+        looks = [self.look(images, resolution, train=False) for resolution in self.resolutions]
+        scores = self.predict_scores(images, looks[-1], train=False)
         one_hot = jax.nn.one_hot(scores.argmax(-1), len(self.resolutions), dtype=scores.dtype)
-        return _mix(one_hot, scores, self.classify_all(images, train=False))
+        return self._mix(one_hot, scores, jnp.stack([look.logits for look in looks], axis=1))
 
-
-def _mix(one_hot: jax.Array, scores: jax.Array, branch_logits: jax.Array) -> DRNetOutput:
-    # A sum of products, not an einsum: a matrix product may round to TF32 on a GPU.
-    logits = (one_hot[:, :, None] * branch_logits).sum(axis=1)
-    return DRNetOutput(logits, one_hot, scores, branch_logits)
+    def _mix(self, one_hot: jax.Array, scores: jax.Array, branch_logits: jax.Array) -> DRNetOutput:
+        answers = branch_logits
+        if isinstance(self.predictor, GlanceHead):
+            answers = self.predictor.answers(branch_logits)
+        # A sum of products, not an einsum: a matrix product may round to TF32 on a GPU.
+        logits = (one_hot[:, :, None] * answers).sum(axis=1)
+        return DRNetOutput(logits, one_hot, scores, branch_logits, answers)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.glance import GlanceHead, Look
 
 GIGA = 1e9
 
@@ -24,17 +25,32 @@ class ModelCost:
     """Multiply-adds (MACs) that one image costs a DRNet.
 
     Attributes:
-      predictor: MACs of the resolution predictor (0 without one).
+      predictor: MACs of the resolution predictor (0 without one), of a first look its head's.
       classifier: MACs of the classifier at every resolution, in the order of `resolutions`.
+      glances: every image gets a first look at the last, the smallest resolution.
     """
 
     predictor: int
     classifier: tuple[int, ...]
+    glances: bool = False
+
+    @property
+    def choice(self) -> tuple[int, ...]:
+        """MACs of the classifier by the chosen resolution: the first look counts too."""
+        if not self.glances:
+            return self.classifier
+        first = self.classifier[-1]
+        return (*(first + macs for macs in self.classifier[:-1]), first)
 
     @property
     def classifier_gmacs(self) -> tuple[float, ...]:
-        """`classifier` in 10^9 MACs."""
+        """`classifier` in 10^9 MACs: of a fixed resolution, without predictor and first look."""
         return tuple(macs / GIGA for macs in self.classifier)
+
+    @property
+    def choice_gmacs(self) -> tuple[float, ...]:
+        """`choice` in 10^9 MACs."""
+        return tuple(macs / GIGA for macs in self.choice)
 
     @property
     def predictor_gmacs(self) -> float:
@@ -104,17 +120,24 @@ def _layer_macs(
 @lru_cache
 def model_cost(model: DRNet) -> ModelCost:
     """Counts the predictor, and the classifier at every resolution: once for equal models."""
-
-    def image(size: int) -> jax.ShapeDtypeStruct:
-        """An abstract image `[1, size, size, 3]`."""
-        return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-
-    predictor = 0
-    if model.predictor is not None:
-        size = model.predictor.size
-        predictor = count_macs(model.predictor, image(size), train=False)
     classifier = tuple(
-        count_macs(model.classifier, image(size), resolution=size, train=False)
+        count_macs(model.classifier, _image(size), resolution=size, train=False)
         for size in model.resolutions
     )
-    return ModelCost(predictor, classifier)
+    return ModelCost(_predictor_macs(model), classifier, model.glances)
+
+
+def _predictor_macs(model: DRNet) -> int:
+    if model.predictor is None:
+        return 0
+    if isinstance(model.predictor, GlanceHead):
+        widths = (model.classifier.num_classes, model.classifier.feature_width)
+        shapes: Any = [jax.ShapeDtypeStruct((1, width), jnp.float32) for width in widths]
+        return count_macs(model.predictor, Look(*shapes))
+    size = model.predictor.size
+    return count_macs(model.predictor, _image(size), train=False)
+
+
+def _image(size: int) -> jax.ShapeDtypeStruct:
+    """An abstract image `[1, size, size, 3]`."""
+    return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)

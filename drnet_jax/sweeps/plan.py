@@ -32,7 +32,10 @@ from drnet_jax.models.create import check_model
 
 Overrides = Mapping[str, Any]
 # What stage 1 does not depend on.
-_STAGE_TWO = ("joint.", "predictor.", "model.statistics", "model.min_samples", *RESUMABLE_FIELDS)
+_STAGE_TWO = (
+    *("joint.", "predictor.", "model.statistics", "model.reuse", "model.min_samples"),
+    *RESUMABLE_FIELDS,
+)
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,8 @@ def _changes(base: ConfigDict, overrides: Overrides) -> dict[str, Any]:
     unknown = sorted(set(overrides) - set(old))
     if unknown:
         raise ConfigError(
-            f"the sweep overrides unknown fields: {', '.join(unknown)}; drnet_jax/config.py "
-            "lists them all"
+            f"the sweep overrides unknown fields: {', '.join(unknown)}; "
+            "drnet_jax/config_defaults.py lists them all"
         )
     config = _overridden(base, overrides)
     check_config(config, 1)

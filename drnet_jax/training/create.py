@@ -77,10 +77,10 @@ def create_loss(
     """
     section = config[stage]
     if stage == "pretrain":
-        return PretrainLoss(model, section.label_smoothing)
+        return PretrainLoss(model, section.label_smoothing, section.distillation)
     return JointLoss(
         model,
-        cost.classifier_gmacs,
+        cost.choice_gmacs,
         target=target,
         eta=section.eta,
         tau_fn=create_tau_fn(section, steps_per_epoch),

@@ -80,3 +80,20 @@ def resource_regulariser(cost: jax.Array, costs: jax.Array, target: float | jax.
     spread = costs.max() - costs.min()
     # One resolution: no choice to regularise.
     return jnp.where(spread > 0, jnp.maximum(0.0, cost - target) / jnp.maximum(spread, 1e-12), 0.0)
+
+
+def distillation_loss(branch_logits: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+    """Kullback-Leibler divergence `[m]` of every resolution from the ensemble of all, in nats.
+
+    The teacher is the mean of the logits `[n, m, k]` over the resolutions, without gradient: the
+    ensemble distillation of RS-Net (Wang et al., ECCV 2020, eq. 4), whose weights of the ensemble
+    are learned, and equal here.
+
+    Args:
+      branch_logits: `[n, m, k]`, of the same crops.
+      mask: `[n]` bool; samples marked False are left out.
+    """
+    teacher = jax.lax.stop_gradient(branch_logits.mean(axis=1, keepdims=True))
+    log_p, log_q = jax.nn.log_softmax(teacher), jax.nn.log_softmax(branch_logits)
+    divergence = (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+    return jax.vmap(masked_mean, (1, None))(divergence, mask)

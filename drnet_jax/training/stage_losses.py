@@ -12,6 +12,7 @@ from drnet_jax.models.drnet import DRNet
 from drnet_jax.training.losses import (
     branch_cross_entropies,
     cross_entropy,
+    distillation_loss,
     expected_cost,
     masked_mean,
     resource_regulariser,
@@ -44,15 +45,17 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class PretrainLoss:
-    """Stage 1: the sum of the cross-entropies at all resolutions.
+    """Stage 1: the sum of the cross-entropies at all resolutions, and of their distillation.
 
     Attributes:
       model: the network, whose predictor is not used.
       label_smoothing: of the cross-entropies.
+      distillation: weight of `distillation_loss`; 0: none.
     """
 
     model: DRNet
     label_smoothing: float = 0.0
+    distillation: float = 0.0
 
     def __call__(
         self, params: Any, collections: Any, batch: Batch, key: jax.Array, step: jax.Array
@@ -71,8 +74,13 @@ class PretrainLoss:
         ces = branch_cross_entropies(
             branch_logits, batch["label"], label_smoothing=self.label_smoothing, mask=mask
         )
-        loss = ces.sum()
-        metrics = {"loss": loss, "ce": loss, **_branch_accuracies(branch_logits, batch)}
+        loss = ce = ces.sum()
+        metrics: Metrics = {}
+        if self.distillation:
+            divergence = distillation_loss(branch_logits, mask=mask).sum()
+            loss = ce + self.distillation * divergence
+            metrics["distillation"] = divergence
+        metrics |= {"loss": loss, "ce": ce, **_branch_accuracies(branch_logits, batch)}
         metrics["accuracy"] = metrics["accuracy_per_resolution"][0]
         return loss, (updated, metrics)
 
