@@ -153,7 +153,7 @@ def report(
         + ", ".join(f"{1000 * t:.3f}" for t in each[1:])
         + f"\n  adaptive {1000 * median['adaptive'] / len(batches):.1f} ms a batch, largest alone "
         f"{1000 * median['largest'] / len(batches):.1f} ms\n  overhead {overhead:.3f}"
-        + (f" (goal <= {limit})" if cpu else "")
+        + (f" (goal <= {limit})" if cpu and size > 1 else "")
         + f"; time saved {100 * saved:.1f} %, MACs saved {100 * saved_macs:.1f} %: "
         f"{100 * share:.0f} %" + (f" (goal >= {100 * goal:.0f} %)" if judged else ""),
         flush=True,
