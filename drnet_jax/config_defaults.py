@@ -158,7 +158,8 @@ def _predictor() -> ConfigDict:
     # What a 'glance' is judged by: scores of its logits (drnet_jax/models/glance.py), 'pooled' for
     # its features; the first for 'threshold'.
     predictor.inputs = ("margin", "logit_margin", "entropy", "norm_logit")
-    # Of 'pixels': any network of drnet_jax/models, 'resnet' being basic blocks in stages of `stage_sizes`.
+    # Of 'pixels': any network of drnet_jax/models, 'resnet' being basic blocks in stages of
+    # `stage_sizes`.
     predictor.name = "resnet"
     # As model.args.
     predictor.args = "stage_sizes=(1, 1, 1), width=8, stem='small'"
@@ -205,6 +206,9 @@ def _joint() -> ConfigDict:
     joint = _stage(num_epochs=3, batch_size=96, base_learning_rate=1e-3)
     # Another run's workdir, whose finished stage 1 stage 2 starts from.
     joint.init_from = ""
+    # Of a fitted objective: the images that it is fitted to. On those of 'train' everything looks
+    # right (docs/beyond.md).
+    joint.fit_split = "calibration"
     joint.predictor_lr_scale = 3.0
     joint.eta = 0.3
     # Target cost of the classifier, at most one of: alpha in GMACs (without the predictor), or a

@@ -220,6 +220,7 @@ FIELDS: Mapping[str, Field] = {
     **{f"{stage}.{name}": field for stage in STAGES for name, field in _STAGE.items()},
     "pretrain.distillation": _ZERO_OR_MORE,
     "joint.init_from": _PATH,
+    "joint.fit_split": Text(("calibration", "train")),
     "joint.predictor_lr_scale": _POSITIVE,
     "joint.eta": _ZERO_OR_MORE,
     "joint.alpha": Number(above=0, optional=True),
