@@ -1,4 +1,4 @@
-"""Training: stage 1 `pretrain`, stage 2 `joint`, resuming whatever is already done."""
+"""Training: stage 1 `pretrain`, stage 2 `joint`, or both as `single`, resuming what is done."""
 
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from drnet_jax.config import (
     budget_name,
     changed_fields,
     flatten,
+    section_name,
 )
 from drnet_jax.config_checks import check_config, check_training
 from drnet_jax.data.datasets import DataSplits
@@ -118,7 +119,12 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
         _check_steps(config, stage, len(train))
     stage_steps = {
         stage: create_stage_step(
-            config, stage, model, cost, target, len(train) // config[stage].batch_size
+            config,
+            stage,
+            model,
+            cost,
+            target,
+            len(train) // config[section_name(stage)].batch_size,
         )
         for stage in config.stages
     }
@@ -130,15 +136,16 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
 
 
 def _check_steps(config: ConfigDict, stage: str, num_images: int) -> None:
-    section = config[stage]
+    name = section_name(stage)
+    section = config[name]
     if num_images < section.batch_size:
         raise ConfigError(
-            f"{stage}.batch_size={section.batch_size} exceeds the {num_images} training images"
+            f"{name}.batch_size={section.batch_size} exceeds the {num_images} training images"
         )
     num_steps = section.num_epochs * (num_images // section.batch_size)
     if num_steps > _MAX_STEPS:
         raise ConfigError(
-            f"{stage}.num_epochs={section.num_epochs} of {num_images // section.batch_size} steps "
+            f"{name}.num_epochs={section.num_epochs} of {num_images // section.batch_size} steps "
             f"each are more than {_MAX_STEPS} steps; lower it"
         )
 
@@ -190,7 +197,7 @@ def _unfinished(config: ConfigDict, workdir: Path) -> list[str]:
 
 
 def _has_checkpoints(workdir: Path) -> bool:
-    """Of either stage."""
+    """Of any stage."""
     return any(_has_checkpoint(workdir / stage) for stage in STAGES)
 
 
@@ -207,7 +214,7 @@ def _latest_step(directory: Path) -> int | None:
 
 def train_stage(run: Run, name: str) -> None:
     """Trains one stage to its end, from its last checkpoint if there is one."""
-    section = run.config[name]
+    section = run.config[section_name(name)]
     steps_per_epoch = len(run.train) // section.batch_size
     num_steps = section.num_epochs * steps_per_epoch
     keep_latest = run.config.checkpoint.keep_latest
@@ -222,7 +229,7 @@ def train_stage(run: Run, name: str) -> None:
         replicated = replicated_sharding(run.mesh)
         fresh = init_variables(run.model, jax.random.key(run.config.seed))
         fresh = jax.device_put(fresh, replicated)
-        initial = fresh if start or name == "pretrain" else stage_two_variables(run, fresh)
+        initial = stage_two_variables(run, fresh) if name == "joint" and not start else fresh
         # Evaluation visits the predictor too, which stage 1 does not train.
         untrained: Any = {}
         if name == "pretrain":
