@@ -34,7 +34,8 @@ EVALUATION_FIELDS = (
 # What may differ when a run is resumed; others change what is computed, or the best checkpoint.
 RESUMABLE_FIELDS = (*OUTPUT_FIELDS, *EXECUTION_FIELDS)
 # How a choice is trained, and what it reads of a first look.
-OBJECTIVES = ("gumbel", "correctness", "threshold")
+FITTED_OBJECTIVES = ("correctness", "threshold")
+OBJECTIVES = ("gumbel", *FITTED_OBJECTIVES)
 GLANCE_SCORES = ("margin", "confidence", "entropy", "logit_margin", "norm_logit")
 GLANCE_INPUTS = (*GLANCE_SCORES, "pooled")
 # Fields that say what a trained model is and what it expects as input.
@@ -54,6 +55,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 class ConfigError(ValueError):
     """A field is unusable; the message names it and the remedy."""
+
+
+def is_fitted(config: ConfigDict, stage: str) -> bool:
+    """Whether a stage fits the choice to outputs, and takes no steps."""
+    return stage == "joint" and config.predictor.objective in FITTED_OBJECTIVES
 
 
 def budget_name(config: ConfigDict) -> str | None:

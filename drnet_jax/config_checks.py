@@ -109,14 +109,8 @@ def _check_stages(config: ConfigDict) -> None:
             f"stages={tuple(config.stages)} must be ('pretrain', 'joint'), ('pretrain',), "
             "('joint',) or ('single',)"
         )
-    if "single" in config.stages and config.predictor.objective != "gumbel":
-        raise ConfigError(
-            f"stages=('single',) trains the choice with the classifier, and "
-            f"predictor.objective={config.predictor.objective!r} is fitted after it: "
-            "--config.predictor.objective=gumbel, or leave stages out"
-        )
-    if config.joint.init_from and "single" in config.stages:
-        raise ConfigError("joint.init_from is of stage 2: stages=('single',) starts from nothing")
+    if "single" in config.stages:
+        _check_single(config)
     if config.joint.init_from and "pretrain" in config.stages:
         raise ConfigError(
             "joint.init_from replaces stage 1: add --config.stages=\"('joint',)\", or leave it out"
@@ -126,6 +120,21 @@ def _check_stages(config: ConfigDict) -> None:
             "joint.alpha and joint.alpha_fraction both set a target: unset one, "
             "--config.joint.alpha_fraction=None, say"
         )
+
+
+def _check_single(config: ConfigDict) -> None:
+    """What needs a classifier that is trained before the choice is."""
+    if config.joint.init_from:
+        raise ConfigError("joint.init_from is of stage 2: stages=('single',) starts from nothing")
+    for name, value, only in (
+        ("predictor.objective", config.predictor.objective, "gumbel"),
+        ("model.reuse", config.model.reuse, "none"),
+    ):
+        if value != only:
+            raise ConfigError(
+                f"{name}={value!r} is fitted to a trained classifier, and stages=('single',) has "
+                f"none: leave stages out, or set it to {only!r}"
+            )
 
 
 def _check_batch(config: ConfigDict, section: str, parts: int, num_devices: int) -> None:

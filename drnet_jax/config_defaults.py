@@ -208,6 +208,9 @@ def _joint() -> ConfigDict:
     joint = _stage(num_epochs=3, batch_size=96, base_learning_rate=1e-3)
     # Another run's workdir, whose finished stage 1 stage 2 starts from.
     joint.init_from = ""
+    # Of a fitted objective: the images that it is fitted to. On those of 'train' everything looks
+    # right (docs/beyond.md).
+    joint.fit_split = "calibration"
     joint.predictor_lr_scale = 3.0
     # Of 'single': weight of the sum of the cross-entropies at all resolutions, so that each learns
     # whatever is chosen meanwhile; with 0 the choice can settle on one before the others learn.

@@ -227,6 +227,7 @@ FIELDS: Mapping[str, Field] = {
     **{f"{stage}.{name}": field for stage in TWO_STAGES for name, field in _STAGE.items()},
     "pretrain.distillation": _ZERO_OR_MORE,
     "joint.init_from": _PATH,
+    "joint.fit_split": Text(("calibration", "train")),
     "joint.predictor_lr_scale": _POSITIVE,
     "joint.branch_weight": _ZERO_OR_MORE,
     "joint.eta": _ZERO_OR_MORE,

@@ -28,6 +28,7 @@ from drnet_jax.config import (
     budget_name,
     changed_fields,
     flatten,
+    is_fitted,
     section_name,
 )
 from drnet_jax.config_checks import check_config, check_training
@@ -42,6 +43,7 @@ from drnet_jax.runtime.files import remove_file, write_json
 from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
 from drnet_jax.training.create import create_stage_step, noise_key
+from drnet_jax.training.fit_stage import fit_reuse, fit_stage
 from drnet_jax.training.stage import Run, Stage
 from drnet_jax.training.tracing import trace_stages
 from drnet_jax.training.train_loop import run_stage
@@ -116,7 +118,8 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     _check_images(config, workdir, splits)
     train, calibration = splits.load("train"), splits.load("calibration")
     for stage in config.stages:
-        _check_steps(config, stage, len(train))
+        if not is_fitted(config, stage):
+            _check_steps(config, stage, len(train))
     stage_steps = {
         stage: create_stage_step(
             config,
@@ -127,10 +130,11 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
             len(train) // config[section_name(stage)].batch_size,
         )
         for stage in config.stages
+        if not is_fitted(config, stage)
     }
     mesh = create_mesh()
     run = Run(config, workdir, model, cost, target, mesh, train, calibration, stage_steps)
-    trace_stages(run, _unfinished(config, workdir))
+    trace_stages(run, [stage for stage in _unfinished(config, workdir) if stage in stage_steps])
     _describe_run(config, workdir, splits)
     return run
 
@@ -214,9 +218,9 @@ def _latest_step(directory: Path) -> int | None:
 
 def train_stage(run: Run, name: str) -> None:
     """Trains one stage to its end, from its last checkpoint if there is one."""
-    section = run.config[section_name(name)]
-    steps_per_epoch = len(run.train) // section.batch_size
-    num_steps = section.num_epochs * steps_per_epoch
+    section, fitted = run.config[section_name(name)], is_fitted(run.config, name)
+    steps_per_epoch = 1 if fitted else len(run.train) // section.batch_size
+    num_steps = 1 if fitted else section.num_epochs * steps_per_epoch
     keep_latest = run.config.checkpoint.keep_latest
     with StageCheckpoints(run.workdir / name, keep_latest=keep_latest) as checkpoints:
         start = checkpoints.latest_step or 0
@@ -229,21 +233,30 @@ def train_stage(run: Run, name: str) -> None:
         replicated = replicated_sharding(run.mesh)
         fresh = init_variables(run.model, jax.random.key(run.config.seed))
         fresh = jax.device_put(fresh, replicated)
-        initial = stage_two_variables(run, fresh) if name == "joint" and not start else fresh
+        initial = fresh
+        if name == "joint" and not start:
+            initial = stage_two_variables(run, fresh)
+            if run.model.reuses and not fitted:
+                initial = fit_reuse(run, initial)
         # Evaluation visits the predictor too, which stage 1 does not train.
         untrained: Any = {}
         if name == "pretrain":
             initial, untrained = split_classifier(initial)
-        tx, train_step = run.stage_steps[name]
-        state = create_train_state(initial, tx, ema=section.ema_decay > 0)
-        state = jax.device_put(state, replicated)
-        if start:
-            log(f"{name}: resuming after step {start} of {num_steps}")
-            state = load_state(checkpoints, start, state)
         key = noise_key(run.config.seed, name, replicated)
         stage = Stage(run, name, key, untrained, steps_per_epoch, num_steps, start, checkpoints)
-        run_stage(stage, state, train_step)
+        (fit_stage if fitted else _run_steps)(stage, initial)
     write_json(finished_path(run.workdir, name), {"num_steps": num_steps})
+
+
+def _run_steps(stage: Stage, initial: Any) -> None:
+    """Trains by gradients, from initial variables or from the last checkpoint."""
+    tx, train_step = stage.run.stage_steps[stage.name]
+    state = create_train_state(initial, tx, ema=stage.section.ema_decay > 0)
+    state = jax.device_put(state, replicated_sharding(stage.run.mesh))
+    if stage.start_step:
+        log(f"{stage.name}: resuming after step {stage.start_step} of {stage.num_steps}")
+        state = load_state(stage.checkpoints, stage.start_step, state)
+    run_stage(stage, state, train_step)
 
 
 def load_state(checkpoints: StageCheckpoints, step: int, like: TrainState) -> TrainState:

@@ -249,8 +249,9 @@ def test_unknown_and_missing_fields() -> None:
         ({"joint.init_from": "elsewhere"}, "joint.init_from is of stage 2"),
         (
             {"predictor.kind": "glance", "predictor.objective": "correctness"},
-            "predictor.objective='correctness' is fitted after it",
+            "predictor.objective='correctness' is fitted to a trained classifier",
         ),
+        ({"predictor.kind": "glance", "model.reuse": "logits"}, "model.reuse='logits' is fitted"),
         ({"joint.batch_size": 90}, "joint.batch_size=90 is not divisible by the 4 devices"),
         ({"joint.warmup_epochs": 3.5}, "joint.warmup_epochs=3.5 is longer than"),
         # Stage 1 does not run.
