@@ -35,10 +35,18 @@ def records(seed: int, count: int = 400, skill: float = 3.0) -> EvalRecords:
     top1 = rng.random((count, 3)) < np.array([0.95, 0.9, 0.85]) - difficulty * [0.1, 0.3, 0.6]
     confidence = np.clip(1 - 0.6 * difficulty + rng.normal(0, 0.1, (count, 3)), 0.1, 1)
     scores = skill * difficulty * [1.0, 0.3, -1.0] + rng.normal(0, 0.3, (count, 3))
-    zeros = np.zeros((count, 3))
-    choice = scores.argmax(1)
-    index, label = np.arange(count), np.zeros(count, int)
-    return EvalRecords(zeros, top1, top1, choice, scores, confidence, index, label)
+    return EvalRecords(
+        ce=np.zeros((count, 3)),
+        top1=top1,
+        answer_top1=top1,
+        answer_top5=top1,
+        choice=scores.argmax(1),
+        scores=scores,
+        confidence=confidence,
+        margin=np.clip(2 * confidence - 1 + rng.normal(0, 0.1, (count, 3)), 0, 1),
+        index=np.arange(count),
+        label=np.zeros(count, int),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +103,7 @@ def test_the_cascade_is_chosen_on_the_calibration_images(figures: dict[str, Any]
     above = calibration.confidence[calibration.confidence > threshold].min()
     assert cascade(*arguments, above).gmacs > spent
     # Nothing costs less than the cheapest resolution.
-    assert cascade_threshold(calibration, COSTS, 0.5) == 0.0
+    assert cascade_threshold(calibration.confidence, COSTS, 0.5) == 0.0
 
 
 def test_curves(figures: dict[str, Any]) -> None:

@@ -311,7 +311,7 @@ def test_scores_are_the_predictor_network_at_its_own_size() -> None:
     small = jax.image.resize(x, (N, 16, 16, 3), "bilinear", antialias=True)
     own = {name: variables[name]["predictor"]["network"] for name in ("params", "batch_stats")}
     expected = reference_basic_resnet(own, small, None, stages=1)
-    scores = jax.jit(lambda v, x: model.apply(v, x, train=False, method="predict_scores"))(
+    scores = jax.jit(lambda v, x: model.apply(v, x, None, train=False, method="predict_scores"))(
         variables, x
     )
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
