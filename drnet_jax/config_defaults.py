@@ -158,7 +158,7 @@ def _predictor() -> ConfigDict:
     # What a 'glance' is judged by: scores of its logits (drnet_jax/models/glance.py), 'pooled' for
     # its features; the first for 'threshold'.
     predictor.inputs = ("margin", "logit_margin", "entropy", "norm_logit")
-    # Of 'pixels': any network of drnet_jax/models, 'resnet' being basic blocks in stages of `stage_sizes`.
+    # Of 'pixels': a network of drnet_jax/models; 'resnet': basic blocks in stages of `stage_sizes`.
     predictor.name = "resnet"
     # As model.args.
     predictor.args = "stage_sizes=(1, 1, 1), width=8, stem='small'"
