@@ -280,7 +280,7 @@ def test_alpha_outside_the_range() -> None:
     config = default_config()
     config.joint.alpha_fraction = 0.2
     with pytest.raises(ConfigError, match=r"outside \[1, 4\]"):
-        alpha_target(config, (4.0, 2.0, 1.0))
+        alpha_target(config, (4.0, 2.0, 1.0), 4.0)
 
 
 def test_resolutions_of_equal_cost_leave_nothing_to_regularise() -> None:
@@ -290,9 +290,9 @@ def test_resolutions_of_equal_cost_leave_nothing_to_regularise() -> None:
     gmacs = model_cost(create_model(config, 10)).classifier_gmacs
     assert gmacs[0] == gmacs[1]
     with pytest.raises(ConfigError, match=r"^model.resolutions=\(64, 63\) all cost"):
-        alpha_target(config, gmacs)
+        alpha_target(config, gmacs, gmacs[0])
     config.joint.alpha_fraction = None
-    assert alpha_target(config, gmacs) is None
+    assert alpha_target(config, gmacs, gmacs[0]) is None
 
 
 def test_only_fields_that_change_the_run_count() -> None:

@@ -44,7 +44,7 @@ def cost_plot(summary: Summary) -> Markup:
             _controls(panel, summary["controls"])
         elif summary["top1"] is not None and len(fixed) > 1:
             panel.plot(summary["gmacs"], 100 * summary["top1"], "*", ms=13, label="DRNet")
-        panel.set(xlabel="GMACs an image, predictor included", ylabel="top-1, %")
+        panel.set(xlabel="GMACs an image, predictor and first look included", ylabel="top-1, %")
         panel.xaxis.set_major_locator(MaxNLocator(5))
         figure.legend(loc="outside lower center", ncols=2)
         return to_svg(figure, "Top-1 accuracy over cost")
@@ -52,8 +52,11 @@ def cost_plot(summary: Summary) -> Markup:
 
 def _controls(panel: Axes, controls: Mapping[str, Any]) -> None:
     known, gmacs = controls["intervals"], controls["gmacs"]
-    styles = {"cascade_curve": (COLOURS[4], "confidence cascade")}
-    styles["lambda_curve"] = (COLOURS[0], "DRNet, other lambda")
+    styles = {
+        "cascade_curve": (COLOURS[4], "confidence cascade"),
+        "margin_cascade_curve": (COLOURS[5], "margin cascade"),
+        "lambda_curve": (COLOURS[0], "DRNet, other lambda"),
+    }
     for name, (colour, label) in styles.items():
         curve = np.array(controls[name])
         curve = curve[np.argsort(curve[:, 1], kind="stable")]
@@ -63,7 +66,8 @@ def _controls(panel: Axes, controls: Mapping[str, Any]) -> None:
     marks = {
         "uniform_random": ("random, uniform", COLOURS[3], "v"),
         "matched_random": ("random, DRNet's shares", COLOURS[1], "^"),
-        "cascade": ("cascade at DRNet's cost", COLOURS[4], "D"),
+        "cascade": ("confidence cascade, same cost", COLOURS[4], "D"),
+        "margin_cascade": ("margin cascade, same cost", COLOURS[5], "d"),
         "oracle": ("oracle", COLOURS[2], "P"),
         "drnet": ("DRNet", COLOURS[0], "*"),
     }
