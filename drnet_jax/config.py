@@ -5,9 +5,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from drnet_jax.config_defaults import STAGES as STAGES
+from drnet_jax.config_defaults import TWO_STAGES as TWO_STAGES
 from drnet_jax.config_defaults import default_config as default_config
 
 SPLITS = ("train", "calibration", "test")
+# What to call the stages.
+STAGE_TITLES = {"pretrain": "stage 1", "joint": "stage 2", "single": "single stage"}
 # Groups of fields, by the prefixes of their names.
 # What is logged, kept, evaluated, timed and classified, and how: these change files and figures,
 # but no weight. (`eval.batch_size` changes the rounding of what checkpoints are chosen by.)
@@ -62,6 +65,11 @@ def is_fitted(config: ConfigDict, stage: str) -> bool:
 def budget_name(config: ConfigDict) -> str | None:
     """Which budget is set: `'gmacs'`, `'ms'`, `'max_drop'`, or none."""
     return next((name for name in BUDGETS if config.budget[name] is not None), None)
+
+
+def section_name(stage: str) -> str:
+    """The section of the configuration that a stage is trained by; `'single'` shares stage 2's."""
+    return "joint" if stage == "single" else stage
 
 
 def get_field(config: ConfigDict, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Training: stage 1 `pretrain`, stage 2 `joint`, resuming whatever is already done."""
+"""Training: stage 1 `pretrain`, stage 2 `joint`, or both as `single`, resuming what is done."""
 
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from drnet_jax.config import (
     changed_fields,
     flatten,
     is_fitted,
+    section_name,
 )
 from drnet_jax.config_checks import check_config, check_training
 from drnet_jax.data.datasets import DataSplits
@@ -121,7 +122,12 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
             _check_steps(config, stage, len(train))
     stage_steps = {
         stage: create_stage_step(
-            config, stage, model, cost, target, len(train) // config[stage].batch_size
+            config,
+            stage,
+            model,
+            cost,
+            target,
+            len(train) // config[section_name(stage)].batch_size,
         )
         for stage in config.stages
         if not is_fitted(config, stage)
@@ -134,15 +140,16 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
 
 
 def _check_steps(config: ConfigDict, stage: str, num_images: int) -> None:
-    section = config[stage]
+    name = section_name(stage)
+    section = config[name]
     if num_images < section.batch_size:
         raise ConfigError(
-            f"{stage}.batch_size={section.batch_size} exceeds the {num_images} training images"
+            f"{name}.batch_size={section.batch_size} exceeds the {num_images} training images"
         )
     num_steps = section.num_epochs * (num_images // section.batch_size)
     if num_steps > _MAX_STEPS:
         raise ConfigError(
-            f"{stage}.num_epochs={section.num_epochs} of {num_images // section.batch_size} steps "
+            f"{name}.num_epochs={section.num_epochs} of {num_images // section.batch_size} steps "
             f"each are more than {_MAX_STEPS} steps; lower it"
         )
 
@@ -194,7 +201,7 @@ def _unfinished(config: ConfigDict, workdir: Path) -> list[str]:
 
 
 def _has_checkpoints(workdir: Path) -> bool:
-    """Of either stage."""
+    """Of any stage."""
     return any(_has_checkpoint(workdir / stage) for stage in STAGES)
 
 
@@ -211,7 +218,7 @@ def _latest_step(directory: Path) -> int | None:
 
 def train_stage(run: Run, name: str) -> None:
     """Trains one stage to its end, from its last checkpoint if there is one."""
-    section, fitted = run.config[name], is_fitted(run.config, name)
+    section, fitted = run.config[section_name(name)], is_fitted(run.config, name)
     steps_per_epoch = 1 if fitted else len(run.train) // section.batch_size
     num_steps = 1 if fitted else section.num_epochs * steps_per_epoch
     keep_latest = run.config.checkpoint.keep_latest
@@ -226,9 +233,11 @@ def train_stage(run: Run, name: str) -> None:
         replicated = replicated_sharding(run.mesh)
         fresh = init_variables(run.model, jax.random.key(run.config.seed))
         fresh = jax.device_put(fresh, replicated)
-        initial = fresh if start or name == "pretrain" else stage_two_variables(run, fresh)
-        if run.model.reuses and name == "joint" and not start and not fitted:
-            initial = fit_reuse(run, initial)
+        initial = fresh
+        if name == "joint" and not start:
+            initial = stage_two_variables(run, fresh)
+            if run.model.reuses and not fitted:
+                initial = fit_reuse(run, initial)
         # Evaluation visits the predictor too, which stage 1 does not train.
         untrained: Any = {}
         if name == "pretrain":

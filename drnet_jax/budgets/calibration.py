@@ -71,6 +71,9 @@ class Times:
         check_count("batch_size", batch_size)
         tables = self.table.classifiers
         predictor = self.table.predictor or {size: 0.0 for size in tables[0]}
+        if self.table.glances:
+            # Where the smallest resolution is chosen, the first look was all.
+            shares, tables = shares[:, :-1], tables[:-1]
         if batch_size == 0:
             first, *each = (_best_time(times) for times in (predictor, *tables))
             return 1000 * (first + shares @ np.array(each))

@@ -20,6 +20,7 @@ from drnet_jax.data.sources import DataError, Source
 from drnet_jax.evaluation.logits import Logits
 from drnet_jax.evaluation.metrics import EvalRecords, record
 from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.variables import reuse_weight
 from drnet_jax.runtime.sharding import batch_sharding
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
@@ -116,12 +117,6 @@ def evaluate_logits(
     device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
     versions = versions[rows["index"]]
     return Logits(**rows, weight=weight, name=names, version=versions, device=np.array(device))
-
-
-def reuse_weight(variables: Any, num_resolutions: int) -> np.ndarray:
-    """`[m]`: of the first look's logits in every answer, see `mixed`; zero without reuse."""
-    weight = variables.get("fitted", {}).get("predictor", {}).get("weight")
-    return np.zeros(num_resolutions, np.float32) if weight is None else np.asarray(weight)
 
 
 def _outputs(

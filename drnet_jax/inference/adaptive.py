@@ -87,13 +87,17 @@ class AdaptiveClassifier(InferenceEngine):
           images: as of `classify`, at least one.
 
         Returns:
-          Scores `[n, m]`, None without a predictor, and logits `[n, m, k]`.
+          Scores `[n, m]`, None without a predictor, and logits `[n, m, k]`, each resolution's
+          by itself.
 
         Raises:
           ValueError: as `classify`, or no images.
           NotFiniteError: outputs are not finite.
         """
         programs = [*([self.predictor] if self.predictor else []), *self.classifiers]
+        if self.cost.glances:
+            # The first look, which comes first already.
+            programs.pop()
         images = self._checked(images)
         if not len(images):
             raise ValueError("no images are given, and one or more are expected")
@@ -105,8 +109,13 @@ class AdaptiveClassifier(InferenceEngine):
         ]
         for output in outputs:
             self._check_finite(images, output, {})
-        scores = outputs.pop(0) if self.predictor else None
-        return scores, np.stack(outputs, axis=1)
+        scores = None
+        if self.predictor:
+            first = outputs.pop(0)
+            scores = first[:, -len(self.resolutions) :]
+            if self.cost.glances:
+                outputs.append(first)
+        return scores, np.stack([out[:, : self.num_classes] for out in outputs], axis=1)
 
     def classify_batches(
         self,
