@@ -5,9 +5,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from drnet_jax.config_defaults import STAGES as STAGES
+from drnet_jax.config_defaults import TWO_STAGES as TWO_STAGES
 from drnet_jax.config_defaults import default_config as default_config
 
 SPLITS = ("train", "calibration", "test")
+# What to call the stages.
+STAGE_TITLES = {"pretrain": "stage 1", "joint": "stage 2", "single": "single stage"}
 # Groups of fields, by the prefixes of their names.
 # What is logged, kept, evaluated, timed and classified, and how: these change files and figures,
 # but no weight. (`eval.batch_size` changes the rounding of what checkpoints are chosen by.)
@@ -31,7 +34,8 @@ EVALUATION_FIELDS = (
 # What may differ when a run is resumed; others change what is computed, or the best checkpoint.
 RESUMABLE_FIELDS = (*OUTPUT_FIELDS, *EXECUTION_FIELDS)
 # How a choice is trained, and what it reads of a first look.
-OBJECTIVES = ("gumbel", "correctness", "threshold")
+FITTED_OBJECTIVES = ("correctness", "threshold")
+OBJECTIVES = ("gumbel", *FITTED_OBJECTIVES)
 GLANCE_SCORES = ("margin", "confidence", "entropy", "logit_margin", "norm_logit")
 GLANCE_INPUTS = (*GLANCE_SCORES, "pooled")
 # Fields that say what a trained model is and what it expects as input.
@@ -53,9 +57,19 @@ class ConfigError(ValueError):
     """A field is unusable; the message names it and the remedy."""
 
 
+def is_fitted(config: ConfigDict, stage: str) -> bool:
+    """Whether a stage fits the choice to outputs, and takes no steps."""
+    return stage == "joint" and config.predictor.objective in FITTED_OBJECTIVES
+
+
 def budget_name(config: ConfigDict) -> str | None:
     """Which budget is set: `'gmacs'`, `'ms'`, `'max_drop'`, or none."""
     return next((name for name in BUDGETS if config.budget[name] is not None), None)
+
+
+def section_name(stage: str) -> str:
+    """The section of the configuration that a stage is trained by; `'single'` shares stage 2's."""
+    return "joint" if stage == "single" else stage
 
 
 def get_field(config: ConfigDict, name: str) -> Any:

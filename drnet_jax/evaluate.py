@@ -157,7 +157,7 @@ def evaluation(
         summary |= dict.fromkeys(("top1", "top5", "gmacs", "gmacs_classifier", "shares"))
         return summary
     if calibration is not None:
-        summary["controls"] = control_figures(records, calibration, cost, lam)
+        summary["controls"] = control_figures(records, calibration, cost, lam, resolutions)
     summary["by_resolution"] = by_resolution(records, resolutions)
     summary["by_class"] = by_class(records, trained.classes)
     if sizes is not None:

@@ -1,4 +1,4 @@
-"""Training: stage 1 `pretrain`, stage 2 `joint`, resuming whatever is already done."""
+"""Training: stage 1 `pretrain`, stage 2 `joint`, or both as `single`, resuming what is done."""
 
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from drnet_jax.config import (
     budget_name,
     changed_fields,
     flatten,
+    is_fitted,
+    section_name,
 )
 from drnet_jax.config_checks import check_config, check_training
 from drnet_jax.data.datasets import DataSplits
@@ -41,6 +43,7 @@ from drnet_jax.runtime.files import remove_file, write_json
 from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
 from drnet_jax.training.create import create_stage_step, noise_key
+from drnet_jax.training.fit_stage import fit_reuse, fit_stage
 from drnet_jax.training.stage import Run, Stage
 from drnet_jax.training.tracing import trace_stages
 from drnet_jax.training.train_loop import run_stage
@@ -115,30 +118,38 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     _check_images(config, workdir, splits)
     train, calibration = splits.load("train"), splits.load("calibration")
     for stage in config.stages:
-        _check_steps(config, stage, len(train))
+        if not is_fitted(config, stage):
+            _check_steps(config, stage, len(train))
     stage_steps = {
         stage: create_stage_step(
-            config, stage, model, cost, target, len(train) // config[stage].batch_size
+            config,
+            stage,
+            model,
+            cost,
+            target,
+            len(train) // config[section_name(stage)].batch_size,
         )
         for stage in config.stages
+        if not is_fitted(config, stage)
     }
     mesh = create_mesh()
     run = Run(config, workdir, model, cost, target, mesh, train, calibration, stage_steps)
-    trace_stages(run, _unfinished(config, workdir))
+    trace_stages(run, [stage for stage in _unfinished(config, workdir) if stage in stage_steps])
     _describe_run(config, workdir, splits)
     return run
 
 
 def _check_steps(config: ConfigDict, stage: str, num_images: int) -> None:
-    section = config[stage]
+    name = section_name(stage)
+    section = config[name]
     if num_images < section.batch_size:
         raise ConfigError(
-            f"{stage}.batch_size={section.batch_size} exceeds the {num_images} training images"
+            f"{name}.batch_size={section.batch_size} exceeds the {num_images} training images"
         )
     num_steps = section.num_epochs * (num_images // section.batch_size)
     if num_steps > _MAX_STEPS:
         raise ConfigError(
-            f"{stage}.num_epochs={section.num_epochs} of {num_images // section.batch_size} steps "
+            f"{name}.num_epochs={section.num_epochs} of {num_images // section.batch_size} steps "
             f"each are more than {_MAX_STEPS} steps; lower it"
         )
 
@@ -190,7 +201,7 @@ def _unfinished(config: ConfigDict, workdir: Path) -> list[str]:
 
 
 def _has_checkpoints(workdir: Path) -> bool:
-    """Of either stage."""
+    """Of any stage."""
     return any(_has_checkpoint(workdir / stage) for stage in STAGES)
 
 
@@ -207,9 +218,9 @@ def _latest_step(directory: Path) -> int | None:
 
 def train_stage(run: Run, name: str) -> None:
     """Trains one stage to its end, from its last checkpoint if there is one."""
-    section = run.config[name]
-    steps_per_epoch = len(run.train) // section.batch_size
-    num_steps = section.num_epochs * steps_per_epoch
+    section, fitted = run.config[section_name(name)], is_fitted(run.config, name)
+    steps_per_epoch = 1 if fitted else len(run.train) // section.batch_size
+    num_steps = 1 if fitted else section.num_epochs * steps_per_epoch
     keep_latest = run.config.checkpoint.keep_latest
     with StageCheckpoints(run.workdir / name, keep_latest=keep_latest) as checkpoints:
         start = checkpoints.latest_step or 0
@@ -222,21 +233,30 @@ def train_stage(run: Run, name: str) -> None:
         replicated = replicated_sharding(run.mesh)
         fresh = init_variables(run.model, jax.random.key(run.config.seed))
         fresh = jax.device_put(fresh, replicated)
-        initial = fresh if start or name == "pretrain" else stage_two_variables(run, fresh)
+        initial = fresh
+        if name == "joint" and not start:
+            initial = stage_two_variables(run, fresh)
+            if run.model.reuses and not fitted:
+                initial = fit_reuse(run, initial)
         # Evaluation visits the predictor too, which stage 1 does not train.
         untrained: Any = {}
         if name == "pretrain":
             initial, untrained = split_classifier(initial)
-        tx, train_step = run.stage_steps[name]
-        state = create_train_state(initial, tx, ema=section.ema_decay > 0)
-        state = jax.device_put(state, replicated)
-        if start:
-            log(f"{name}: resuming after step {start} of {num_steps}")
-            state = load_state(checkpoints, start, state)
         key = noise_key(run.config.seed, name, replicated)
         stage = Stage(run, name, key, untrained, steps_per_epoch, num_steps, start, checkpoints)
-        run_stage(stage, state, train_step)
+        (fit_stage if fitted else _run_steps)(stage, initial)
     write_json(finished_path(run.workdir, name), {"num_steps": num_steps})
+
+
+def _run_steps(stage: Stage, initial: Any) -> None:
+    """Trains by gradients, from initial variables or from the last checkpoint."""
+    tx, train_step = stage.run.stage_steps[stage.name]
+    state = create_train_state(initial, tx, ema=stage.section.ema_decay > 0)
+    state = jax.device_put(state, replicated_sharding(stage.run.mesh))
+    if stage.start_step:
+        log(f"{stage.name}: resuming after step {stage.start_step} of {stage.num_steps}")
+        state = load_state(stage.checkpoints, stage.start_step, state)
+    run_stage(stage, state, train_step)
 
 
 def load_state(checkpoints: StageCheckpoints, step: int, like: TrainState) -> TrainState:

@@ -23,7 +23,8 @@ def synthetic_logits(count: int, sides: int, classes: int, seed: int = 0) -> Log
     index = np.arange(count, dtype=np.int32)
     names = np.array([f"image {i}" for i in index], np.str_)
     facts = {"name": names, "version": names, "device": np.array("none")}
-    return Logits(logits, scores.astype(np.float32), label, index, **facts)
+    weight = np.zeros(sides, np.float32)
+    return Logits(logits, scores.astype(np.float32), weight, label, index, **facts)
 
 
 def synthetic_model(

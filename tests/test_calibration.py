@@ -34,7 +34,7 @@ def small() -> Calibration:
     """Two images that are surely sent to the largest and to the smallest, one in between."""
     scores = np.log([[0.98, 0.01, 0.01], [0.01, 0.01, 0.98], [0.2, 0.6, 0.2]])
     correct = np.array([[True, False, False], [True, True, False], [False, True, True]])
-    return calibrate(scores, correct, GMACS, 0.1, "joint/3", TIMES)
+    return calibrate(scores, correct, correct[:, 0], GMACS, 0.1, "joint/3", TIMES)
 
 
 def point(calibration: Calibration, lam: float) -> Point:
@@ -60,7 +60,7 @@ def test_points() -> None:
 def test_every_change_of_a_choice_is_found() -> None:
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(40, 3))
-    found = calibrate(scores, np.ones((40, 3), bool), GMACS, 0.0, "joint/3")
+    found = calibrate(scores, np.ones((40, 3), bool), np.ones(40, bool), GMACS, 0.0, "joint/3")
     log_p = scores - np.log(np.exp(scores).sum(1, keepdims=True))
     fine = np.linspace(-10, 10, 20001)[:, None, None]
     choices = (log_p - fine * GMACS).argmax(-1)
@@ -217,6 +217,12 @@ def test_budgets_that_are_no_numbers(bad: Any) -> None:
             of(bad)
 
 
+def of_zeros(scores: tuple[int, int], correct: tuple[int, int]) -> Calibration:
+    """Of arrays of these shapes."""
+    answers = np.zeros(correct, bool)
+    return calibrate(np.zeros(scores), answers, answers[:, 0], GMACS, 0.0, "")
+
+
 def test_arguments_out_of_range() -> None:
     for of, words in [
         (lambda: small().for_drop(-90), "a drop of -90 points cannot be kept: .* to .* can"),
@@ -227,8 +233,8 @@ def test_arguments_out_of_range() -> None:
         (lambda: small().for_gmacs(-1), "a budget of -1 GMACs cannot be kept"),
         (lambda: small().for_ms(100, batch_size=-1), "batch_size=-1 must be an integer"),
         (lambda: small().for_ms(100, batch_size=1.5), "batch_size=1.5 must be an integer"),  # type: ignore[arg-type]
-        (lambda: calibrate(np.zeros((0, 3)), np.zeros((0, 3), bool), GMACS, 0.0, ""), "of images"),
-        (lambda: calibrate(np.zeros((2, 3)), np.zeros((2, 2), bool), GMACS, 0.0, ""), "of images"),
+        (lambda: of_zeros((0, 3), (0, 3)), "of images"),
+        (lambda: of_zeros((2, 3), (2, 2)), "of images"),
     ]:
         with pytest.raises(ValueError, match=words):
             of()
@@ -236,12 +242,14 @@ def test_arguments_out_of_range() -> None:
 
 def test_equal_costs() -> None:
     scores = np.random.default_rng(0).normal(size=(9, 3))
-    found = calibrate(scores, np.ones((9, 3), bool), np.array([2.0, 2.0, 1.0]), 0.0, "")
+    correct, gmacs = np.ones((9, 3), bool), np.array([2.0, 2.0, 1.0])
+    found = calibrate(scores, correct, correct[:, 0], gmacs, 0.0, "")
     assert np.isfinite([entry.lam for entry in found.points]).all()
 
 
 def test_one_resolution() -> None:
-    found = calibrate(np.zeros((5, 1)), np.ones((5, 1), bool), GMACS[:1], 0.0, "pretrain/1")
+    correct = np.ones((5, 1), bool)
+    found = calibrate(np.zeros((5, 1)), correct, correct[:, 0], GMACS[:1], 0.0, "pretrain/1")
     assert [entry.gmacs for entry in found.points] == [4.0]
 
 

@@ -53,7 +53,7 @@ def texts(name: str) -> dict[str, Any]:
     if isinstance(default, str):
         free = {"a b": "a b", "": "", "false": "false", "5": "5", "x=1": "x=1"}
         return free if name in PATHS else {**free, "y='z'": "y='z'", "None": "None"}
-    if name in ("stages", "report.runs"):
+    if name in ("stages", "predictor.inputs", "report.runs"):
         return {"('a', 'b')": ("a", "b"), "['a']": ("a",), "one": ("one",), "()": (), "12": ("12",)}
     numbers = {"(3, 2)": (3, 2), "[3,2]": (3, 2), "3,2": (3, 2), "(3,)": (3,), "3": (3,), "()": ()}
     return {**numbers, "(0.5, -1, 2)": (0.5, -1, 2)}

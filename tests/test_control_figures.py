@@ -26,6 +26,7 @@ from tests.synthetic import synthetic_model
 
 COST = ModelCost(100_000_000, (4_000_000_000, 2_000_000_000, 1_000_000_000))
 COSTS = np.array([4.0, 2.0, 1.0])
+SIZES = (64, 48, 32)
 
 
 def records(seed: int, count: int = 400, skill: float = 3.0) -> EvalRecords:
@@ -35,15 +36,23 @@ def records(seed: int, count: int = 400, skill: float = 3.0) -> EvalRecords:
     top1 = rng.random((count, 3)) < np.array([0.95, 0.9, 0.85]) - difficulty * [0.1, 0.3, 0.6]
     confidence = np.clip(1 - 0.6 * difficulty + rng.normal(0, 0.1, (count, 3)), 0.1, 1)
     scores = skill * difficulty * [1.0, 0.3, -1.0] + rng.normal(0, 0.3, (count, 3))
-    zeros = np.zeros((count, 3))
-    choice = scores.argmax(1)
-    index, label = np.arange(count), np.zeros(count, int)
-    return EvalRecords(zeros, top1, top1, choice, scores, confidence, index, label)
+    return EvalRecords(
+        ce=np.zeros((count, 3)),
+        top1=top1,
+        answer_top1=top1,
+        answer_top5=top1,
+        choice=scores.argmax(1),
+        scores=scores,
+        confidence=confidence,
+        margin=np.clip(2 * confidence - 1 + rng.normal(0, 0.1, (count, 3)), 0, 1),
+        index=np.arange(count),
+        label=np.zeros(count, int),
+    )
 
 
 @pytest.fixture(scope="module")
 def figures() -> dict[str, Any]:
-    return control_figures(records(0), records(1), COST, 0.0)
+    return control_figures(records(0), records(1), COST, 0.0, SIZES)
 
 
 def test_figures(figures: dict[str, Any]) -> None:
@@ -83,7 +92,7 @@ def test_confusion(figures: dict[str, Any]) -> None:
 def test_a_skilled_predictor_ranks(figures: dict[str, Any]) -> None:
     auroc = figures["auroc_larger_needed"]
     assert 0.5 < auroc["low"] < auroc["value"] < auroc["high"]
-    blind = control_figures(records(0, skill=0.0), records(1, skill=0.0), COST, 0.0)
+    blind = control_figures(records(0, skill=0.0), records(1, skill=0.0), COST, 0.0, SIZES)
     assert 0.4 < blind["auroc_larger_needed"]["value"] < 0.6
 
 
@@ -95,7 +104,7 @@ def test_the_cascade_is_chosen_on_the_calibration_images(figures: dict[str, Any]
     above = calibration.confidence[calibration.confidence > threshold].min()
     assert cascade(*arguments, above).gmacs > spent
     # Nothing costs less than the cheapest resolution.
-    assert cascade_threshold(calibration, COSTS, 0.5) == 0.0
+    assert cascade_threshold(calibration.confidence, COSTS, 0.5) == 0.0
 
 
 def test_curves(figures: dict[str, Any]) -> None:
@@ -114,8 +123,8 @@ def test_curves(figures: dict[str, Any]) -> None:
 def test_a_budget_moves_the_cascade() -> None:
     test = records(0)
     moved = replace(test, choice=np.full(400, 2))
-    cheap = control_figures(moved, records(1), COST, lam=100.0)
-    usual = control_figures(test, records(1), COST, lam=0.0)
+    cheap = control_figures(moved, records(1), COST, 100.0, SIZES)
+    usual = control_figures(test, records(1), COST, 0.0, SIZES)
     assert cheap["cascade_threshold"] < usual["cascade_threshold"]
 
 
@@ -124,7 +133,7 @@ def test_no_gap_is_null() -> None:
     """The cheapest resolution is correct wherever any is: the hull is the oracle."""
     correct = np.repeat(np.arange(50)[:, None] > 4, 3, axis=1)
     test = replace(records(0, 50), top1=correct)
-    gap = control_figures(test, test, COST, 0.0)["intervals"]["oracle_gap_closed"]
+    gap = control_figures(test, test, COST, 0.0, SIZES)["intervals"]["oracle_gap_closed"]
     assert gap == {"value": None, "low": None, "high": None}
 
 

@@ -26,7 +26,7 @@ def test_losses() -> None:
     """5 steps an epoch: the temperature is 2 at step 0, 0.5 at step 10 and 0.25 from then on."""
     config = small_config(**FIELDS)
     model = create_model(config, 10)
-    target = alpha_target(config, COST.classifier_gmacs)
+    target = alpha_target(config, COST.choice_gmacs, COST.classifier_gmacs[0])
     first = create_loss(config, "pretrain", model, COST, target, 5)
     assert isinstance(first, PretrainLoss)
     assert first.label_smoothing == 0.1 and first.model is model

@@ -119,21 +119,21 @@ def step(
 
 
 @functools.cache
-def compiled_classify(resolution: int) -> Callable[..., Any]:
+def compiled_look(resolution: int) -> Callable[..., Any]:
     model = table_drnet()
 
-    def classify(variables: Any, x: Any, mask: Any) -> Any:
+    def look(variables: Any, x: Any, mask: Any) -> Any:
         return model.apply(
             variables,
             x,
             resolution,
             train=True,
             sample_mask=mask,
-            method="classify",
+            method="look",
             mutable=collections(variables),
         )
 
-    return jax.jit(classify)
+    return jax.jit(look)
 
 
 def reference_basic_resnet(
@@ -235,13 +235,15 @@ def test_routed_statistics_are_those_of_the_routed_samples(masked: bool) -> None
 
 
 @pytest.mark.parametrize("statistics", ["all", "routed"])
-def test_sample_is_classify_with_the_mask_of_its_statistics(statistics: str) -> None:
+def test_sample_is_a_look_with_the_mask_of_its_statistics(statistics: str) -> None:
     mask = np.arange(N) % 5 != 1
     variables, _, output, state = step(statistics, SURE_SCORES, mask)
     for index, resolution in enumerate(RESOLUTIONS):
         masks = {"all": mask, "routed": mask & (ROUTES == index)}
-        logits, expected = compiled_classify(resolution)(variables, images(), masks[statistics])
-        np.testing.assert_allclose(output.branch_logits[:, index], logits, rtol=1e-4, atol=1e-5)
+        look, expected = compiled_look(resolution)(variables, images(), masks[statistics])
+        np.testing.assert_allclose(
+            output.branch_logits[:, index], look.logits, rtol=1e-4, atol=1e-5
+        )
         name = f"batch_stats_{resolution}"
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
@@ -250,8 +252,8 @@ def test_sample_is_classify_with_the_mask_of_its_statistics(statistics: str) -> 
         )
         # The other choice of statistics would show.
         other = masks["routed" if statistics == "all" else "all"]
-        unlike, _ = compiled_classify(resolution)(variables, images(), other)
-        assert not np.allclose(output.branch_logits[:, index], unlike, rtol=1e-3, atol=1e-3)
+        unlike, _ = compiled_look(resolution)(variables, images(), other)
+        assert not np.allclose(output.branch_logits[:, index], unlike.logits, rtol=1e-3, atol=1e-3)
 
 
 def test_one_resolution_without_predictor_is_a_plain_classifier() -> None:
@@ -275,9 +277,9 @@ def test_one_resolution_without_predictor_is_a_plain_classifier() -> None:
     plain = table_variables(SCORES)
     plain["params"]["classifier"] = variables["params"]["classifier"]
     plain["batch_stats_16"] = variables["batch_stats_16"]
-    logits, expected = compiled_classify(16)(plain, x, np.ones(N, bool))
+    look, expected = compiled_look(16)(plain, x, np.ones(N, bool))
     np.testing.assert_array_equal(output.one_hot, np.ones((N, 1)))
-    np.testing.assert_allclose(output.logits, logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(output.logits, look.logits, rtol=1e-4, atol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
         state["batch_stats_16"],
@@ -311,7 +313,7 @@ def test_scores_are_the_predictor_network_at_its_own_size() -> None:
     small = jax.image.resize(x, (N, 16, 16, 3), "bilinear", antialias=True)
     own = {name: variables[name]["predictor"]["network"] for name in ("params", "batch_stats")}
     expected = reference_basic_resnet(own, small, None, stages=1)
-    scores = jax.jit(lambda v, x: model.apply(v, x, train=False, method="predict_scores"))(
+    scores = jax.jit(lambda v, x: model.apply(v, x, None, train=False, method="predict_scores"))(
         variables, x
     )
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)

@@ -45,7 +45,7 @@ def test_records_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> N
         assert records.ce[:, side].mean() == pytest.approx(
             log_loss(outputs.label, p, labels=labels), rel=1e-5
         )
-        for k, correct in ((1, records.top1), (5, records.top5)):
+        for k, correct in ((1, records.top1), (5, records.answer_top5)):
             expected = top_k_accuracy_score(outputs.label, p, k=k, labels=labels)
             assert correct[:, side].mean() == pytest.approx(expected)
         np.testing.assert_allclose(records.confidence[:, side], p.max(axis=1), rtol=1e-5)
@@ -54,13 +54,13 @@ def test_records_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_of_equal_logits_the_first_class_counts() -> None:
     tied = np.array([[[1.0, 1.0, 0.0]], [[1.0, 1.0, 0.0]]], np.float32)
-    got = record(tied, np.zeros((2, 1)), np.array([0, 1]), np.arange(2))
-    assert got.top1.tolist() == [[True], [False]] and got.top5.all()
+    got = record(tied, np.zeros((2, 1)), np.zeros(1), np.array([0, 1]), np.arange(2))
+    assert got.top1.tolist() == [[True], [False]] and got.answer_top5.all()
 
 
 def test_what_is_not_a_number_is_wrong() -> None:
     broken = np.array([[[np.nan, np.nan]], [[0.0, np.nan]]], np.float32)
-    got = record(broken, np.zeros((2, 1)), np.array([0, 0]), np.arange(2))
+    got = record(broken, np.zeros((2, 1)), np.zeros(1), np.array([0, 0]), np.arange(2))
     assert not got.top1.any()
 
 
@@ -145,9 +145,8 @@ def kept(source: EncodedSource, rows: list[int]) -> Logits:
     versions = np.array([source.version(row) for row in rows])
     zeros = np.zeros((len(rows), 2), np.float32)
     index = np.array(rows, np.int32)
-    return Logits(
-        zeros[..., None], zeros, source.labels[index], index, names, versions, np.array("none")
-    )
+    facts = names, versions, np.array("none")
+    return Logits(zeros[..., None], zeros, zeros[0], source.labels[index], index, *facts)
 
 
 def test_outputs_are_used_for_the_very_same_names_only(tmp_path: Path) -> None:

@@ -16,13 +16,16 @@ from drnet_jax.evaluation.metrics import (
 from drnet_jax.models.macs import ModelCost
 
 COST = ModelCost(predictor=10**8, classifier=(4 * 10**9, 2 * 10**9, 10**9))
+TOP1 = np.array([[1, 1, 0], [1, 1, 1], [0, 0, 0], [1, 0, 0]], dtype=bool)
 RECORDS = EvalRecords(
     ce=np.array([[0.1, 0.2, 0.9], [0.5, 0.4, 0.3], [1.0, 2.0, 3.0], [0.2, 0.2, 0.8]]),
-    top1=np.array([[1, 1, 0], [1, 1, 1], [0, 0, 0], [1, 0, 0]], dtype=bool),
-    top5=np.array([[1, 1, 1], [1, 1, 1], [1, 0, 0], [1, 1, 0]], dtype=bool),
+    top1=TOP1,
+    answer_top1=TOP1,
+    answer_top5=np.array([[1, 1, 1], [1, 1, 1], [1, 0, 0], [1, 1, 0]], dtype=bool),
     choice=np.array([0, 2, 2, 1]),
     scores=np.zeros((4, 3)),
     confidence=np.ones((4, 3)),
+    margin=np.ones((4, 3)),
     index=np.arange(4),
     label=np.array([0, 1, 1, 0]),
 )

@@ -90,6 +90,7 @@ def test_the_snippet_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     known = calibration.calibrate(
         rng.normal(0, 1, (200, 2)),
         np.tile([False, True], (200, 1)),
+        np.zeros(200, bool),
         gmacs,
         cost.predictor_gmacs,
         model_key(small_config(**FIELDS), run),

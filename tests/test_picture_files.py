@@ -305,7 +305,8 @@ def test_flipped_bits_of_array_files_are_damage(tmp_path: Path) -> None:
             np.testing.assert_array_equal(read_sizes(tmp_path)["train"], array)
     path, text = tmp_path / "logits.npz", np.array(["a"])
     rows = np.ones((1, 1, 1), np.float32), np.ones((1, 1), np.float32)
-    logits.save(path, "key", "test", Logits(*rows, array[:1], array[:1], text, text, text[0]))
+    rows = *rows, np.zeros(1, np.float32), array[:1], array[:1], text, text, text[0]
+    logits.save(path, "key", "test", Logits(*rows))
     for _ in flipped_bits(path):
         with suppress(LogitsError):
             known = logits.load(path, "key", "test")

@@ -157,9 +157,18 @@ def test_hardest_disagreements() -> None:
     """Image 0 is correct; 1 and 2 are correct elsewhere only, 2 surer; 3 is correct nowhere."""
     top1 = np.array([[1, 0], [0, 1], [0, 1], [0, 0]], bool)
     confidence = np.array([[0.9, 0.9], [0.5, 0.5], [0.9, 0.8], [1.0, 1.0]])
-    zeros = np.zeros((4, 2))
+    zeros, none = np.zeros((4, 2)), np.zeros(4, int)
     records = EvalRecords(
-        zeros, top1, top1, np.zeros(4, int), zeros, confidence, np.arange(4), np.zeros(4, int)
+        ce=zeros,
+        top1=top1,
+        answer_top1=top1,
+        answer_top5=top1,
+        choice=none,
+        scores=zeros,
+        confidence=confidence,
+        margin=zeros,
+        index=np.arange(4),
+        label=none,
     )
     assert hardest(records, 5).tolist() == [2, 1]
     assert hardest(records, 1).tolist() == [2]
@@ -250,6 +259,8 @@ def test_comparison_refuses_what_it_cannot_compare(tmp_path: Path) -> None:
     "other",
     [
         {"split": "calibration"},
+        # Of two stages at once too, but not of either of the two.
+        {"stage": "single"},
         {"num_images": 29},
         {"identities": {"test": "b"}},
         {"config": {"data.eval_images": 29}},

@@ -26,6 +26,7 @@ from drnet_jax.config import (
     changed_fields,
     default_config,
     flatten,
+    section_name,
     training_fields,
 )
 from drnet_jax.config_fields import FIELDS
@@ -119,7 +120,7 @@ def restore_variables(trained: TrainedModel) -> RestoredModel:
     initial = jax.device_put(initial, replicated_sharding(mesh))
     stage = trained.stage
     with StageCheckpoints(trained.origin / stage, read_only=True) as checkpoints:
-        ema = trained.config[f"{stage}.ema_decay"] > 0
+        ema = trained.config[f"{section_name(stage)}.ema_decay"] > 0
         variables = load_variables(checkpoints, trained.step, initial, stage=stage, ema=ema)
     facts = {field.name: getattr(trained, field.name) for field in fields(TrainedModel)}
     return RestoredModel(**facts, variables=variables, mesh=mesh)
@@ -290,7 +291,7 @@ def find_stage(origin: Path) -> str:
             with StageCheckpoints(origin / stage, read_only=True) as checkpoints:
                 if checkpoints.latest_step is not None:
                     return stage
-    looked = " and ".join(str(origin / stage) for stage in STAGES)
+    looked = ", ".join(str(origin / stage) for stage in STAGES)
     raise CheckpointError(f"no checkpoint in {looked}; train first, or set --config.restore_from")
 
 
@@ -309,7 +310,7 @@ def load_variables(
     Raises:
       CheckpointError: the checkpoint is damaged, not finite, or of another model.
     """
-    wanted = initial if stage == "joint" else classifier_variables(initial)
+    wanted = classifier_variables(initial) if stage == "pretrain" else initial
     collections = {name: tree for name, tree in wanted.items() if name != "params"}
     like: Any = {"params": wanted["params"], "collections": collections}
     try:

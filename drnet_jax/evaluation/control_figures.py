@@ -1,5 +1,6 @@
 """DRNet beside its controls, in figures with intervals and in words: a part of `eval.json`."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,12 +16,15 @@ from drnet_jax.evaluation.controls import (
     needed,
     oracle,
 )
-from drnet_jax.evaluation.intervals import Interval, auroc_interval, intervals, proportion
+from drnet_jax.evaluation.curves import cascade_curve, drnet_curve
+from drnet_jax.evaluation.intervals import Interval, auroc_interval, intervals
 from drnet_jax.evaluation.metrics import EvalRecords, hull_weights
-from drnet_jax.inference.decision import choose, lambda_changes
+from drnet_jax.evaluation.verdicts import verdict, verdicts
+from drnet_jax.inference.decision import choose
 from drnet_jax.models.macs import ModelCost
 
-_CURVE_POINTS = 41
+# By which field of the records a cascade stops.
+_CASCADES = {"cascade": "confidence", "margin_cascade": "margin"}
 _LEAST_GAP = 1e-3
 
 
@@ -29,84 +33,104 @@ class Compared:
     """DRNet and its controls on the same n images, at m resolutions.
 
     Attributes:
-      correct: `[n, m]` bool, at each fixed resolution.
-      answers: `[n, m]` bool, by choice, see `EvalRecords.answer_top1`.
-      choice: `[n]`, DRNet's.
-      drnet: with its predictor.
-      cascade: by the largest probability, at DRNet's cost on the calibration split.
-      margin_cascade: by its lead over the second largest, likewise.
-      oracle: see `controls.oracle`.
-      costs: `[m]` GMACs.
-      origin: `[n]`, see `EvalRecords`.
+      records: of the images.
+      outcomes: of `'drnet'` with its predictor, of every cascade and of the `'oracle'`.
+      fixed: GMACs of the m fixed resolutions, by what to call them.
     """
 
-    correct: np.ndarray
-    answers: np.ndarray
-    choice: np.ndarray
-    drnet: Outcome
-    cascade: Outcome
-    margin_cascade: Outcome
-    oracle: Outcome
-    costs: np.ndarray
-    origin: np.ndarray | None
+    records: EvalRecords
+    outcomes: Mapping[str, Outcome]
+    fixed: Mapping[str, float]
+
+    @property
+    def costs(self) -> np.ndarray:
+        """`[m]` GMACs of the fixed resolutions."""
+        return np.array(list(self.fixed.values()))
 
 
 def control_figures(
-    test: EvalRecords, calibration: EvalRecords, cost: ModelCost, lam: float
+    test: EvalRecords,
+    calibration: EvalRecords,
+    cost: ModelCost,
+    lam: float,
+    resolutions: Sequence[int],
 ) -> dict[str, Any]:
     """Everything that DRNet is compared with.
 
     Args:
       test: what the figures are of.
-      calibration: what the cascade's threshold and the lambdas are chosen on.
+      calibration: what the cascades' thresholds and the lambdas are chosen on.
       cost: of the networks.
       lam: lambda of `choose`, DRNet's.
+      resolutions: in pixels.
 
     Returns:
       JSON values: accuracies are fractions, costs GMACs an image, intervals 95 % by bootstrap,
       over images, or over their origins where `test` has those.
     """
     costs, spent = np.array(cost.classifier_gmacs), np.array(cost.choice_gmacs)
-    predictor = cost.predictor_gmacs
-    choice = choose(calibration.scores, spent, lam)
-    budget = by_choice(calibration.answer_top1, choice, spent, predictor).gmacs
-    threshold = cascade_threshold(calibration.confidence, costs, budget)
-    margin_threshold = cascade_threshold(calibration.margin, costs, budget)
-    compared = Compared(
-        test.top1,
-        test.answer_top1,
-        test.choice,
-        by_choice(test.answer_top1, test.choice, spent, predictor),
-        cascade(test.top1, test.confidence, costs, threshold),
-        cascade(test.top1, test.margin, costs, margin_threshold),
-        oracle(test.top1, costs),
-        costs,
-        test.origin,
-    )
+    thresholds = _thresholds(calibration, cost, lam)
+    outcomes = {
+        "drnet": by_choice(test.answer_top1, test.choice, spent, cost.predictor_gmacs),
+        **{
+            name: cascade(test.top1, getattr(test, _CASCADES[name]), costs, threshold)
+            for name, threshold in thresholds.items()
+        },
+        "oracle": oracle(test.top1, costs),
+    }
+    fixed = {f"{size} px": gmacs for size, gmacs in zip(resolutions, costs.tolist(), strict=True)}
+    compared = Compared(test, outcomes, fixed)
     named = _named_intervals(compared)
     m = len(costs)
     shares = np.bincount(test.choice, minlength=m) / len(test.choice)
     # Of a glancing model too at its own cost: every image gets the first look.
     matched = mixture(test.answer_top1, shares, spent)
     uniform = mixture(test.top1, np.full(m, 1 / m), costs)
+    random = {"uniform_random": uniform.gmacs, "matched_random": matched.gmacs}
     return {
         "intervals": {name: _json(interval) for name, interval in named.items()},
-        "gmacs": {
-            "drnet": compared.drnet.gmacs,
-            "uniform_random": uniform.gmacs,
-            "matched_random": matched.gmacs,
-            "cascade": compared.cascade.gmacs,
-            "margin_cascade": compared.margin_cascade.gmacs,
-            "oracle": compared.oracle.gmacs,
-        },
+        "gmacs": random | {name: outcome.gmacs for name, outcome in outcomes.items()},
         "random_spread": {"uniform": uniform.spread, "matched": matched.spread},
-        "cascade_threshold": threshold,
-        "margin_cascade_threshold": margin_threshold,
-        "cascade_curve": _cascade_curve(test, costs),
-        "lambda_curve": _lambda_curve(test, calibration, spent, predictor),
+        **{f"{name}_threshold": threshold for name, threshold in thresholds.items()},
+        **_curves(test, calibration, cost),
         "auroc_larger_needed": _json(_ranking(test, costs, spent)),
         "chosen_by_needed": _confusion(test, costs).tolist(),
-        "verdict": verdict(named),
+        **_words(named, compared),
+    }
+
+
+def _thresholds(calibration: EvalRecords, cost: ModelCost, lam: float) -> dict[str, float]:
+    """Of every cascade: at DRNet's cost on these images."""
+    costs, spent = np.array(cost.classifier_gmacs), np.array(cost.choice_gmacs)
+    choice = choose(calibration.scores, spent, lam)
+    budget = by_choice(calibration.answer_top1, choice, spent, cost.predictor_gmacs).gmacs
+    return {
+        name: cascade_threshold(getattr(calibration, sureness), costs, budget)
+        for name, sureness in _CASCADES.items()
+    }
+
+
+def _curves(test: EvalRecords, calibration: EvalRecords, cost: ModelCost) -> dict[str, Any]:
+    """Over lambda and thresholds, and where they are as good as the largest resolution."""
+    costs = np.array(cost.classifier_gmacs)
+    lambdas = drnet_curve(calibration, cost)
+    found = {"lambda_curve": lambdas.points(test)}
+    as_good = {"drnet": lambdas.as_good_as_largest(test, calibration)}
+    for name, sureness in _CASCADES.items():
+        found[f"{name}_curve"] = cascade_curve(test, sureness, costs).points(test)
+        chosen = cascade_curve(calibration, sureness, costs)
+        as_good[name] = chosen.as_good_as_largest(test, calibration)
+    return {**found, "as_good_as_largest": as_good}
+
+
+def _words(named: Mapping[str, Interval], compared: Compared) -> dict[str, Any]:
+    begin = "drnet - "
+    differences = {n.removeprefix(begin): i for n, i in named.items() if n.startswith(begin)}
+    gmacs = compared.outcomes["drnet"].gmacs
+    relative = {name: gmacs / fixed for name, fixed in compared.fixed.items()}
+    return {
+        "verdict": verdict(differences, relative),
+        "verdicts": verdicts(differences, relative),
     }
 
 
@@ -135,102 +159,49 @@ def cascade_threshold(sureness: np.ndarray, costs: np.ndarray, gmacs: float) -> 
 
 def _named_intervals(compared: Compared) -> dict[str, Interval]:
     """Accuracies, DRNet's paired differences to its controls, and what of the gap is closed."""
-    m = len(compared.costs)
+    records, outcomes = compared.records, compared.outcomes
     columns = np.concatenate(
         [
-            compared.correct,
-            compared.answers,
-            np.eye(m)[compared.choice],
-            np.stack(
-                [
-                    compared.drnet.correct,
-                    compared.drnet.cost,
-                    compared.cascade.correct,
-                    compared.margin_cascade.correct,
-                    compared.oracle.correct,
-                ],
-                axis=1,
-            ),
+            records.top1,
+            records.answer_top1,
+            np.eye(len(compared.fixed))[records.choice],
+            outcomes["drnet"].cost[:, None],
+            np.stack([outcome.correct for outcome in outcomes.values()], axis=1),
         ],
         axis=1,
     )
     names: list[str] = []
 
     def figures(means: np.ndarray) -> np.ndarray:
-        """From means of the columns `[b, 3m + 5]` to the figures `[b, f]`."""
-        rows = [_figures(row, compared.costs) for row in means]
+        """From means of the columns `[b, q]` to the figures `[b, f]`."""
+        rows = [_figures(row, compared) for row in means]
         names[:] = rows[0]
         return np.array([list(row.values()) for row in rows])
 
-    found = intervals(columns, figures, compared.origin)
+    found = intervals(columns, figures, records.origin)
     return dict(zip(names, found, strict=True))
 
 
-def _figures(means: np.ndarray, costs: np.ndarray) -> dict[str, float]:
-    m = len(costs)
-    fixed, answers, shares = means[:m], means[m : 2 * m], means[2 * m : 3 * m]
-    drnet, gmacs, cascaded, by_margin, best = means[3 * m :]
-    hull = float(hull_weights(costs, fixed, gmacs) @ fixed)
+def _figures(means: np.ndarray, compared: Compared) -> dict[str, float]:
+    m = len(compared.fixed)
+    fixed, answers, shares, (gmacs,), correct = np.split(means, [m, 2 * m, 3 * m, 3 * m + 1])
+    reached = dict(zip(compared.outcomes, map(float, correct), strict=True))
+    drnet, best = reached.pop("drnet"), reached.pop("oracle")
+    hull = float(hull_weights(compared.costs, fixed, gmacs) @ fixed)
     controls = {
         "hull": hull,
         "uniform_random": float(fixed.mean()),
         "matched_random": float(shares @ answers),
-        "cascade": float(cascaded),
-        "margin_cascade": float(by_margin),
+        **reached,
     }
-    figures = {"drnet": float(drnet), "oracle": float(best), **controls}
-    figures |= {f"drnet - {name}": float(drnet) - value for name, value in controls.items()}
-    figures["regret"] = float(best - drnet)
+    figures = {"drnet": drnet, "oracle": best, **controls}
+    others = controls | dict(zip(compared.fixed, map(float, fixed), strict=True))
+    figures |= {f"drnet - {name}": drnet - value for name, value in others.items()}
+    figures["regret"] = best - drnet
     # Of the way from the hull to the oracle, if there is one to speak of.
-    gap = float(best) - hull
-    figures["oracle_gap_closed"] = (float(drnet) - hull) / gap if gap > _LEAST_GAP else np.nan
+    gap = best - hull
+    figures["oracle_gap_closed"] = (drnet - hull) / gap if gap > _LEAST_GAP else np.nan
     return figures
-
-
-def verdict(named: dict[str, Interval]) -> str:
-    """Whether the predictor earned its cost, in words."""
-    gain = named["drnet - hull"]
-    points = [100 * value for value in (gain.value, gain.low, gain.high)]
-    if gain.low > 0:
-        words = "above the hull"
-    elif gain.high < 0:
-        words = "below the hull"
-    else:
-        words = "not above the hull"
-    return (
-        f"{words} of the fixed resolutions at equal cost: {points[0]:+.2f} points "
-        f"({points[1]:+.2f} to {points[2]:+.2f})"
-    )
-
-
-def _cascade_curve(records: EvalRecords, costs: np.ndarray) -> list[list[float]]:
-    """Points from always stopping at once to never before the end (threshold 2.0)."""
-    quantiles = np.quantile(records.confidence, np.linspace(0, 1, _CURVE_POINTS))
-    curve = []
-    for threshold in (*np.unique(quantiles), 2.0):
-        outcome = cascade(records.top1, records.confidence, costs, threshold)
-        curve.append(_point(float(threshold), outcome, records.origin))
-    return curve
-
-
-def _lambda_curve(
-    test: EvalRecords, calibration: EvalRecords, spent: np.ndarray, predictor: float
-) -> list[list[float]]:
-    """Points on the test split, at lambdas that change choices on the calibration split."""
-    changes = lambda_changes(calibration.scores, spent)
-    quantiles = np.quantile(changes, np.linspace(0, 1, _CURVE_POINTS)) if changes.size else []
-    curve = []
-    for lam in sorted({0.0, *map(float, quantiles)}):
-        choice = choose(test.scores, spent, lam)
-        outcome = by_choice(test.answer_top1, choice, spent, predictor)
-        curve.append(_point(lam, outcome, test.origin))
-    return curve
-
-
-def _point(setting: float, outcome: Outcome, origin: np.ndarray | None) -> list[float]:
-    """Setting, GMACs, top-1 and the ends of its interval."""
-    top1 = proportion(outcome.correct, origin)
-    return [setting, outcome.gmacs, top1.value, top1.low, top1.high]
 
 
 def _ranking(records: EvalRecords, costs: np.ndarray, spent: np.ndarray) -> Interval:

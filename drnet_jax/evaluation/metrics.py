@@ -127,7 +127,8 @@ def summarise(
     """The figures of `eval.json`: accuracies are fractions, costs GMACs an image.
 
     `gmacs` counts the predictor, `gmacs_classifier` does not, but a first look as all that the
-    classifier does; `fixed` is without either.
+    classifier does; `fixed` is without either. `choice_top1` is of all images at each choice: that
+    of `fixed` but where a second look reuses the first.
     """
     shares = np.bincount(records.choice, minlength=len(resolutions)) / len(records.choice)
     classifier = float(np.dot(shares, cost.choice_gmacs))
@@ -139,6 +140,7 @@ def summarise(
         "gmacs_classifier": classifier,
         "resolutions": list(resolutions),
         "shares": shares.tolist(),
+        "choice_top1": records.answer_top1.mean(axis=0).tolist(),
         "fixed": [
             {"resolution": resolution, "gmacs": gmacs, **_top1(top1, records.origin)}
             for resolution, top1, gmacs in zip(
@@ -259,4 +261,6 @@ def _below(costs: np.ndarray, top1: np.ndarray, left: int, middle: int, right: i
 
 def matched_random_top1(summary: dict[str, Any]) -> float:
     """Expected top-1 of a random choice with the same shares, independent of the image."""
-    return float(np.dot(summary["shares"], [entry["top1"] for entry in summary["fixed"]]))
+    # An eval.json of an earlier version has no second looks.
+    fixed = [entry["top1"] for entry in summary["fixed"]]
+    return float(np.dot(summary["shares"], summary.get("choice_top1", fixed)))

@@ -66,7 +66,7 @@ def evaluate(
         record(
             rows["logits"],
             rows["scores"],
-            reuse_weight(variables, rows["scores"].shape[1]),
+            reuse_weight(variables, rows["logits"].shape[1]),
             rows["label"],
             rows["index"],
         )
@@ -90,7 +90,7 @@ def evaluate_logits(
     *,
     batch_size: int,
     mesh: Mesh,
-    checkpoint: Path,
+    checkpoint: Path | None,
 ) -> Logits:
     """The outputs for every image of `source` that can be decoded.
 
@@ -112,7 +112,7 @@ def evaluate_logits(
             whole[part["index"]] = values
     if not seen.all():
         rows = {name: values[seen] for name, values in rows.items()}
-    weight = reuse_weight(variables, rows["scores"].shape[1])
+    weight = reuse_weight(variables, rows["logits"].shape[1])
     names = np.array([source.name(int(index)) for index in rows["index"]], np.str_)
     device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
     versions = versions[rows["index"]]

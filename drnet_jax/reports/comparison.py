@@ -67,6 +67,9 @@ def figures(summary: Mapping[str, Any]) -> dict[str, float]:
     controls = summary.get("controls", {})
     for name, interval in controls.get("intervals", {}).items():
         found[name] = float("nan") if interval["value"] is None else interval["value"]
+    for name, chosen in controls.get("as_good_as_largest", {}).items():
+        gmacs = float("nan") if chosen["gmacs"] is None else chosen["gmacs"]
+        found[f"{name} as good at"] = gmacs / largest["gmacs"]
     return found
 
 
@@ -119,12 +122,14 @@ def points(interval: Interval, *, sign: bool = False) -> str:
 
 COLUMNS = (
     *("", "seeds", "px", "largest", "DRNet", "minus the first", "cost", "minus hull"),
-    *("minus random", "minus cascade", "sent there, %"),
+    *("minus random", "minus cascade", "as good at", "sent there, %"),
 )
 NOTE = (
     "Top-1 in %, differences in points. Cost: multiply-adds with the predictor, over the largest "
     "resolution's. Hull: of the fixed resolutions, at the same cost; random: a choice with the "
-    "same shares; cascade: smallest first, stop when sure, at the same cost. ±: half of the 95 % "
+    "same shares; cascade: smallest first, stop when sure, at the same cost, by the largest "
+    "probability or by its margin (m), whichever is better. As good at: the least cost at which "
+    "DRNet is no worse than the largest resolution on the calibration split. ±: half of the 95 % "
     "interval, by Student's t over the seeds, or by bootstrap over the images, or over their "
     "origins where those are known, where there is one seed."
 )
@@ -142,9 +147,6 @@ def _row(setting: Setting, first: Setting) -> list[str]:
     paired = set(setting.seeds) & set(first.seeds) and same_images(setting, first)
     if setting is not first and paired:
         change = points(difference(setting, first, "drnet"), sign=True)
-    cascade = ""
-    if all("drnet - cascade" in figures(summary) for summary in setting.summaries):
-        cascade = points(setting.interval("drnet - cascade"), sign=True)
     return [
         setting.name,
         str(len(setting.seeds)),
@@ -155,9 +157,36 @@ def _row(setting: Setting, first: Setting) -> list[str]:
         f"{setting.values('relative_cost').mean():.3f}",
         points(setting.interval("drnet - hull"), sign=True),
         points(setting.interval("drnet - matched_random"), sign=True),
-        cascade,
+        _cascade(setting),
+        _as_good(setting),
         "/".join(f"{100 * share:.0f}" for share in shares(setting)),
     ]
+
+
+def _cascade(setting: Setting) -> str:
+    """Minus the better cascade; empty where a run was not compared with one."""
+    marks = {"drnet - cascade": "", "drnet - margin_cascade": " m"}
+    known = [name for name in marks if _has(setting, name)]
+    if not known:
+        return ""
+    best = min(known, key=lambda name: setting.values(name).mean())
+    return points(setting.interval(best), sign=True) + marks[best]
+
+
+def _as_good(setting: Setting) -> str:
+    """The mean cost; how many of the runs have one, where not all have."""
+    if not _has(setting, "drnet as good at"):
+        return ""
+    costs = setting.values("drnet as good at")
+    reached = costs[~np.isnan(costs)]
+    if not len(reached):
+        return "no cost"
+    few = f" ({len(reached)} of {len(costs)})" if len(reached) < len(costs) else ""
+    return f"{reached.mean():.3f}{few}"
+
+
+def _has(setting: Setting, name: str) -> bool:
+    return all(name in figures(summary) for summary in setting.summaries)
 
 
 def markdown(questions: Mapping[str, Sequence[Setting]]) -> str:

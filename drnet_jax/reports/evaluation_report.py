@@ -1,7 +1,7 @@
 """`report.html`: an evaluation as one page that needs nothing else."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from drnet_jax.evaluation.metrics import EvalRecords, hull_top1
 from drnet_jax.reports.cards import CardMaker, Pixels, hardest
 from drnet_jax.reports.pages import render
 from drnet_jax.reports.plots import classes_plot, cost_plot, needed_plot, sizes_plot, training_plot
+from drnet_jax.reports.tables import as_good_as_largest
 from drnet_jax.runtime.files import write_text
 from drnet_jax.runtime.metric_writer import read_metrics
 
@@ -28,6 +29,7 @@ _CONTROLS = {
     "uniform_random": "random, uniform",
     "matched_random": "random, DRNet's shares",
     "cascade": "confidence cascade",
+    "margin_cascade": "margin cascade",
     "oracle": "oracle: smallest that is correct",
 }
 
@@ -54,7 +56,8 @@ def write_report(
       gallery: images to show per resolution, at most.
     """
     resolutions = trained.model.resolutions
-    maker = CardMaker(logits, records, resolutions, trained.classes, pixels)
+    glances = trained.model.glances
+    maker = CardMaker(logits, records, resolutions, trained.classes, pixels, glances=glances)
     chosen = summary["top1"] is not None and len(resolutions) > 1
     shown = gallery if chosen else 0
     content = {
@@ -62,6 +65,8 @@ def write_report(
         "title": trained.origin.resolve().name,
         "summary": summary,
         "verdict": summary.get("controls", {}).get("verdict"),
+        "as_good": as_good_as_largest(summary) if "controls" in summary else None,
+        "glance": glance(logits.weight, resolutions) if glances and chosen else None,
         "facts": facts(summary, trained),
         "table": table(summary),
         "plots": plots(summary, trained.origin),
@@ -88,6 +93,25 @@ def pictures(source: Source) -> Pixels:
     return picture
 
 
+def glance(weight: np.ndarray, resolutions: Sequence[int]) -> str:
+    """What the choice of a model that glances means, in words.
+
+    Args:
+      weight: `[m]`, of the first look's logits in every answer, see `models.glance.mixed`.
+      resolutions: in pixels, largest first.
+    """
+    *larger, smallest = resolutions
+    words = (
+        f"Every image is classified at {smallest} px first, and a choice of {smallest} px is this "
+        "first look's answer. Another choice is a second look; the cost is that of both. A fixed "
+        "size and the cascades are without."
+    )
+    if not weight.any():
+        return words
+    weights = ", ".join(f"{w:.2f} at {r} px" for w, r in zip(weight[:-1], larger, strict=True))
+    return f"{words} The second look's logits have the first's added, times {weights}."
+
+
 def facts(summary: Mapping[str, Any], trained: TrainedModel) -> dict[str, str]:
     """The figures at the head of the page."""
     largest = summary["fixed"][0]
@@ -109,36 +133,40 @@ def facts(summary: Mapping[str, Any], trained: TrainedModel) -> dict[str, str]:
 
 def table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """DRNet and what it is compared with: name, top-1, GMACs, and DRNet minus it, in %."""
+    controls = summary.get("controls")
+    known = controls["intervals"] if controls else {}
     rows = [
         {
             "name": f"fixed {entry['resolution']} px",
             "top1": 100 * entry["top1"],
             "ends": [100 * end for end in entry["interval"]],
             "gmacs": entry["gmacs"],
+            "minus": _percent(known.get(f"drnet - {entry['resolution']} px")),
         }
         for entry in summary["fixed"]
     ]
-    controls = summary.get("controls")
     if controls is None:
         if summary["top1"] is not None and len(summary["fixed"]) > 1:
             name, cost = "hull of the fixed sizes, same cost", summary["gmacs"]
             rows.append({"name": "DRNet", "top1": 100 * summary["top1"], "gmacs": cost})
             rows.append({"name": name, "top1": 100 * hull_top1(dict(summary), cost), "gmacs": cost})
         return rows
-    known = controls["intervals"]
     for name, label in {"drnet": "DRNet", **_CONTROLS}.items():
         interval = known[name]
-        difference = known.get(f"drnet - {name}")
         rows.append(
             {
                 "name": label,
                 "top1": 100 * interval["value"],
                 "ends": [100 * interval["low"], 100 * interval["high"]],
                 "gmacs": controls["gmacs"].get(name, summary["gmacs"]),
-                "minus": difference and {end: 100 * value for end, value in difference.items()},
+                "minus": _percent(known.get(f"drnet - {name}")),
             }
         )
     return rows
+
+
+def _percent(interval: Mapping[str, float] | None) -> dict[str, float] | None:
+    return None if interval is None else {end: 100 * value for end, value in interval.items()}
 
 
 def plots(summary: Mapping[str, Any], origin: Path) -> dict[str, Any]:

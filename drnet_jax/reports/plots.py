@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from drnet_jax.config import STAGE_TITLES
 from drnet_jax.evaluation.metrics import hull_weights
 from drnet_jax.reports.svg import COLOURS, GREY, page_style, to_svg
 
@@ -43,7 +44,7 @@ def cost_plot(summary: Summary) -> Markup:
             _controls(panel, summary["controls"])
         elif summary["top1"] is not None and len(fixed) > 1:
             panel.plot(summary["gmacs"], 100 * summary["top1"], "*", ms=13, label="DRNet")
-        panel.set(xlabel="GMACs an image, predictor included", ylabel="top-1, %")
+        panel.set(xlabel="GMACs an image, predictor and first look included", ylabel="top-1, %")
         panel.xaxis.set_major_locator(MaxNLocator(5))
         figure.legend(loc="outside lower center", ncols=2)
         return to_svg(figure, "Top-1 accuracy over cost")
@@ -51,8 +52,11 @@ def cost_plot(summary: Summary) -> Markup:
 
 def _controls(panel: Axes, controls: Mapping[str, Any]) -> None:
     known, gmacs = controls["intervals"], controls["gmacs"]
-    styles = {"cascade_curve": (COLOURS[4], "confidence cascade")}
-    styles["lambda_curve"] = (COLOURS[0], "DRNet, other lambda")
+    styles = {
+        "cascade_curve": (COLOURS[4], "confidence cascade"),
+        "margin_cascade_curve": (COLOURS[5], "margin cascade"),
+        "lambda_curve": (COLOURS[0], "DRNet, other lambda"),
+    }
     for name, (colour, label) in styles.items():
         curve = np.array(controls[name])
         curve = curve[np.argsort(curve[:, 1], kind="stable")]
@@ -62,7 +66,8 @@ def _controls(panel: Axes, controls: Mapping[str, Any]) -> None:
     marks = {
         "uniform_random": ("random, uniform", COLOURS[3], "v"),
         "matched_random": ("random, DRNet's shares", COLOURS[1], "^"),
-        "cascade": ("cascade at DRNet's cost", COLOURS[4], "D"),
+        "cascade": ("confidence cascade, same cost", COLOURS[4], "D"),
+        "margin_cascade": ("margin cascade, same cost", COLOURS[5], "d"),
         "oracle": ("oracle", COLOURS[2], "P"),
         "drnet": ("DRNet", COLOURS[0], "*"),
     }
@@ -155,19 +160,22 @@ def sizes_plot(summary: Summary) -> Markup:
 
 
 def training_plot(lines: Sequence[Mapping[str, Any]], summary: Summary) -> Markup | None:
-    """Loss, accuracy and, of stage 2, shares and cost over the epochs; None without any line."""
+    """Loss, accuracy and, of what trains the choice, shares and cost over the epochs.
+
+    None without any line.
+    """
     steps = [line for line in lines if "loss" in line]
     if not steps:
         return None
     stages = list(dict.fromkeys(line["stage"] for line in steps))
-    joint = [line for line in steps if line["stage"] == "joint" and "shares" in line]
+    choosing = [line for line in steps if "shares" in line]
     with page_style():
-        figure = Figure(figsize=(_WIDTH, 5.4 if joint else 3), layout="constrained")
-        panels = figure.subplots(2 if joint else 1, 2, squeeze=False)
+        figure = Figure(figsize=(_WIDTH, 5.4 if choosing else 3), layout="constrained")
+        panels = figure.subplots(2 if choosing else 1, 2, squeeze=False)
         for number, stage in enumerate(stages):
             own = _thinned([line for line in steps if line["stage"] == stage])
             epochs = [line["epoch"] for line in own]
-            label = {"pretrain": "stage 1", "joint": "stage 2"}[stage]
+            label = STAGE_TITLES[stage]
             colour = COLOURS[number]
             panels[0, 0].plot(epochs, [line["loss"] for line in own], color=colour, label=label)
             accuracy = [100 * line["accuracy"] for line in own]
@@ -175,23 +183,24 @@ def training_plot(lines: Sequence[Mapping[str, Any]], summary: Summary) -> Marku
         panels[0, 0].set(title="training loss", xlabel="epoch")
         panels[0, 1].set(title="training accuracy, %", xlabel="epoch")
         panels[0, 1].legend()
-        if joint:
-            _choices(panels[1], _thinned(joint), summary["resolutions"])
+        if choosing:
+            _choices(panels[1], _thinned(choosing), summary["resolutions"])
         return to_svg(figure, "Training curves")
 
 
 def _choices(panels: Sequence[Axes], lines: Sequence[Any], resolutions: Sequence[int]) -> None:
+    stage = STAGE_TITLES[lines[0]["stage"]]
     epochs = [line["epoch"] for line in lines]
     for index, size in enumerate(resolutions):
         shares = [100 * line["shares"][index] for line in lines]
         panels[0].plot(epochs, shares, color=COLOURS[index % len(COLOURS)], label=f"{size} px")
-    panels[0].set(title="stage 2: shares, %", xlabel="epoch")
+    panels[0].set(title=f"{stage}: shares, %", xlabel="epoch")
     panels[0].legend()
     for name, style in (("gmacs_argmax", "-"), ("gmacs_sampled", "--")):
         values = [line[name] for line in lines]
         label = "largest score" if name == "gmacs_argmax" else "sampled"
         panels[1].plot(epochs, values, style, color=COLOURS[1], label=label)
-    panels[1].set(title="stage 2: GMACs", xlabel="epoch")
+    panels[1].set(title=f"{stage}: GMACs", xlabel="epoch")
     panels[1].legend()
 
 

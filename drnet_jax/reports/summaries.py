@@ -29,6 +29,7 @@ _FURTHER: dict[str, Any] = {
     "finished": bool,
     "identities": {_ANY: str},
     "environment": {_ANY: str},
+    "choice_top1": [float],
     "controls": {
         "intervals": {
             _ANY: {"value": _OPTIONAL_NUMBER, "low": _OPTIONAL_NUMBER, "high": _OPTIONAL_NUMBER}
@@ -45,6 +46,8 @@ _FURTHER: dict[str, Any] = {
         }
     ],
 }
+# Of the controls of newer versions.
+_FURTHER_CONTROLS: dict[str, Any] = {"as_good_as_largest": {_ANY: {"gmacs": _OPTIONAL_NUMBER}}}
 _WORDS = {
     int: "no integer",
     float: "no finite number",
@@ -70,7 +73,9 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
             _check(summary, _CHOSEN, "")
         _check(summary, {n: kind for n, kind in _FURTHER.items() if n in summary}, "")
         _check_resolutions(summary)
-        for name, interval in summary.get("controls", {}).get("intervals", {}).items():
+        controls = summary.get("controls", {})
+        _check(controls, {n: k for n, k in _FURTHER_CONTROLS.items() if n in controls}, "controls")
+        for name, interval in controls.get("intervals", {}).items():
             _check_interval(name, interval)
     except ValueError as error:
         raise damaged(path, error, remedy) from error
@@ -114,7 +119,7 @@ def _is(value: Any, kind: type) -> bool:
 def _check_resolutions(summary: dict[str, Any]) -> None:
     """Lists have an entry a resolution, and costs are what may be divided by."""
     count = len(summary["resolutions"])
-    lists = [summary["fixed"]]
+    lists = [summary["fixed"], summary.get("choice_top1", summary["fixed"])]
     if summary["top1"] is not None:
         lists.append(summary["shares"])
     for entry in summary.get("by_apparent_size", ()):

@@ -1,9 +1,13 @@
 """The tables that an evaluation prints."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from drnet_jax.evaluation.metrics import hull_top1, matched_random_top1
 from drnet_jax.runtime.progress import log
+
+_CASCADES = {"cascade": "confidence cascade", "margin_cascade": "margin cascade"}
+_CONTROLS = {**_CASCADES, "oracle": "oracle"}
 
 
 def print_tables(summary: dict[str, Any]) -> None:
@@ -30,14 +34,38 @@ def print_tables(summary: dict[str, Any]) -> None:
     controls: dict[str, Any] = summary.get("controls", {})
     if controls:
         figures = {name: entry["value"] for name, entry in controls["intervals"].items()}
-        log(row("confidence cascade", figures["cascade"], controls["gmacs"]["cascade"]))
-        log(row("oracle", figures["oracle"], controls["gmacs"]["oracle"]))
+        for name, label in _CONTROLS.items():
+            log(row(label, figures[name], controls["gmacs"][name]))
     chosen = zip(summary["resolutions"], summary["shares"], strict=True)
     log("shares: " + ", ".join(f"{size} px {100 * share:.1f} %" for size, share in chosen))
     if controls:
-        log(f"DRNet is {controls['verdict']}")
+        _print_verdicts(summary, controls)
     if "by_apparent_size" in summary:
         _print_by_apparent_size(summary)
+
+
+def _print_verdicts(summary: dict[str, Any], controls: dict[str, Any]) -> None:
+    log("\nDRNet's top-1 is")
+    for words in controls["verdicts"].values():
+        log(f"  {words}")
+    log(as_good_as_largest(summary))
+
+
+def as_good_as_largest(summary: Mapping[str, Any]) -> str:
+    """At which cost DRNet and the cascades are as accurate as the largest resolution, in words."""
+    largest = summary["fixed"][0]
+    parts = []
+    for name, label in {"drnet": "DRNet", **_CASCADES}.items():
+        found = summary["controls"]["as_good_as_largest"][name]
+        if found["gmacs"] is None:
+            parts.append(f"{label} at no setting")
+            continue
+        cost = found["gmacs"] / largest["gmacs"]
+        value, low, high = (100 * found["minus_largest"][end] for end in ("value", "low", "high"))
+        change = f"{value:+.2f} points here, {low:+.2f} to {high:+.2f}"
+        parts.append(f"{label} at {cost:.2f} of its cost ({change})")
+    size = largest["resolution"]
+    return f"As good as {size} px on the calibration split: {'; '.join(parts)}"
 
 
 def _print_by_apparent_size(summary: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ class PretrainLoss:
 
 @dataclass(frozen=True)
 class JointLoss:
-    """Stage 2: L_ce + eta * L_reg (DRNet eq. 8).
+    """Stage 2: L_ce + eta * L_reg (DRNet eq. 8), and in a single stage stage 1's sum with a weight.
 
     Attributes:
       model: the network with its predictor, or without one at a single resolution.
@@ -95,7 +95,8 @@ class JointLoss:
       target: alpha in GMACs, or None for no regulariser.
       eta: weight of the regulariser.
       tau_fn: temperature as a function of the step.
-      label_smoothing: of the cross-entropy.
+      label_smoothing: of the cross-entropies.
+      branch_weight: weight of the sum of the cross-entropies at all resolutions; 0: none.
     """
 
     model: DRNet
@@ -104,6 +105,7 @@ class JointLoss:
     eta: float
     tau_fn: optax.Schedule
     label_smoothing: float = 0.0
+    branch_weight: float = 0.0
 
     def __call__(
         self, params: Any, collections: Any, batch: Batch, key: jax.Array, step: jax.Array
@@ -130,6 +132,16 @@ class JointLoss:
         if self.target is not None:
             reg = resource_regulariser(sampled_cost, costs, self.target)
         loss = ce + self.eta * reg
+        extra: Metrics = {}
+        if self.branch_weight:
+            branch_ce = branch_cross_entropies(
+                output.branch_logits,
+                batch["label"],
+                label_smoothing=self.label_smoothing,
+                mask=mask,
+            ).sum()
+            loss = loss + self.branch_weight * branch_ce
+            extra["branch_ce"] = branch_ce
         greedy = jax.nn.one_hot(output.scores.argmax(-1), len(self.costs), dtype=jnp.float32)
         metrics = {
             "loss": loss,
@@ -141,6 +153,7 @@ class JointLoss:
             "shares": jax.vmap(masked_mean, (1, None))(greedy, mask),
             "gmacs_sampled": sampled_cost,
             "gmacs_argmax": expected_cost(greedy, costs, mask=mask),
+            **extra,
             **_branch_accuracies(output.branch_logits, batch),
         }
         return loss, (updated, metrics)
