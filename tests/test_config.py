@@ -188,7 +188,7 @@ def test_what_only_a_first_look_has(fields: dict[str, Any], words: str) -> None:
     glancing = {"predictor.kind": "glance", "predictor.inputs": ("margin", "pooled")}
     config.update_from_flattened_dict(glancing | {"predictor.size": 10**4})
     # Whose own size nothing reads.
-    check_training(config, STAGES)
+    check_training(config, TWO_STAGES)
     check_config(config, 1)
 
 

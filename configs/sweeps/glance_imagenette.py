@@ -2,7 +2,7 @@
 
 python -m drnet_jax.sweep configs/sweeps/glance_imagenette.py --config.data.dir=PATH
 
-`python experiments/glance.py` makes the table and the plot of docs/beyond.md from its runs.
+`python experiments/first_look.py` makes the table and the plot of docs/beyond.md from its runs.
 """
 
 from typing import Any
