@@ -20,10 +20,11 @@ import numpy as np
 from drnet_jax.evaluation.control_figures import cascade_threshold
 from drnet_jax.evaluation.controls import Outcome, by_choice, cascade
 from drnet_jax.evaluation.intervals import Interval, intervals
-from drnet_jax.evaluation.metrics import EvalRecords, hull_weights
+from drnet_jax.evaluation.metrics import hull_weights
 from drnet_jax.inference.decision import choose, lambda_changes
 from drnet_jax.runtime.command_line import CommandLine, a_path
 from drnet_jax.runtime.files import write_json, write_text
+from experiments.first_look_both import both, mean_of
 from experiments.first_look_runs import Run, collect, load_all
 
 ROOT = Path(__file__).parents[1]
@@ -54,31 +55,36 @@ def main() -> None:
     lines = [row(name, variants) for name in sorted(variants, key=lambda name: name != BEST)]
     text = table(lines)
     write_text(RESULTS / "first_look.md", text)
-    write_json(RESULTS / "first_look.json", {"rows": lines})
+    write_json(RESULTS / "first_look.json", {"rows": lines, "both": with_predictor(variants)})
     plot(variants, RESULTS / "first_look.png")
     print(text)
 
 
+def lambda_within(run: Run) -> Callable[[float], float]:
+    """From a cost to the least lambda within it on the calibration split."""
+    costs, scores = np.array(run.cost.choice_gmacs), run.calibration.scores
+    changes = np.unique(lambda_changes(scores, costs))
+    between = (changes[1:] + changes[:-1]) / 2
+    lambdas = np.array([changes[0] - 1, *between, changes[-1] + 1])
+    lambdas = lambdas[np.linspace(0, len(lambdas) - 1, min(len(lambdas), 1000)).round().astype(int)]
+    spent = np.array([costs[choose(scores, costs, lam)].mean() for lam in lambdas])
+
+    def within(gmacs: float) -> float:
+        """The cheapest choice where none is."""
+        found = np.flatnonzero(spent + run.cost.predictor_gmacs <= gmacs)
+        return float(lambdas[found[0] if len(found) else -1])
+
+    return within
+
+
 def adaptive(run: Run) -> Method:
     """A model's own choice, by its lambda."""
-    costs, predictor = np.array(run.cost.choice_gmacs), run.cost.predictor_gmacs
-    changes = np.unique(lambda_changes(run.calibration.scores, costs))
-    lambdas = np.concatenate(
-        [[changes[0] - 1], (changes[1:] + changes[:-1]) / 2, [changes[-1] + 1]]
-    )
-    lambdas = lambdas[np.linspace(0, len(lambdas) - 1, min(len(lambdas), 1000)).round().astype(int)]
-
-    def outcome(records: EvalRecords, lam: float) -> Outcome:
-        """At a lambda."""
-        choice = choose(records.scores, costs, lam)
-        return by_choice(records.answer_top1, choice, costs, predictor)
-
-    spent = np.array([outcome(run.calibration, lam).gmacs for lam in lambdas])
+    costs, within = np.array(run.cost.choice_gmacs), lambda_within(run)
 
     def method(gmacs: float) -> Outcome:
-        """Of the least lambda within the cost; the cheapest choice where none is."""
-        within = np.flatnonzero(spent <= gmacs)
-        return outcome(run.test, lambdas[within[0] if len(within) else -1])
+        """On the test split."""
+        choice = choose(run.test.scores, costs, within(gmacs))
+        return by_choice(run.test.answer_top1, choice, costs, run.cost.predictor_gmacs)
 
     return method
 
@@ -210,6 +216,17 @@ def equal_at(runs: Sequence[Run], method: Callable[[Run], Method]) -> float | No
 def _points(interval: Interval) -> list[float]:
     """In percentage points."""
     return [100 * interval.value, 100 * interval.low, 100 * interval.high]
+
+
+def with_predictor(variants: Mapping[str, Sequence[Run]]) -> dict[str, float]:
+    """The paper's predictor before the first look, at the middle target; empty without its runs."""
+    papers = {run.seed: run for run in variants.get(PAPER, ())}
+    found = []
+    for run in variants[BEST]:
+        if run.seed in papers:
+            lam = lambda_within(run)(TARGETS[1] * run.cost.classifier_gmacs[0])
+            found.append(both(run, papers[run.seed], lam))
+    return mean_of(found) if found else {}
 
 
 def table(lines: Sequence[Mapping[str, object]]) -> str:
