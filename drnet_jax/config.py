@@ -79,13 +79,16 @@ def get_field(config: ConfigDict, name: str) -> Any:
     return config
 
 
-def alpha_target(config: ConfigDict, gmacs: tuple[float, ...], largest: float) -> float | None:
-    """alpha in GMACs, or None without a target.
+def alpha_target(
+    config: ConfigDict, costs: tuple[float, ...], largest: float, unit: str = "GMACs"
+) -> float | None:
+    """alpha in the unit of the costs, or None without a target.
 
     Args:
       config: the whole configuration.
-      gmacs: of the classifier by choice (`ModelCost.choice_gmacs`).
+      costs: of the classifier by choice (`ModelCost.choice_costs`).
       largest: of the largest resolution alone, of which `joint.alpha_fraction` is a fraction.
+      unit: of these.
 
     Raises:
       ConfigError: a target outside [C_min, C_max], or one although all cost the same.
@@ -93,19 +96,19 @@ def alpha_target(config: ConfigDict, gmacs: tuple[float, ...], largest: float) -
     joint = config.joint
     if joint.alpha is None and joint.alpha_fraction is None:
         return None
-    if len(gmacs) == 1:
-        return gmacs[0]
+    if len(costs) == 1:
+        return costs[0]
     name = "joint.alpha" if joint.alpha is not None else "joint.alpha_fraction"
-    if min(gmacs) == max(gmacs):
+    if min(costs) == max(costs):
         raise ConfigError(
-            f"model.resolutions={tuple(config.model.resolutions)} all cost {gmacs[0]:.4g} GMACs, "
+            f"model.resolutions={tuple(config.model.resolutions)} all cost {costs[0]:.4g} {unit}, "
             f"and {name} is a target: name sides further apart, or set --config.{name}=None"
         )
     target = joint.alpha if joint.alpha is not None else joint.alpha_fraction * largest
-    if not min(gmacs) <= target <= max(gmacs):
+    if not min(costs) <= target <= max(costs):
         raise ConfigError(
-            f"{name}={get_field(config, name)} is a target of {target:.4g} GMACs, outside "
-            f"[{min(gmacs):.4g}, {max(gmacs):.4g}], the costs of the cheapest and costliest "
+            f"{name}={get_field(config, name)} is a target of {target:.4g} {unit}, outside "
+            f"[{min(costs):.4g}, {max(costs):.4g}], the costs of the cheapest and costliest "
             "choice"
         )
     return float(target)

@@ -216,8 +216,11 @@ def _joint() -> ConfigDict:
     # whatever is chosen meanwhile; with 0 the choice can settle on one before the others learn.
     joint.branch_weight = 1.0
     joint.eta = 0.3
-    # Target cost of the classifier, at most one of: alpha in GMACs (without the predictor), or a
-    # fraction of the largest resolution's cost. Both unset: no regulariser.
+    # What choices cost in the regulariser, the target and lambda: 'macs', or 'ms' of an image on
+    # this device, each network at the best of inference.buckets, measured once before the training.
+    joint.cost = "macs"
+    # Target cost of the classifier, at most one of: alpha in GMACs or ms (without the predictor),
+    # or a fraction of the largest resolution's cost. Both unset: no regulariser.
     joint.alpha = placeholder(float)
     joint.alpha_fraction = placeholder(float)
     joint.alpha_fraction = 0.5

@@ -231,6 +231,7 @@ FIELDS: Mapping[str, Field] = {
     "joint.predictor_lr_scale": _POSITIVE,
     "joint.branch_weight": _ZERO_OR_MORE,
     "joint.eta": _ZERO_OR_MORE,
+    "joint.cost": Text(("macs", "ms")),
     "joint.alpha": Number(above=0, optional=True),
     "joint.alpha_fraction": Number(above=0, most=1, optional=True),
     "joint.tau": _POSITIVE,

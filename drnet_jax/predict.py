@@ -22,7 +22,6 @@ from drnet_jax.data.sources import DataError
 from drnet_jax.inference.create import file_classifier
 from drnet_jax.inference.files import FileClassifier
 from drnet_jax.inference.programs import CostTable
-from drnet_jax.models.macs import model_cost
 from drnet_jax.reports.gallery import gallery
 from drnet_jax.reports.prediction_job import (
     JobState,
@@ -292,7 +291,7 @@ def _gallery(
 
     name = budget_name(config)
     mean = np.mean([prediction.gmacs for prediction in predictions])
-    largest = model_cost(trained.model).classifier_gmacs[0]
+    largest = trained.cost.classifier_gmacs[0]
     return gallery(
         predictions,
         unreadable,

@@ -1,5 +1,6 @@
 """Training: stage 1 `pretrain`, stage 2 `joint`, or both as `single`, resuming what is done."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 from drnet_jax.checkpoints.checkpoint import CheckpointError, ContentError, StageCheckpoints
 from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.checkpoints.finite import check_restored
+from drnet_jax.checkpoints.measured_cost import is_measured, read_measured, write_measured
 from drnet_jax.checkpoints.picture_sizes import check_sizes, write_sizes
 from drnet_jax.checkpoints.restore import (
     check_data,
@@ -37,13 +39,15 @@ from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.models.create import check_model, create_model
-from drnet_jax.models.macs import model_cost
+from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.macs import ModelCost, model_cost
 from drnet_jax.models.variables import init_variables, split_classifier
 from drnet_jax.runtime.files import remove_file, write_json
 from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
 from drnet_jax.training.create import create_stage_step, noise_key
 from drnet_jax.training.fit_stage import fit_reuse, fit_stage
+from drnet_jax.training.measure_cost import measure_cost
 from drnet_jax.training.stage import Run, Stage
 from drnet_jax.training.tracing import trace_stages
 from drnet_jax.training.train_loop import run_stage
@@ -91,17 +95,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     """
     check_training(config, config.stages)
     check_model(config)
-    if config.restore_from:
-        raise ConfigError(
-            "restore_from belongs to --mode=eval; joint.init_from starts stage 2 from another run"
-        )
-    if config.eval.dispatch != "dense" or budget_name(config):
-        raise ConfigError(
-            "eval.dispatch='bucketed' and budgets belong to --mode=eval, after the training: leave "
-            "them out"
-        )
-    if config.predict.input:
-        raise ConfigError("predict.input belongs to --mode=predict, after the training")
+    _check_other_modes(config)
     _check_workdir(config, workdir)
     splits = DataSplits(data_settings(config, workdir))
     classes = splits.classes
@@ -111,8 +105,6 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
             f"data.num_classes={config.data.num_classes}; correct one of them"
         )
     model = create_model(config, len(classes))
-    cost = model_cost(model)
-    target = alpha_target(config, cost.choice_gmacs, cost.classifier_gmacs[0])
     if config.joint.init_from and not _has_checkpoint(workdir / "joint"):
         check_stage_one(config, Path(config.joint.init_from))
     _check_images(config, workdir, splits)
@@ -120,6 +112,8 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     for stage in config.stages:
         if not is_fitted(config, stage):
             _check_steps(config, stage, len(train))
+    cost = _cost(config, workdir, model, calibration.image_size)
+    target = alpha_target(config, cost.choice_costs, cost.largest_cost, cost.unit)
     stage_steps = {
         stage: create_stage_step(
             config,
@@ -135,8 +129,39 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     mesh = create_mesh()
     run = Run(config, workdir, model, cost, target, mesh, train, calibration, stage_steps)
     trace_stages(run, [stage for stage in _unfinished(config, workdir) if stage in stage_steps])
-    _describe_run(config, workdir, splits)
+    _describe_run(run, splits)
     return run
+
+
+def _check_other_modes(config: ConfigDict) -> None:
+    """Stops for fields that no training uses."""
+    if config.restore_from:
+        raise ConfigError(
+            "restore_from belongs to --mode=eval; joint.init_from starts stage 2 from another run"
+        )
+    if config.eval.dispatch != "dense" or budget_name(config):
+        raise ConfigError(
+            "eval.dispatch='bucketed' and budgets belong to --mode=eval, after the training: leave "
+            "them out"
+        )
+    if config.predict.input:
+        raise ConfigError("predict.input belongs to --mode=predict, after the training")
+
+
+def _cost(
+    config: ConfigDict, workdir: Path, model: DRNet, image_size: tuple[int, int]
+) -> ModelCost:
+    """Of the networks; with times, if choices are made by those: of one measurement a run."""
+    cost = model_cost(model)
+    if not is_measured(config.joint.cost, config.stages[-1], model):
+        return cost
+    if _has_checkpoints(workdir):
+        measured = read_measured(workdir, len(model.resolutions))
+    else:
+        measured = measure_cost(config, model, image_size)
+    each = " / ".join(f"{ms:.4g}" for ms in measured.choice)
+    log(f"choices take {each} ms an image ({measured.setting})")
+    return replace(cost, measured=measured)
 
 
 def _check_steps(config: ConfigDict, stage: str, num_images: int) -> None:
@@ -168,11 +193,14 @@ def _check_images(config: ConfigDict, workdir: Path, splits: DataSplits) -> None
         check_sizes(origin, sizes, config.data.max_corrupt)
 
 
-def _describe_run(config: ConfigDict, workdir: Path, splits: DataSplits) -> None:
+def _describe_run(run: Run, splits: DataSplits) -> None:
     """Writes the files that say of what the checkpoints beside them are."""
+    config, workdir = run.config, run.workdir
     # A finished run was trained with what the file says already.
     if not is_finished(workdir, config.stages[-1]):
         write_json(workdir / "config.json", flatten(config))
+    if run.cost.measured is not None:
+        write_measured(workdir, run.cost.measured)
     write_data(workdir, splits.classes, {split: splits.identity(split) for split in SPLITS})
     # The sizes that it began with.
     if not _has_checkpoints(workdir):

@@ -102,7 +102,7 @@ def control_figures(
 def _thresholds(calibration: EvalRecords, cost: ModelCost, lam: float) -> dict[str, float]:
     """Of every cascade: at DRNet's cost on these images."""
     costs, spent = np.array(cost.classifier_gmacs), np.array(cost.choice_gmacs)
-    choice = choose(calibration.scores, spent, lam)
+    choice = choose(calibration.scores, np.array(cost.choice_costs), lam)
     budget = by_choice(calibration.answer_top1, choice, spent, cost.predictor_gmacs).gmacs
     return {
         name: cascade_threshold(getattr(calibration, sureness), costs, budget)

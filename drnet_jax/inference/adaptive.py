@@ -11,6 +11,7 @@ from drnet_jax.inference.arguments import checked_size
 from drnet_jax.inference.engine import Classified, InferenceEngine
 from drnet_jax.inference.images import memory_images
 from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.macs import ModelCost
 
 T = TypeVar("T")
 
@@ -31,6 +32,7 @@ class AdaptiveClassifier(InferenceEngine):
       fold: fold BatchNorm into the convolutions, which is faster and rounds otherwise.
       device: where to run; default: the first.
       checkpoint: that the variables are from, for messages; None: unknown.
+      cost: of the networks; default: their MACs, which choices are then made by.
 
     Raises:
       ValueError: mean, std, buckets or the image size are not what they should be.
@@ -48,6 +50,7 @@ class AdaptiveClassifier(InferenceEngine):
         fold: bool = True,
         device: jax.Device | None = None,
         checkpoint: Path | None = None,
+        cost: ModelCost | None = None,
     ) -> None:
         largest = model.resolutions[0]
         self.image_size = checked_size((largest, largest) if image_size is None else image_size)
@@ -62,6 +65,7 @@ class AdaptiveClassifier(InferenceEngine):
             fold=fold,
             device=device,
             checkpoint=checkpoint,
+            cost=cost,
         )
         self._images = memory_images(self.image_size, self.classifiers[0].buckets, device)
 
@@ -71,7 +75,7 @@ class AdaptiveClassifier(InferenceEngine):
         Args:
           images: `[n, height, width, 3]` uint8 of `image_size`; n may be 0. All of them are on the
             device at once: give many in batches, to `classify_batches`.
-          lam: lambda of `choose`, in nats a GMAC; a `Calibration` gives it for a budget.
+          lam: lambda of `choose`, in nats a GMAC or ms; a `Calibration` gives it for a budget.
 
         Raises:
           ValueError: images of another dtype, rank or shape, or `lam` is no finite number.

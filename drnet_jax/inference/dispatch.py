@@ -121,7 +121,7 @@ class Dispatch(Generic[BatchT, PartT]):
       predictor: its program; None with one resolution.
       classifiers: the classifier's, per resolution.
       num_classes: k.
-      gmacs: `[m]`, the classifier's cost by choice, in GMACs.
+      costs: `[m]`, what each choice costs, as `choose` takes it.
       weight: `[m]`, of the first look's logits in every answer, see `mixed`; None: the predictor is
         no first look.
       lam: lambda of `choose`.
@@ -137,7 +137,7 @@ class Dispatch(Generic[BatchT, PartT]):
         classifiers: Sequence[Program],
         *,
         num_classes: int,
-        gmacs: np.ndarray,
+        costs: np.ndarray,
         weight: np.ndarray | None,
         lam: float,
         max_waiting: int,
@@ -148,7 +148,7 @@ class Dispatch(Generic[BatchT, PartT]):
         self._predictor = predictor
         self._classifiers = classifiers
         self._num_classes = num_classes
-        self._gmacs = gmacs
+        self._costs = costs
         self._weight = weight
         self._lam = lam
         self._max_waiting = max_waiting
@@ -191,7 +191,7 @@ class Dispatch(Generic[BatchT, PartT]):
         for outputs in (scored.scores, scored.first):
             if outputs is not None:
                 self._check(scored.caller, outputs, scored.problems)
-        scored.choices = choose(scored.scores, self._gmacs, self._lam)
+        scored.choices = choose(scored.scores, self._costs, self._lam)
         self._open.append(scored)
         for choice, queue in enumerate(self._queues):
             rows = np.flatnonzero(scored.choices == choice)

@@ -78,6 +78,7 @@ class InferenceEngine:
       fold: fold BatchNorm into the convolutions, which is faster and rounds otherwise.
       device: where to run.
       checkpoint: that the variables are from, for messages; None: unknown.
+      cost: of the networks; default: their MACs, which choices are then made by.
 
     Raises:
       ValueError: mean, std, buckets or the image size are not what they should be.
@@ -95,12 +96,13 @@ class InferenceEngine:
         fold: bool,
         device: jax.Device,
         checkpoint: Path | None = None,
+        cost: ModelCost | None = None,
     ) -> None:
         check_normalisation(mean, std)
         buckets = checked_buckets(buckets)
         self.checkpoint = checkpoint
         self.resolutions = np.array(model.resolutions)
-        self.cost = model_cost(model)
+        self.cost = cost or model_cost(model)
         self.num_classes = model.classifier.num_classes
         self.times: CostTable | None = None
         self._upload_for_each = image_size is None
@@ -184,7 +186,7 @@ class InferenceEngine:
             self.predictor,
             self.classifiers,
             num_classes=self.num_classes,
-            gmacs=np.array(self.cost.choice_gmacs),
+            costs=np.array(self.cost.choice_costs),
             weight=self._weight,
             lam=lam,
             max_waiting=max_waiting,

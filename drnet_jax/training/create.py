@@ -71,8 +71,8 @@ def create_loss(
       config: the whole configuration.
       stage: `'pretrain'`, `'joint'` or `'single'`.
       model: the network.
-      cost: its MACs.
-      target: alpha in GMACs, or None without a target (`config.alpha_target`).
+      cost: of its networks.
+      target: alpha in the unit of `cost`, or None without a target (`config.alpha_target`).
       steps_per_epoch: optimiser steps in an epoch.
     """
     section = config[section_name(stage)]
@@ -80,11 +80,12 @@ def create_loss(
         return PretrainLoss(model, section.label_smoothing, section.distillation)
     return JointLoss(
         model,
-        cost.choice_gmacs,
+        cost.choice_costs,
         target=target,
         eta=section.eta,
         tau_fn=create_tau_fn(section, steps_per_epoch),
         label_smoothing=section.label_smoothing,
+        gmacs=None if cost.measured is None else cost.choice_gmacs,
         branch_weight=section.branch_weight if stage == "single" else 0.0,
     )
 

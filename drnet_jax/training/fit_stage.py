@@ -68,7 +68,7 @@ def fit_head(run: Run, variables: Any) -> Any:
     outputs = held_out_outputs(run, variables)
     weight = _weight(run, outputs)
     correct = mixed(outputs.logits, weight).argmax(axis=2) == outputs.label[:, None]
-    costs = np.array(run.cost.choice_gmacs)
+    costs = np.array(run.cost.choice_costs)
     found = FITS[objective](HeldOut(outputs.scores, correct, costs, run.target))
     return _with_values(
         variables,

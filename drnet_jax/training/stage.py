@@ -25,8 +25,8 @@ class Run:
       config: the whole configuration.
       workdir: of the run.
       model: the network.
-      cost: its MACs.
-      target: alpha in GMACs, or None without a target.
+      cost: of its networks.
+      target: alpha in the unit of `cost`, or None without a target.
       mesh: the devices.
       train: the training images.
       calibration: the images that checkpoints are chosen by.

@@ -91,11 +91,12 @@ class JointLoss:
 
     Attributes:
       model: the network with its predictor, or without one at a single resolution.
-      costs: GMACs of the classifier at every resolution.
-      target: alpha in GMACs, or None for no regulariser.
+      costs: what every choice costs, in GMACs or ms.
+      target: alpha in the same unit, or None for no regulariser.
       eta: weight of the regulariser.
       tau_fn: temperature as a function of the step.
       label_smoothing: of the cross-entropies.
+      gmacs: what every choice costs in GMACs, for the metrics; None: `costs` are that.
       branch_weight: weight of the sum of the cross-entropies at all resolutions; 0: none.
     """
 
@@ -105,6 +106,7 @@ class JointLoss:
     eta: float
     tau_fn: optax.Schedule
     label_smoothing: float = 0.0
+    gmacs: tuple[float, ...] | None = None
     branch_weight: float = 0.0
 
     def __call__(
@@ -133,6 +135,11 @@ class JointLoss:
             reg = resource_regulariser(sampled_cost, costs, self.target)
         loss = ce + self.eta * reg
         extra: Metrics = {}
+        gmacs, gmacs_sampled = costs, sampled_cost
+        if self.gmacs is not None:
+            gmacs = jnp.asarray(self.gmacs, jnp.float32)
+            gmacs_sampled = expected_cost(output.one_hot, gmacs, mask=mask)
+            extra["ms_sampled"] = sampled_cost
         if self.branch_weight:
             branch_ce = branch_cross_entropies(
                 output.branch_logits,
@@ -151,8 +158,8 @@ class JointLoss:
             "accuracy": masked_mean(output.logits.argmax(-1) == batch["label"], mask),
             "shares_sampled": jax.vmap(masked_mean, (1, None))(output.one_hot, mask),
             "shares": jax.vmap(masked_mean, (1, None))(greedy, mask),
-            "gmacs_sampled": sampled_cost,
-            "gmacs_argmax": expected_cost(greedy, costs, mask=mask),
+            "gmacs_sampled": gmacs_sampled,
+            "gmacs_argmax": expected_cost(greedy, gmacs, mask=mask),
             **extra,
             **_branch_accuracies(output.branch_logits, batch),
         }
