@@ -253,9 +253,11 @@ def _threads() -> int:
 
 def _setting(config: ConfigDict) -> str:
     """Device and what was measured on it, in words."""
+    glances = config.predictor.kind == "glance" and len(config.model.resolutions) > 1
+    first = f", first look at {min(config.model.resolutions)} px" if glances else ""
     return (
         f"{jax.devices()[0].device_kind} ({platform.machine()}), {_threads()} threads, jax "
         f"{jax.__version__}, {config.model.name}, {config.model.dtype}, resolutions "
-        f"{'/'.join(map(str, config.model.resolutions))}, buckets "
+        f"{'/'.join(map(str, config.model.resolutions))}{first}, buckets "
         f"{'/'.join(map(str, config.inference.buckets))}"
     )

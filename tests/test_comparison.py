@@ -100,7 +100,30 @@ def test_what_is_not_defined_is_null() -> None:
     assert to_json({"q": [one]})["q"]["s"][0]["oracle_gap_closed"] is None
 
 
+def compared(gains: dict[str, float], gmacs: float | None) -> dict[str, Any]:
+    """A run's differences to its controls, and the cost at which it is as good as the largest."""
+    known = {name: {"value": gain, "low": -1.0, "high": 1.0} for name, gain in gains.items()}
+    as_good = {"drnet": {"gmacs": gmacs}}
+    return {"controls": {"intervals": known, "as_good_as_largest": as_good}}
+
+
+def test_the_better_cascade_and_the_cost_of_equal_accuracy() -> None:
+    """The cascade that leaves less; the largest resolution costs 4 GMACs."""
+    first, second = ((0.03, 0.01, 2.0), (0.01, 0.02, 3.0))
+    names = ("drnet - cascade", "drnet - margin_cascade")
+    found = [
+        summary(seed, 0.7) | compared(dict(zip(names, row[:2], strict=True)), row[2])
+        for seed, row in enumerate((first, second))
+    ]
+    *_, cascade, as_good, _ = rows([Setting("s", tuple(found))])[0]
+    assert cascade.startswith("+1.5 ± ") and cascade.endswith(" m") and as_good == "0.625"
+    early = summary(2, 0.7) | compared({names[0]: 0.05}, None)
+    *_, cascade, as_good, _ = rows([Setting("s", (*found, early))])[0]
+    assert cascade.startswith("+3.0 ± ") and cascade[-1] != "m" and as_good == "0.625 (2 of 3)"
+    assert rows([Setting("s", (early,))])[0][-2] == "no cost"
+
+
 def test_a_seed_without_controls_leaves_the_cell_empty() -> None:
     known = {"drnet - cascade": {"value": 0.1, "low": 0.0, "high": 0.2}}
     mixed = Setting("m", (summary(0, 0.7) | {"controls": {"intervals": known}}, summary(1, 0.7)))
-    assert rows([mixed])[0][-2] == ""
+    assert rows([mixed])[0][-3:-1] == ["", ""]

@@ -163,6 +163,35 @@ def test_what_a_training_would_not_use(fields: dict[str, Any], stage: str, words
         check_training(config, TWO_STAGES)
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"predictor.objective": "correctness"},
+            "predictor.objective='correctness' needs a first look: --config.predictor.kind=glance",
+        ),
+        ({"model.reuse": "logits"}, "model.reuse='logits' needs a first look: .* 'none'"),
+        (
+            {
+                **{"predictor.kind": "glance", "predictor.objective": "threshold"},
+                "predictor.inputs": ("pooled", "margin"),
+            },
+            r"predictor.inputs=\('pooled', 'margin'\): a threshold is of the first .* 'margin', ",
+        ),
+    ],
+)
+def test_what_only_a_first_look_has(fields: dict[str, Any], words: str) -> None:
+    config = default_config()
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(ConfigError, match=words):
+        check_config(config, 1)
+    glancing = {"predictor.kind": "glance", "predictor.inputs": ("margin", "pooled")}
+    config.update_from_flattened_dict(glancing | {"predictor.size": 10**4})
+    # Whose own size nothing reads.
+    check_training(config, TWO_STAGES)
+    check_config(config, 1)
+
+
 DEFAULTS = flatten(default_config())
 # Without other bounds than their type.
 FREE_TEXTS = {

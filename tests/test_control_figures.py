@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 from drnet_jax.data.sources import ArraySource
 from drnet_jax.evaluate import evaluation
-from drnet_jax.evaluation.control_figures import cascade_threshold, control_figures, verdict
+from drnet_jax.evaluation.control_figures import cascade_threshold, control_figures
 from drnet_jax.evaluation.controls import cascade
+from drnet_jax.evaluation.curves import cascade_curve, drnet_curve
 from drnet_jax.evaluation.inputs import with_origin
 from drnet_jax.evaluation.intervals import (
     Interval,
@@ -20,6 +22,7 @@ from drnet_jax.evaluation.intervals import (
     proportion,
 )
 from drnet_jax.evaluation.metrics import EvalRecords
+from drnet_jax.evaluation.verdicts import verdict, verdicts
 from drnet_jax.models.macs import ModelCost
 from tests.small_run import small_config
 from tests.synthetic import synthetic_model
@@ -250,13 +253,105 @@ def test_an_evaluation_resamples_origins() -> None:
         np.testing.assert_allclose(ours[:, 3:], theirs[:, 3:], atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "words"),
-    [
-        (0.01, 0.03, "above the hull of the fixed resolutions at equal cost: +2.00 points (+1.00"),
-        (-0.01, 0.05, "not above the hull"),
-        (-0.03, -0.01, "below the hull"),
-    ],
-)
-def test_verdict(low: float, high: float, words: str) -> None:
-    assert verdict({"drnet - hull": Interval((low + high) / 2, low, high)}).startswith(words)
+DIFFERENCES = {
+    "hull": Interval(0.02, 0.01, 0.03),
+    "matched_random": Interval(0.03, 0.02, 0.04),
+    "cascade": Interval(0.02, -0.01, 0.05),
+    "margin_cascade": Interval(-0.02, -0.03, -0.01),
+    "64 px": Interval(0.01, -0.02, 0.04),
+    "48 px": Interval(-0.01, -0.03, 0.02),
+    "32 px": Interval(0.2, 0.1, 0.3),
+}
+
+
+def test_verdicts() -> None:
+    """Above and below where the interval is; the best fixed resolution is not the largest."""
+    relative = {"64 px": 0.6, "48 px": 1.25, "32 px": 3.0}
+    lines = verdicts(DIFFERENCES, relative)
+    assert list(lines) == list(DIFFERENCES)
+    hull = "above the hull of the fixed resolutions at equal cost: +2.00 points (+1.00 to +3.00)"
+    assert lines["hull"] == hull
+    assert lines["margin_cascade"].startswith(
+        "below the margin cascade at equal cost: -2.00 points"
+    )
+    assert lines["64 px"].startswith("level with 64 px at 0.60 of its cost: +1.00")
+    assert verdict(DIFFERENCES, relative) == (
+        "above the hull of the fixed resolutions at equal cost and a random choice with its "
+        "shares; level with the confidence cascade at equal cost, 64 px at 0.60 of its cost and "
+        "48 px at 1.25 of its cost; below the margin cascade at equal cost"
+    )
+    best = DIFFERENCES | {"48 px": Interval(0.05, 0.01, 0.09)}
+    assert "48 px" not in verdict(best, relative)
+
+
+def glancing_records(seed: int, count: int = 400) -> EvalRecords:
+    """Whose second looks get right one image more in five than the looks alone."""
+    found = records(seed, count)
+    mended = found.top1 | (np.arange(count)[:, None] % 5 == 0)
+    return replace(found, answer_top1=np.column_stack([mended[:, :2], found.top1[:, 2]]))
+
+
+GLANCE_COST = ModelCost(0, COST.classifier, glances=True)
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_controls_of_a_first_look() -> None:
+    """It costs 1 GMAC beside a second one; the fixed resolutions and cascades are without."""
+    test, calibration = glancing_records(0), glancing_records(1)
+    figures = control_figures(test, calibration, GLANCE_COST, 0.0, SIZES)
+    value = {name: entry["value"] for name, entry in figures["intervals"].items()}
+    drnet = test.answer_top1[np.arange(400), test.choice].mean()
+    assert value["drnet"] == pytest.approx(drnet)
+    spent = np.array([5.0, 3.0, 1.0])
+    shares = np.bincount(test.choice, minlength=3) / 400
+    gmacs = spent[test.choice].mean()
+    assert figures["gmacs"]["drnet"] == pytest.approx(gmacs)
+    assert figures["gmacs"]["matched_random"] == pytest.approx(gmacs)
+    assert value["matched_random"] == pytest.approx(shares @ test.answer_top1.mean(0))
+    small, middle, large = test.top1.mean(0)[::-1]
+    hull = np.interp(gmacs, [1, 2, 4], [small, middle, large])
+    assert value["hull"] == pytest.approx(hull)
+    for size, top1 in zip(SIZES, (large, middle, small), strict=True):
+        assert value[f"drnet - {size} px"] == pytest.approx(drnet - top1)
+    assert f"at {gmacs / 4:.2f} of its cost" in figures["verdicts"]["64 px"]
+    budget = spent[calibration.choice].mean()
+    for name, sureness in (("cascade", "confidence"), ("margin_cascade", "margin")):
+        threshold = figures[f"{name}_threshold"]
+        known = getattr(calibration, sureness)
+        assert cascade(calibration.top1, known, COSTS, threshold).gmacs <= budget
+        above = known[known > threshold].min()
+        assert cascade(calibration.top1, known, COSTS, above).gmacs > budget
+        outcome = cascade(test.top1, getattr(test, sureness), COSTS, threshold)
+        assert value[name] == pytest.approx(outcome.top1)
+        assert figures["gmacs"][name] == pytest.approx(outcome.gmacs)
+        assert value[f"drnet - {name}"] == pytest.approx(drnet - outcome.top1)
+        assert figures[f"{name}_curve"][-1][1] == 7.0
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_the_least_cost_of_being_as_good_as_the_largest() -> None:
+    """The setting is the calibration images', tried on others."""
+    test, calibration = glancing_records(0), glancing_records(1)
+    curve = drnet_curve(calibration, GLANCE_COST)
+    spent = np.array([5.0, 3.0, 1.0])
+    log_p = log_softmax(calibration.scores, axis=1)
+    enough, good = calibration.top1[:, 0].mean(), {}
+    for lam in curve.settings:
+        choice = (log_p - lam * spent).argmax(1)
+        if calibration.answer_top1[np.arange(400), choice].mean() >= enough:
+            good[spent[choice].mean()] = lam
+    assert 0 < len(good) < len(curve.settings)
+    got = curve.as_good_as_largest(test, calibration)
+    assert got["setting"] == good[min(good)]
+    choice = (log_softmax(test.scores, axis=1) - got["setting"] * spent).argmax(1)
+    correct = test.answer_top1[np.arange(400), choice]
+    assert got["gmacs"] == pytest.approx(spent[choice].mean())
+    assert got["top1"] == pytest.approx(correct.mean())
+    change = got["minus_largest"]
+    assert change["value"] == pytest.approx(correct.mean() - test.top1[:, 0].mean())
+    assert change["low"] < change["value"] < change["high"]
+    wrong = replace(calibration, answer_top1=np.zeros((400, 3), bool))
+    assert set(curve.as_good_as_largest(test, wrong).values()) == {None}
+    margins = cascade_curve(calibration, "margin", COSTS).as_good_as_largest(test, calibration)
+    outcome = cascade(test.top1, test.margin, COSTS, margins["setting"])
+    assert (margins["gmacs"], margins["top1"]) == (outcome.gmacs, outcome.top1)

@@ -20,7 +20,7 @@ __all__ = ["compilations"]
 BUCKETS = (1, 4)
 INPUTS = {"predictor.inputs": ("margin", "entropy", "norm_logit", "pooled")}
 KINDS: dict[str, dict[str, Any]] = {
-    "pixels": {},
+    "pixels": {"predictor.args": "stage_sizes=(1,), width=4, stem='small'"},
     "glance": {"predictor.kind": "glance", "predictor.objective": "correctness"} | INPUTS,
     "glance with reuse": {"predictor.kind": "glance", "model.reuse": "logits"} | INPUTS,
 }
@@ -83,7 +83,7 @@ def test_the_case_is_not_trivial(kind: str) -> None:
 
 @pytest.mark.parametrize("where", [HostImages, DeviceImages])
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 13), min_size=1, max_size=6),
     waiting=st.integers(0, 4),

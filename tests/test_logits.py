@@ -52,6 +52,27 @@ def test_records_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_array_equal(records.choice, outputs.scores.argmax(axis=1))
 
 
+def test_margins_and_reused_first_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers have the smallest's logits added; what is said of fixed resolutions has not."""
+    monkeypatch.setattr(metrics, "_CHUNK", 7)
+    plain = synthetic_logits(60, 3, 9)
+    weight = np.array([0.5, 2.0, 0.0], np.float32)
+    fixed, reused = plain.records(), replace(plain, weight=weight).records()
+    p = np.sort(softmax(plain.logits.astype(float), axis=2), axis=2)
+    answers = plain.logits + np.stack([w * plain.logits[:, 2] for w in weight], axis=1)
+    rank = (-answers).argsort(axis=2) == plain.label[:, None, None]
+    own = np.take_along_axis(softmax(answers, axis=2), plain.label[:, None, None], axis=2)
+    for records in (fixed, reused):
+        np.testing.assert_array_equal(records.top1, plain.logits.argmax(2) == plain.label[:, None])
+        np.testing.assert_allclose(records.margin, p[..., -1] - p[..., -2], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(records.confidence, p[..., -1], rtol=1e-5)
+    np.testing.assert_array_equal(fixed.answer_top1, fixed.top1)
+    np.testing.assert_array_equal(reused.answer_top1, rank[..., 0])
+    np.testing.assert_array_equal(reused.answer_top5, rank[..., :5].any(axis=2))
+    np.testing.assert_allclose(reused.ce, -np.log(own[..., 0]), rtol=1e-4, atol=1e-6)
+    assert (reused.answer_top1 != reused.top1).any(axis=0).tolist() == [True, True, False]
+
+
 def test_of_equal_logits_the_first_class_counts() -> None:
     tied = np.array([[[1.0, 1.0, 0.0]], [[1.0, 1.0, 0.0]]], np.float32)
     got = record(tied, np.zeros((2, 1)), np.zeros(1), np.array([0, 1]), np.arange(2))

@@ -10,6 +10,7 @@ import pytest
 
 from drnet_jax.models import macs
 from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.glance import GlanceHead
 from drnet_jax.models.macs import ModelCost, count_macs, model_cost
 from drnet_jax.models.predictor import ResolutionPredictor
 from drnet_jax.models.resnet import ARCHITECTURES, ResNet
@@ -91,6 +92,15 @@ def test_model_cost_counts_predictor_and_every_resolution() -> None:
     assert cost == ModelCost(TINY_PREDICTOR_16, (TINY_32, TINY_16))
     assert cost.classifier_gmacs == (TINY_32 / 1e9, TINY_16 / 1e9)
     assert cost.predictor_gmacs == TINY_PREDICTOR_16 / 1e9
+
+
+def test_model_cost_of_a_first_look() -> None:
+    """The smallest costs one look, another one two; the head is a dense layer of 1 + 8 inputs."""
+    head = GlanceHead(2, ("margin", "pooled"), reuse=True)
+    cost = model_cost(DRNet(tiny(), head, (32, 16)))
+    assert cost.classifier == (TINY_32, TINY_16) and cost.predictor == 9 * 2
+    assert cost.choice == (TINY_16 + TINY_32, TINY_16)
+    assert cost.choice_gmacs == ((TINY_16 + TINY_32) / 1e9, TINY_16 / 1e9)
 
 
 def test_model_cost_without_predictor() -> None:

@@ -1,5 +1,6 @@
 """The report: its figures, what it escapes, odd data sets, and how a browser shows it."""
 
+import html
 import importlib.util
 import json
 import re
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.config import ConfigError, flatten
@@ -135,6 +137,56 @@ def test_cards_say_what_every_resolution_says() -> None:
     sections = maker.sections(5)
     assert sum(section.count for section in sections) == 40
     assert [len(section.cards) for section in sections] == [5, 5]
+
+
+def test_cards_of_a_first_look() -> None:
+    """A second look's answer has the first look's logits added, and what that one said beside."""
+    weight = np.array([0.5, 2.0, 0.0], np.float32)
+    outputs = replace(synthetic_logits(60, 3, 4), weight=weight)
+    records, sizes = outputs.records(), (64, 32, 16)
+    maker = CardMaker(outputs, records, sizes, classes_of(4), pixels, glances=True)
+    for row, card in enumerate(maker.cards(range(60))):
+        z, choice = outputs.logits[row], int(outputs.scores[row].argmax())
+        answer = z[choice] + (0.5, 2.0, 0.0)[choice] * z[2]
+        assert card.chosen.label == f"class {answer.argmax()}"
+        assert card.chosen.confidence == pytest.approx(softmax(answer).max(), rel=1e-5)
+        others = [size for size in sizes[:2] if size != sizes[choice]]
+        assert [said.resolution for said in card.others] == others
+        if choice == 2:
+            assert card.first is None
+            continue
+        assert card.first is not None and card.first.resolution == 16
+        assert card.first.label == f"class {z[2].argmax()}"
+        assert card.first.correct == (z[2].argmax() == outputs.label[row])
+
+
+def test_a_page_of_a_first_look_says_what_it_is(tmp_path: Path) -> None:
+    fields = {"predictor.kind": "glance", "model.reuse": "logits"}
+    outputs = replace(synthetic_logits(80, 2, 3), weight=np.array([0.5, 0.0], np.float32))
+    page = write(tmp_path, outputs, classes_of(3), **fields)
+    check(page)
+    words = html.unescape(page)
+    assert "Every image is classified at 16 px first" in words
+    assert "the first's added, times 0.50 at 32 px." in words
+    sent = int((outputs.scores.argmax(1) == 0).sum())
+    assert sent >= 4 and page.count(">first look, ") >= 4
+    summary = json.loads((tmp_path / "eval.json").read_text())
+    controls = summary["controls"]
+    for name in ("margin_cascade", "cascade", "hull", "32 px"):
+        gain = controls["intervals"][f"drnet - {name}"]
+        assert f"{100 * gain['value']:+.2f} <span" in page
+    for name in ("drnet", "cascade", "margin_cascade"):
+        gmacs = controls["as_good_as_largest"][name]["gmacs"]
+        cost = "at no setting" if gmacs is None else f"{gmacs / summary['fixed'][0]['gmacs']:.2f}"
+        assert cost in page
+    assert controls["verdict"] in page
+    # Of all images at each choice, with the first look's logits.
+    z, label = outputs.logits, outputs.label
+    expected = [((z[:, 0] + 0.5 * z[:, 1]).argmax(1) == label).mean()]
+    expected += [(z[:, 1].argmax(1) == label).mean()]
+    assert summary["choice_top1"] == pytest.approx(expected)
+    page = write(tmp_path, outputs, classes_of(3))
+    assert "first look" not in re.sub("<svg.*?</svg>", "", page, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,10 @@ def test_whatever_is_wrong_in_an_evaluation_is_named(tmp_path: Path) -> None:
     """Each field it is compared by, removed or of another kind: no other error comes of it."""
     good = evaluated(tmp_path / "b", 1)
     interval = {"value": 0.1, "low": 0.0, "high": 0.2}
+    as_good = {"drnet": {"gmacs": 2.0}}
     good["controls"] = {"intervals": {"drnet": interval}, "verdict": "above"}
+    good["controls"] |= {"as_good_as_largest": as_good}
+    good["choice_top1"] = [0.8, 0.4]
     good["config"] = {"seed": 1, "data.name": "digits_on_photos"}
     other = evaluated(tmp_path / "a")
     refused = 0

@@ -2,7 +2,7 @@
 
 python -m drnet_jax.sweep configs/sweeps/glance_imagenette.py --config.data.dir=PATH
 
-`python experiments/glance.py` makes the table and the plot of docs/beyond.md from its runs.
+`python experiments/first_look.py` makes the table and the plot of docs/beyond.md from its runs.
 """
 
 from typing import Any
@@ -14,6 +14,15 @@ PAPER: dict[str, Any] = {
     "predictor.objective": "gumbel",
     "model.reuse": "none",
 }
+# A linear layer of few inputs learns slowly at the classifier's rate.
+GUMBEL: dict[str, Any] = {"predictor.objective": "gumbel", "joint.predictor_lr_scale": 10.0}
+# From random weights in as many epochs as stage 1 has, at its rate.
+SINGLE: dict[str, Any] = {
+    "stages": ("single",),
+    "joint.num_epochs": 20,
+    "joint.batch_size": 32,
+    "joint.base_learning_rate": 4e-3,
+}
 
 
 def get_sweep() -> Sweep:
@@ -23,7 +32,7 @@ def get_sweep() -> Sweep:
             "what chooses": {
                 "correctness": {},
                 "threshold": {"predictor.objective": "threshold"},
-                "Gumbel-softmax on the first look": {"predictor.objective": "gumbel"},
+                "Gumbel-softmax on the first look": GUMBEL,
                 "Gumbel-softmax on the pixels (the paper's)": PAPER,
             },
             "reuse": {
@@ -32,7 +41,7 @@ def get_sweep() -> Sweep:
             },
             "inputs": {
                 "scores of the logits": {},
-                "and pooled features": {
+                "pooled features too": {
                     "predictor.inputs": (
                         *("margin", "logit_margin", "entropy", "norm_logit", "pooled"),
                     )
@@ -45,6 +54,26 @@ def get_sweep() -> Sweep:
             "distillation": {
                 "none": {},
                 "weight 1": {"pretrain.distillation": 1.0},
+            },
+            "stages": {
+                "two": {},
+                "one": SINGLE
+                | {
+                    "predictor.objective": "gumbel",
+                    "model.reuse": "none",
+                    "joint.predictor_lr_scale": 1.0,
+                },
+            },
+            "the same compute": {
+                "96 and 32 px": {},
+                # 20 epochs of 96 and 32 px, in multiply-adds.
+                "96 px alone": SINGLE
+                | PAPER
+                | {
+                    "model.resolutions": (96,),
+                    "joint.num_epochs": 22,
+                    "joint.branch_weight": 0.0,
+                },
             },
         },
     )
