@@ -413,3 +413,16 @@ def test_a_single_stage_adds_the_loss_of_every_resolution() -> None:
     assert loss == pytest.approx(want, rel=1e-5)
     assert float(more["branch_ce"]) == pytest.approx(branches.sum(), rel=1e-5)
     assert single == pytest.approx(want + 0.7 * branches.sum(), rel=1e-5)
+
+
+def test_stage_two_by_time_counts_ms_and_says_gmacs() -> None:
+    """Of the same shares, to which the regulariser sees other costs."""
+    times = (1.0, 9.0)
+    plain = joint_loss(tiny_model())
+    _, metrics = loss_and_metrics(plain)
+    _, timed = loss_and_metrics(replace(plain, costs=times, gmacs=COSTS))
+    sampled = float(np.dot(metrics["shares_sampled"], times))
+    assert float(timed["ms_sampled"]) == pytest.approx(sampled)
+    assert float(timed["reg"]) == pytest.approx(max(0.0, sampled - 2.0) / 8.0)
+    for name in ("gmacs_sampled", "gmacs_argmax"):
+        assert float(timed[name]) == pytest.approx(float(metrics[name]))

@@ -72,6 +72,8 @@ class Validator:
             score = objective(records, run.cost, target=run.target, eta=stage.section.eta)
             figures["calibration_top1"] = summary["top1"]
             figures["calibration_gmacs"] = summary["gmacs"]
+            if run.cost.measured is not None:
+                figures["calibration_ms"] = float(np.dot(summary["shares"], run.cost.choice_costs))
             text += f", DRNet {summary['top1']:.3f} at {summary['gmacs']:.4g} GMACs"
         limit = run.config.data.max_corrupt
         excess = (
