@@ -33,7 +33,7 @@ from drnet_jax.inference.adaptive import AdaptiveClassifier
 from drnet_jax.inference.batches import check_batches
 from drnet_jax.inference.create import adaptive_classifier
 from drnet_jax.inference.decision import choose
-from drnet_jax.models.macs import ModelCost, model_cost
+from drnet_jax.models.macs import ModelCost
 from drnet_jax.reports.latency_report import Row, markdown, plot, verdicts
 from drnet_jax.runtime.files import check_writable, write_json, write_text
 from drnet_jax.runtime.progress import log
@@ -101,7 +101,7 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
     check_batches(config, "benchmark.batch_sizes", source.image_size)
     outputs = ModelOutputs(config, workdir, restored).of("calibration", source)
     records = with_origin(outputs.records(), source)
-    lambdas = _lambdas(records, model_cost(restored.model), tuple(config.benchmark.gmacs))
+    lambdas = _lambdas(records, restored.cost, tuple(config.benchmark.gmacs))
     engine = adaptive_classifier(config, restored, source.image_size)
     methods = _methods(engine, records, lambdas)
     pool = picture_pool(source)
@@ -141,11 +141,12 @@ def _new_folder(parent: Path) -> Path:
 
 def _lambdas(records: EvalRecords, cost: ModelCost, budgets: Sequence[float]) -> dict[str, float]:
     """Lambda of every adaptive method, by its name."""
-    costs = np.array(cost.choice_gmacs)
+    costs, spent = np.array(cost.choice_costs), np.array(cost.choice_gmacs)
     if len(costs) == 1:
         return {}
     answers, largest = records.answer_top1, records.top1[:, 0]
-    found = calibrate(records.scores, answers, largest, costs, cost.predictor_gmacs, "")
+    scores, predictor = records.scores, cost.predictor_gmacs
+    found = calibrate(scores, answers, largest, spent, predictor, "", costs=costs)
     solved = {f"adaptive {gmacs:g} GMACs": found.for_gmacs(gmacs).lam for gmacs in budgets}
     return {"adaptive": 0.0, **solved}
 
@@ -170,7 +171,7 @@ def _methods(
     ]
     for name, lam in lambdas.items():
         spent = np.array(engine.cost.choice_gmacs)
-        choice = choose(records.scores, spent, lam)
+        choice = choose(records.scores, np.array(engine.cost.choice_costs), lam)
         correct = np.take_along_axis(records.answer_top1, choice[:, None], 1)[:, 0]
         cost = float(spent[choice].mean()) + predictor
         methods.append(method(name, "adaptive", correct, cost, partial(engine.classify, lam=lam)))
@@ -252,9 +253,11 @@ def _threads() -> int:
 
 def _setting(config: ConfigDict) -> str:
     """Device and what was measured on it, in words."""
+    glances = config.predictor.kind == "glance" and len(config.model.resolutions) > 1
+    first = f", first look at {min(config.model.resolutions)} px" if glances else ""
     return (
         f"{jax.devices()[0].device_kind} ({platform.machine()}), {_threads()} threads, jax "
         f"{jax.__version__}, {config.model.name}, {config.model.dtype}, resolutions "
-        f"{'/'.join(map(str, config.model.resolutions))}, buckets "
+        f"{'/'.join(map(str, config.model.resolutions))}{first}, buckets "
         f"{'/'.join(map(str, config.inference.buckets))}"
     )

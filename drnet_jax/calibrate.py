@@ -18,7 +18,6 @@ from drnet_jax.checkpoints.restore import (
 from drnet_jax.config import budget_name
 from drnet_jax.evaluation.inputs import ModelOutputs, find_and_load
 from drnet_jax.inference.create import adaptive_classifier
-from drnet_jax.models.macs import model_cost
 from drnet_jax.runtime.files import check_writable
 from drnet_jax.runtime.progress import log
 
@@ -52,7 +51,7 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
     elif path.exists():
         times = known_times(path, model)
     records = ModelOutputs(config, workdir, trained).of("calibration", source).records()
-    cost = model_cost(trained.model)
+    cost = trained.cost
     found = calibrate(
         records.scores,
         records.answer_top1,
@@ -61,9 +60,11 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
         cost.predictor_gmacs,
         model,
         times,
+        costs=np.array(cost.choice_costs),
     )
     calibration_file.save(found, path)
-    log(f"{found.num_images} images of the calibration split, lambda in nats a GMAC")
+    unit = "GMAC" if cost.measured is None else "ms"
+    log(f"{found.num_images} images of the calibration split, lambda in nats a {unit}")
     picked = np.linspace(0, len(found.points) - 1, _SHOWN).round().astype(int)
     shown = {found.points[index] for index in picked}
     shown |= {point for point in found.points if point.lam == 0}

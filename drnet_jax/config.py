@@ -5,9 +5,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from drnet_jax.config_defaults import STAGES as STAGES
+from drnet_jax.config_defaults import TWO_STAGES as TWO_STAGES
 from drnet_jax.config_defaults import default_config as default_config
 
 SPLITS = ("train", "calibration", "test")
+# What to call the stages.
+STAGE_TITLES = {"pretrain": "stage 1", "joint": "stage 2", "single": "single stage"}
 # Groups of fields, by the prefixes of their names.
 # What is logged, kept, evaluated, timed and classified, and how: these change files and figures,
 # but no weight. (`eval.batch_size` changes the rounding of what checkpoints are chosen by.)
@@ -31,7 +34,8 @@ EVALUATION_FIELDS = (
 # What may differ when a run is resumed; others change what is computed, or the best checkpoint.
 RESUMABLE_FIELDS = (*OUTPUT_FIELDS, *EXECUTION_FIELDS)
 # How a choice is trained, and what it reads of a first look.
-OBJECTIVES = ("gumbel", "correctness", "threshold")
+FITTED_OBJECTIVES = ("correctness", "threshold")
+OBJECTIVES = ("gumbel", *FITTED_OBJECTIVES)
 GLANCE_SCORES = ("margin", "confidence", "entropy", "logit_margin", "norm_logit")
 GLANCE_INPUTS = (*GLANCE_SCORES, "pooled")
 # Fields that say what a trained model is and what it expects as input.
@@ -53,9 +57,19 @@ class ConfigError(ValueError):
     """A field is unusable; the message names it and the remedy."""
 
 
+def is_fitted(config: ConfigDict, stage: str) -> bool:
+    """Whether a stage fits the choice to outputs, and takes no steps."""
+    return stage == "joint" and config.predictor.objective in FITTED_OBJECTIVES
+
+
 def budget_name(config: ConfigDict) -> str | None:
     """Which budget is set: `'gmacs'`, `'ms'`, `'max_drop'`, or none."""
     return next((name for name in BUDGETS if config.budget[name] is not None), None)
+
+
+def section_name(stage: str) -> str:
+    """The section of the configuration that a stage is trained by; `'single'` shares stage 2's."""
+    return "joint" if stage == "single" else stage
 
 
 def get_field(config: ConfigDict, name: str) -> Any:
@@ -65,13 +79,16 @@ def get_field(config: ConfigDict, name: str) -> Any:
     return config
 
 
-def alpha_target(config: ConfigDict, gmacs: tuple[float, ...], largest: float) -> float | None:
-    """alpha in GMACs, or None without a target.
+def alpha_target(
+    config: ConfigDict, costs: tuple[float, ...], largest: float, unit: str = "GMACs"
+) -> float | None:
+    """alpha in the unit of the costs, or None without a target.
 
     Args:
       config: the whole configuration.
-      gmacs: of the classifier by choice (`ModelCost.choice_gmacs`).
+      costs: of the classifier by choice (`ModelCost.choice_costs`).
       largest: of the largest resolution alone, of which `joint.alpha_fraction` is a fraction.
+      unit: of these.
 
     Raises:
       ConfigError: a target outside [C_min, C_max], or one although all cost the same.
@@ -79,19 +96,19 @@ def alpha_target(config: ConfigDict, gmacs: tuple[float, ...], largest: float) -
     joint = config.joint
     if joint.alpha is None and joint.alpha_fraction is None:
         return None
-    if len(gmacs) == 1:
-        return gmacs[0]
+    if len(costs) == 1:
+        return costs[0]
     name = "joint.alpha" if joint.alpha is not None else "joint.alpha_fraction"
-    if min(gmacs) == max(gmacs):
+    if min(costs) == max(costs):
         raise ConfigError(
-            f"model.resolutions={tuple(config.model.resolutions)} all cost {gmacs[0]:.4g} GMACs, "
+            f"model.resolutions={tuple(config.model.resolutions)} all cost {costs[0]:.4g} {unit}, "
             f"and {name} is a target: name sides further apart, or set --config.{name}=None"
         )
     target = joint.alpha if joint.alpha is not None else joint.alpha_fraction * largest
-    if not min(gmacs) <= target <= max(gmacs):
+    if not min(costs) <= target <= max(costs):
         raise ConfigError(
-            f"{name}={get_field(config, name)} is a target of {target:.4g} GMACs, outside "
-            f"[{min(gmacs):.4g}, {max(gmacs):.4g}], the costs of the cheapest and costliest "
+            f"{name}={get_field(config, name)} is a target of {target:.4g} {unit}, outside "
+            f"[{min(costs):.4g}, {max(costs):.4g}], the costs of the cheapest and costliest "
             "choice"
         )
     return float(target)

@@ -8,9 +8,11 @@ from drnet_jax.config import (
     BUDGETS,
     GLANCE_SCORES,
     STAGES,
+    TWO_STAGES,
     ConfigError,
     default_config,
     flatten,
+    section_name,
 )
 from drnet_jax.config_fields import FIELDS, unknown_field
 
@@ -34,7 +36,8 @@ def check_config(config: ConfigDict, num_devices: int, mode: str = "train") -> N
     _check_kind(config)
     if mode == "train":
         for stage in config.stages:
-            _check_batch(config, stage, config[stage].accumulate, num_devices)
+            section = section_name(stage)
+            _check_batch(config, section, config[section].accumulate, num_devices)
     # Dispatch and predictions run on one device.
     dense = mode == "eval" and config.eval.dispatch == "dense"
     if dense or mode in ("train", "calibrate", "benchmark"):
@@ -47,9 +50,9 @@ def check_training(config: ConfigDict, stages: Iterable[str]) -> None:
     Raises:
       ConfigError: naming the field and the remedy.
     """
-    for stage in stages:
-        _check_statistics(config, stage)
-        _check_schedule(config, stage)
+    for section in map(section_name, stages):
+        _check_statistics(config, section)
+        _check_schedule(config, section)
     _check_predictor(config)
 
 
@@ -101,11 +104,13 @@ def _check_budget(budget: ConfigDict) -> None:
 
 
 def _check_stages(config: ConfigDict) -> None:
-    if list(config.stages) != [stage for stage in STAGES if stage in config.stages]:
+    if tuple(config.stages) not in (TWO_STAGES, *((stage,) for stage in STAGES)):
         raise ConfigError(
-            f"stages={tuple(config.stages)} must be ('pretrain', 'joint'), ('pretrain',) or "
-            "('joint',)"
+            f"stages={tuple(config.stages)} must be ('pretrain', 'joint'), ('pretrain',), "
+            "('joint',) or ('single',)"
         )
+    if "single" in config.stages:
+        _check_single(config)
     if config.joint.init_from and "pretrain" in config.stages:
         raise ConfigError(
             "joint.init_from replaces stage 1: add --config.stages=\"('joint',)\", or leave it out"
@@ -115,6 +120,21 @@ def _check_stages(config: ConfigDict) -> None:
             "joint.alpha and joint.alpha_fraction both set a target: unset one, "
             "--config.joint.alpha_fraction=None, say"
         )
+
+
+def _check_single(config: ConfigDict) -> None:
+    """What needs a classifier that is trained before the choice is."""
+    if config.joint.init_from:
+        raise ConfigError("joint.init_from is of stage 2: stages=('single',) starts from nothing")
+    for name, value, only in (
+        ("predictor.objective", config.predictor.objective, "gumbel"),
+        ("model.reuse", config.model.reuse, "none"),
+    ):
+        if value != only:
+            raise ConfigError(
+                f"{name}={value!r} is fitted to a trained classifier, and stages=('single',) has "
+                f"none: leave stages out, or set it to {only!r}"
+            )
 
 
 def _check_batch(config: ConfigDict, section: str, parts: int, num_devices: int) -> None:
@@ -127,31 +147,31 @@ def _check_batch(config: ConfigDict, section: str, parts: int, num_devices: int)
         )
 
 
-def _check_statistics(config: ConfigDict, stage: str) -> None:
+def _check_statistics(config: ConfigDict, name: str) -> None:
     """Fewer samples than `model.min_samples` would never update BatchNorm's statistics."""
-    section, least = config[stage], config.model.min_samples
+    section, least = config[name], config.model.min_samples
     if section.batch_size // section.accumulate < least:
         parts = (
-            f" in {stage}.accumulate={section.accumulate} parts" if section.accumulate > 1 else ""
+            f" in {name}.accumulate={section.accumulate} parts" if section.accumulate > 1 else ""
         )
-        lower = f"lower {stage}.accumulate or " if section.accumulate > 1 else "lower "
+        lower = f"lower {name}.accumulate or " if section.accumulate > 1 else "lower "
         raise ConfigError(
-            f"{stage}.batch_size={section.batch_size}{parts} is less than "
-            f"model.min_samples={least}: no statistics would be taken; raise {stage}.batch_size, "
+            f"{name}.batch_size={section.batch_size}{parts} is less than "
+            f"model.min_samples={least}: no statistics would be taken; raise {name}.batch_size, "
             f"or {lower}model.min_samples"
         )
 
 
-def _check_schedule(config: ConfigDict, stage: str) -> None:
+def _check_schedule(config: ConfigDict, name: str) -> None:
     """What the stage is too short for, or never uses."""
-    section = config[stage]
+    section = config[name]
     if section.warmup_epochs > section.num_epochs:
         raise ConfigError(
-            f"{stage}.warmup_epochs={section.warmup_epochs} is longer than the stage's "
-            f"{stage}.num_epochs={section.num_epochs}: {stage}.base_learning_rate would never be "
+            f"{name}.warmup_epochs={section.warmup_epochs} is longer than the stage's "
+            f"{name}.num_epochs={section.num_epochs}: {name}.base_learning_rate would never be "
             "reached"
         )
-    if stage == "joint" and section.tau < section.tau_min:
+    if name == "joint" and section.tau < section.tau_min:
         raise ConfigError(
             f"joint.tau={section.tau} is below joint.tau_min={section.tau_min}, which would be "
             "used instead: lower joint.tau_min too"

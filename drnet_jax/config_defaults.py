@@ -7,15 +7,17 @@ code, so that overrides follow.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-STAGES = ("pretrain", "joint")
+TWO_STAGES = ("pretrain", "joint")
+STAGES = (*TWO_STAGES, "single")
 
 
 def default_config() -> ConfigDict:
     """All fields. Epochs and rates are those of the embedded data; see `configs/` for others."""
     config = ConfigDict()
     config.seed = 0
-    # Which stages to run, in this order.
-    config.stages = STAGES
+    # Which stages to run, in this order: ('pretrain', 'joint'), one of them, or ('single',): all at
+    # once from random weights, by the fields of `joint`.
+    config.stages = TWO_STAGES
     # Evaluation: a workdir whose checkpoint to evaluate instead of --workdir's own.
     config.restore_from = ""
 
@@ -158,7 +160,8 @@ def _predictor() -> ConfigDict:
     # What a 'glance' is judged by: scores of its logits (drnet_jax/models/glance.py), 'pooled' for
     # its features; the first for 'threshold'.
     predictor.inputs = ("margin", "logit_margin", "entropy", "norm_logit")
-    # Of 'pixels': a network of drnet_jax/models; 'resnet': basic blocks in stages of `stage_sizes`.
+    # Of 'pixels': any network of drnet_jax/models, 'resnet' being basic blocks in stages of
+    # `stage_sizes`.
     predictor.name = "resnet"
     # As model.args.
     predictor.args = "stage_sizes=(1, 1, 1), width=8, stem='small'"
@@ -205,10 +208,19 @@ def _joint() -> ConfigDict:
     joint = _stage(num_epochs=3, batch_size=96, base_learning_rate=1e-3)
     # Another run's workdir, whose finished stage 1 stage 2 starts from.
     joint.init_from = ""
+    # Of a fitted objective: the images that it is fitted to. On those of 'train' everything looks
+    # right (docs/beyond.md).
+    joint.fit_split = "calibration"
     joint.predictor_lr_scale = 3.0
+    # Of 'single': weight of the sum of the cross-entropies at all resolutions, so that each learns
+    # whatever is chosen meanwhile; with 0 the choice can settle on one before the others learn.
+    joint.branch_weight = 1.0
     joint.eta = 0.3
-    # Target cost of the classifier, at most one of: alpha in GMACs (without the predictor), or a
-    # fraction of the largest resolution's cost. Both unset: no regulariser.
+    # What choices cost in the regulariser, the target and lambda: 'macs', or 'ms' of an image on
+    # this device, each network at the best of inference.buckets, measured once before the training.
+    joint.cost = "macs"
+    # Target cost of the classifier, at most one of: alpha in GMACs or ms (without the predictor),
+    # or a fraction of the largest resolution's cost. Both unset: no regulariser.
     joint.alpha = placeholder(float)
     joint.alpha_fraction = placeholder(float)
     joint.alpha_fraction = 0.5

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drnet_jax.config import GLANCE_INPUTS, LEAST_REPEATS, OBJECTIVES, SPLITS, STAGES
+from drnet_jax.config import (
+    GLANCE_INPUTS,
+    LEAST_REPEATS,
+    OBJECTIVES,
+    SPLITS,
+    STAGES,
+    TWO_STAGES,
+)
 
 # Counts become indices and shapes in 32 bits. Of the seed twice as much and one more is a seed too
 # (`training/train_loop.py`), and Grain's have 32 bits.
@@ -217,11 +224,14 @@ FIELDS: Mapping[str, Field] = {
     "data.images_per_class": _COUNT,
     "data.train_images": _COUNT,
     "data.eval_images": _COUNT,
-    **{f"{stage}.{name}": field for stage in STAGES for name, field in _STAGE.items()},
+    **{f"{stage}.{name}": field for stage in TWO_STAGES for name, field in _STAGE.items()},
     "pretrain.distillation": _ZERO_OR_MORE,
     "joint.init_from": _PATH,
+    "joint.fit_split": Text(("calibration", "train")),
     "joint.predictor_lr_scale": _POSITIVE,
+    "joint.branch_weight": _ZERO_OR_MORE,
     "joint.eta": _ZERO_OR_MORE,
+    "joint.cost": Text(("macs", "ms")),
     "joint.alpha": Number(above=0, optional=True),
     "joint.alpha_fraction": Number(above=0, most=1, optional=True),
     "joint.tau": _POSITIVE,

@@ -1,7 +1,7 @@
 """`--mode=eval`: every image at every resolution, or, by dispatch, at the chosen one only."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from drnet_jax.inference.adaptive import AdaptiveClassifier
 from drnet_jax.inference.create import adaptive_classifier
 from drnet_jax.inference.decision import choose
 from drnet_jax.inference.engine import Classified
-from drnet_jax.models.macs import GIGA, ModelCost, model_cost
+from drnet_jax.models.macs import GIGA, ModelCost
 from drnet_jax.reports.evaluation_report import pictures, write_report
 from drnet_jax.reports.tables import print_tables
 from drnet_jax.runtime.environment import environment
@@ -70,7 +70,7 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     lam = budget_lambda(config, trained, source.image_size)
     outputs = ModelOutputs(config, workdir, trained)
     logits = outputs.of(split, source)
-    records = with_lambda(logits.records(), model_cost(trained.model), lam)
+    records = with_lambda(logits.records(), trained.cost, lam)
     records = with_origin(records, source)
     calibration = None
     if has_predictor(trained) and config.eval.controls:
@@ -129,7 +129,7 @@ def has_predictor(trained: TrainedModel) -> bool:
 
 def with_lambda(records: EvalRecords, cost: ModelCost, lam: float) -> EvalRecords:
     """The records with the choices at another lambda than 0."""
-    costs = np.array(cost.choice_gmacs)
+    costs = np.array(cost.choice_costs)
     return replace(records, choice=choose(records.scores, costs, lam)) if lam else records
 
 
@@ -149,9 +149,12 @@ def evaluation(
       lam: lambda of `choose`.
       sizes: by index in the source, the apparent size in pixels, where it is known.
     """
-    cost, resolutions = model_cost(trained.model), trained.model.resolutions
+    cost, resolutions = trained.cost, trained.model.resolutions
     summary = summarise(records, resolutions, cost)
     summary["lambda"] = lam
+    if cost.measured is not None:
+        # What lambda is in nats a ms of.
+        summary["choice_ms"] = asdict(cost.measured)
     summary["resampled"] = resampled(records)
     if not has_predictor(trained) and len(resolutions) > 1:
         summary |= dict.fromkeys(("top1", "top5", "gmacs", "gmacs_classifier", "shares"))

@@ -24,7 +24,7 @@ from drnet_jax.inference.create import file_classifier
 from drnet_jax.inference.engine import Classified
 from drnet_jax.inference.files import FileClassifier
 from drnet_jax.inference.programs import CostTable
-from drnet_jax.models.macs import GIGA, model_cost
+from drnet_jax.models.macs import GIGA
 from drnet_jax.reports.gallery import gallery
 from drnet_jax.reports.prediction_job import (
     JobState,
@@ -35,7 +35,7 @@ from drnet_jax.reports.prediction_job import (
     read_state,
     write_state,
 )
-from drnet_jax.reports.predictions import Prediction, Unreadable
+from drnet_jax.reports.predictions import GlancePrediction, Prediction, Unreadable
 from drnet_jax.runtime.files import write_text
 from drnet_jax.runtime.progress import Progress, log
 
@@ -62,21 +62,22 @@ class _PredictionJob:
 
     def facts(self) -> dict[str, Any]:
         """What the results depend on, but for the device and the pictures; JSON values."""
-        config = self.config
-        return {
+        config, model = self.config, self.trained.model
+        facts = {
             "input": str(self.root.resolve()),
             "format": config.predict.format,
             "model": model_key(config, self.trained),
             "saved_at": self.trained.saved_at,
             "lambda": self.lam,
             "view": asdict(self.view),
-            "resolutions": list(self.trained.model.resolutions),
+            "resolutions": list(model.resolutions),
             "eval.batch_size": config.eval.batch_size,
             "inference.buckets": list(config.inference.buckets),
             "inference.fold": config.inference.fold,
             "inference.measure": config.inference.measure,
             "model.stock_operations": config.model.stock_operations,
         }
+        return facts | ({"first_look": model.resolutions[-1]} if model.glances else {})
 
     def engine(self, times: CostTable | None) -> FileClassifier:
         """The compiled model; see `file_classifier`."""
@@ -246,7 +247,6 @@ def classify_files(
         for start in range(0, len(names), batch_size)
     )
     for files, result in engine.classify_batches(batches, lam=lam):
-        probabilities = softmax(result.logits.astype(np.float64), axis=1)
         predictions: list[Prediction] = []
         unreadable: list[Unreadable] = []
         for row, file in enumerate(files):
@@ -254,22 +254,36 @@ def classify_files(
             if row in result.problems:
                 unreadable.append(Unreadable(name, result.problems[row]))
             else:
-                predictions.append(_prediction(name, result, row, probabilities[row], classes))
+                predictions.append(_prediction(name, result, row, classes))
         yield predictions, unreadable
 
 
-def _prediction(
-    name: str, result: Classified, row: int, probabilities: np.ndarray, classes: Sequence[str]
-) -> Prediction:
-    best = int(probabilities.argmax())
-    return Prediction(
+def _prediction(name: str, result: Classified, row: int, classes: Sequence[str]) -> Prediction:
+    best, confidence = _best(result.logits[row])
+    prediction = Prediction(
         file=name,
         label=classes[best],
         class_index=best,
-        confidence=round(float(probabilities[best]), 6),
+        confidence=confidence,
         resolution=int(result.resolutions[row]),
         gmacs=float(result.macs[row]) / GIGA,
     )
+    if result.first_logits is None:
+        return prediction
+    first, confidence = _best(result.first_logits[row])
+    return GlancePrediction(
+        **asdict(prediction),
+        looks=int(result.looks[row]),
+        first_label=classes[first],
+        first_confidence=confidence,
+    )
+
+
+def _best(logits: np.ndarray) -> tuple[int, float]:
+    """The best class by logits `[k]`, and its confidence."""
+    probabilities = softmax(logits.astype(np.float64))
+    best = int(probabilities.argmax())
+    return best, round(float(probabilities[best]), 6)
 
 
 def _shares(predictions: Sequence[Prediction], resolutions: Sequence[int]) -> list[float]:
@@ -287,8 +301,8 @@ def _gallery(
     config, trained, root = job.config, job.trained, job.root
     resolutions = trained.model.resolutions
 
-    def pixels(prediction: Prediction) -> np.ndarray | None:
-        """What the classifier saw."""
+    def pixels(prediction: Prediction) -> list[np.ndarray] | None:
+        """What the classifier saw, look by look."""
         path = root / prediction.file
         if version(path) != pictures[prediction.file]:
             return None
@@ -296,11 +310,14 @@ def _gallery(
             square = job.view.decode(read_picture(path))
         except (CorruptImageError, OSError):
             return None
-        return resize_square(square, prediction.resolution)
+        sides = [prediction.resolution]
+        if isinstance(prediction, GlancePrediction) and prediction.looks == 2:
+            sides.insert(0, resolutions[-1])
+        return [resize_square(square, side) for side in sides]
 
     name = budget_name(config)
     mean = np.mean([prediction.gmacs for prediction in predictions])
-    largest = model_cost(trained.model).classifier_gmacs[0]
+    largest = trained.cost.classifier_gmacs[0]
     return gallery(
         predictions,
         unreadable,

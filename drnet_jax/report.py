@@ -119,8 +119,8 @@ def group(summaries: Mapping[Path, dict[str, Any]]) -> list[Setting]:
     """The settings, in the order in which they first come up.
 
     Runs belong to one setting if they differ in the seed, in the workdir of the stage 1 they start
-    from, in which stages they ran, or in fields that change neither what is trained nor on which
-    images it is evaluated: their means would be of different things.
+    from, in which of the two stages they ran, or in fields that change neither what is trained nor
+    on which images it is evaluated: their means would be of different things.
 
     Raises:
       ConfigError: two runs have the same setting and seed.
@@ -154,4 +154,6 @@ def _setting(summary: Mapping[str, Any]) -> dict[str, Any]:
     found |= {f"{split} images": identity for split, identity in identities.items()}
     # An unfinished training is another one; an earlier version does not say which.
     found["finished"] = summary.get("finished")
+    # Which of the two stages ran in a workdir does not tell settings apart, but one for both does.
+    found["single stage"] = summary.get("stage") == "single"
     return found | {"split": summary["split"], "images": summary["num_images"]}

@@ -1,5 +1,6 @@
-"""Training: stage 1 `pretrain`, stage 2 `joint`, resuming whatever is already done."""
+"""Training: stage 1 `pretrain`, stage 2 `joint`, or both as `single`, resuming what is done."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 from drnet_jax.checkpoints.checkpoint import CheckpointError, ContentError, StageCheckpoints
 from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.checkpoints.finite import check_restored
+from drnet_jax.checkpoints.measured_cost import is_measured, read_measured, write_measured
 from drnet_jax.checkpoints.picture_sizes import check_sizes, write_sizes
 from drnet_jax.checkpoints.restore import (
     check_data,
@@ -28,6 +30,8 @@ from drnet_jax.config import (
     budget_name,
     changed_fields,
     flatten,
+    is_fitted,
+    section_name,
 )
 from drnet_jax.config_checks import check_config, check_training
 from drnet_jax.data.datasets import DataSplits
@@ -35,12 +39,15 @@ from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.models.create import check_model, create_model
-from drnet_jax.models.macs import model_cost
+from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.macs import ModelCost, model_cost
 from drnet_jax.models.variables import init_variables, split_classifier
 from drnet_jax.runtime.files import remove_file, write_json
 from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
 from drnet_jax.training.create import create_stage_step, noise_key
+from drnet_jax.training.fit_stage import fit_reuse, fit_stage
+from drnet_jax.training.measure_cost import measure_cost
 from drnet_jax.training.stage import Run, Stage
 from drnet_jax.training.tracing import trace_stages
 from drnet_jax.training.train_loop import run_stage
@@ -88,6 +95,46 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     """
     check_training(config, config.stages)
     check_model(config)
+    _check_other_modes(config)
+    _check_workdir(config, workdir)
+    splits = DataSplits(data_settings(config, workdir))
+    classes = splits.classes
+    if config.data.num_classes not in (0, len(classes)):
+        raise DataError(
+            f"{config.data.name} in {config.data.dir} has {len(classes)} classes, not "
+            f"data.num_classes={config.data.num_classes}; correct one of them"
+        )
+    model = create_model(config, len(classes))
+    if config.joint.init_from and not _has_checkpoint(workdir / "joint"):
+        check_stage_one(config, Path(config.joint.init_from))
+    _check_images(config, workdir, splits)
+    train, calibration = splits.load("train"), splits.load("calibration")
+    for stage in config.stages:
+        if not is_fitted(config, stage):
+            _check_steps(config, stage, len(train))
+    cost = _cost(config, workdir, model, calibration.image_size)
+    target = alpha_target(config, cost.choice_costs, cost.largest_cost, cost.unit)
+    stage_steps = {
+        stage: create_stage_step(
+            config,
+            stage,
+            model,
+            cost,
+            target,
+            len(train) // config[section_name(stage)].batch_size,
+        )
+        for stage in config.stages
+        if not is_fitted(config, stage)
+    }
+    mesh = create_mesh()
+    run = Run(config, workdir, model, cost, target, mesh, train, calibration, stage_steps)
+    trace_stages(run, [stage for stage in _unfinished(config, workdir) if stage in stage_steps])
+    _describe_run(run, splits)
+    return run
+
+
+def _check_other_modes(config: ConfigDict) -> None:
+    """Stops for fields that no training uses."""
     if config.restore_from:
         raise ConfigError(
             "restore_from belongs to --mode=eval; joint.init_from starts stage 2 from another run"
@@ -99,46 +146,35 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
         )
     if config.predict.input:
         raise ConfigError("predict.input belongs to --mode=predict, after the training")
-    _check_workdir(config, workdir)
-    splits = DataSplits(data_settings(config, workdir))
-    classes = splits.classes
-    if config.data.num_classes not in (0, len(classes)):
-        raise DataError(
-            f"{config.data.name} in {config.data.dir} has {len(classes)} classes, not "
-            f"data.num_classes={config.data.num_classes}; correct one of them"
-        )
-    model = create_model(config, len(classes))
+
+
+def _cost(
+    config: ConfigDict, workdir: Path, model: DRNet, image_size: tuple[int, int]
+) -> ModelCost:
+    """Of the networks; with times, if choices are made by those: of one measurement a run."""
     cost = model_cost(model)
-    target = alpha_target(config, cost.choice_gmacs, cost.classifier_gmacs[0])
-    if config.joint.init_from and not _has_checkpoint(workdir / "joint"):
-        check_stage_one(config, Path(config.joint.init_from))
-    _check_images(config, workdir, splits)
-    train, calibration = splits.load("train"), splits.load("calibration")
-    for stage in config.stages:
-        _check_steps(config, stage, len(train))
-    stage_steps = {
-        stage: create_stage_step(
-            config, stage, model, cost, target, len(train) // config[stage].batch_size
-        )
-        for stage in config.stages
-    }
-    mesh = create_mesh()
-    run = Run(config, workdir, model, cost, target, mesh, train, calibration, stage_steps)
-    trace_stages(run, _unfinished(config, workdir))
-    _describe_run(config, workdir, splits)
-    return run
+    if not is_measured(config.joint.cost, config.stages[-1], model):
+        return cost
+    if _has_checkpoints(workdir):
+        measured = read_measured(workdir, len(model.resolutions))
+    else:
+        measured = measure_cost(config, model, image_size)
+    each = " / ".join(f"{ms:.4g}" for ms in measured.choice)
+    log(f"choices take {each} ms an image ({measured.setting})")
+    return replace(cost, measured=measured)
 
 
 def _check_steps(config: ConfigDict, stage: str, num_images: int) -> None:
-    section = config[stage]
+    name = section_name(stage)
+    section = config[name]
     if num_images < section.batch_size:
         raise ConfigError(
-            f"{stage}.batch_size={section.batch_size} exceeds the {num_images} training images"
+            f"{name}.batch_size={section.batch_size} exceeds the {num_images} training images"
         )
     num_steps = section.num_epochs * (num_images // section.batch_size)
     if num_steps > _MAX_STEPS:
         raise ConfigError(
-            f"{stage}.num_epochs={section.num_epochs} of {num_images // section.batch_size} steps "
+            f"{name}.num_epochs={section.num_epochs} of {num_images // section.batch_size} steps "
             f"each are more than {_MAX_STEPS} steps; lower it"
         )
 
@@ -157,11 +193,14 @@ def _check_images(config: ConfigDict, workdir: Path, splits: DataSplits) -> None
         check_sizes(origin, sizes, config.data.max_corrupt)
 
 
-def _describe_run(config: ConfigDict, workdir: Path, splits: DataSplits) -> None:
+def _describe_run(run: Run, splits: DataSplits) -> None:
     """Writes the files that say of what the checkpoints beside them are."""
+    config, workdir = run.config, run.workdir
     # A finished run was trained with what the file says already.
     if not is_finished(workdir, config.stages[-1]):
         write_json(workdir / "config.json", flatten(config))
+    if run.cost.measured is not None:
+        write_measured(workdir, run.cost.measured)
     write_data(workdir, splits.classes, {split: splits.identity(split) for split in SPLITS})
     # The sizes that it began with.
     if not _has_checkpoints(workdir):
@@ -190,7 +229,7 @@ def _unfinished(config: ConfigDict, workdir: Path) -> list[str]:
 
 
 def _has_checkpoints(workdir: Path) -> bool:
-    """Of either stage."""
+    """Of any stage."""
     return any(_has_checkpoint(workdir / stage) for stage in STAGES)
 
 
@@ -207,9 +246,9 @@ def _latest_step(directory: Path) -> int | None:
 
 def train_stage(run: Run, name: str) -> None:
     """Trains one stage to its end, from its last checkpoint if there is one."""
-    section = run.config[name]
-    steps_per_epoch = len(run.train) // section.batch_size
-    num_steps = section.num_epochs * steps_per_epoch
+    section, fitted = run.config[section_name(name)], is_fitted(run.config, name)
+    steps_per_epoch = 1 if fitted else len(run.train) // section.batch_size
+    num_steps = 1 if fitted else section.num_epochs * steps_per_epoch
     keep_latest = run.config.checkpoint.keep_latest
     with StageCheckpoints(run.workdir / name, keep_latest=keep_latest) as checkpoints:
         start = checkpoints.latest_step or 0
@@ -222,21 +261,30 @@ def train_stage(run: Run, name: str) -> None:
         replicated = replicated_sharding(run.mesh)
         fresh = init_variables(run.model, jax.random.key(run.config.seed))
         fresh = jax.device_put(fresh, replicated)
-        initial = fresh if start or name == "pretrain" else stage_two_variables(run, fresh)
+        initial = fresh
+        if name == "joint" and not start:
+            initial = stage_two_variables(run, fresh)
+            if run.model.reuses and not fitted:
+                initial = fit_reuse(run, initial)
         # Evaluation visits the predictor too, which stage 1 does not train.
         untrained: Any = {}
         if name == "pretrain":
             initial, untrained = split_classifier(initial)
-        tx, train_step = run.stage_steps[name]
-        state = create_train_state(initial, tx, ema=section.ema_decay > 0)
-        state = jax.device_put(state, replicated)
-        if start:
-            log(f"{name}: resuming after step {start} of {num_steps}")
-            state = load_state(checkpoints, start, state)
         key = noise_key(run.config.seed, name, replicated)
         stage = Stage(run, name, key, untrained, steps_per_epoch, num_steps, start, checkpoints)
-        run_stage(stage, state, train_step)
+        (fit_stage if fitted else _run_steps)(stage, initial)
     write_json(finished_path(run.workdir, name), {"num_steps": num_steps})
+
+
+def _run_steps(stage: Stage, initial: Any) -> None:
+    """Trains by gradients, from initial variables or from the last checkpoint."""
+    tx, train_step = stage.run.stage_steps[stage.name]
+    state = create_train_state(initial, tx, ema=stage.section.ema_decay > 0)
+    state = jax.device_put(state, replicated_sharding(stage.run.mesh))
+    if stage.start_step:
+        log(f"{stage.name}: resuming after step {stage.start_step} of {stage.num_steps}")
+        state = load_state(stage.checkpoints, stage.start_step, state)
+    run_stage(stage, state, train_step)
 
 
 def load_state(checkpoints: StageCheckpoints, step: int, like: TrainState) -> TrainState:

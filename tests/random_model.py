@@ -28,6 +28,13 @@ def randomised(variables: Any, seed: int) -> Any:
             flat[path] = rng.uniform(0.5, 2, leaf.shape).astype(np.float32)
         elif leaf.ndim == 1:
             flat[path] = leaf + rng.normal(0, 0.2, leaf.shape).astype(np.float32)
+        elif path == ("params", "predictor", "fc", "kernel"):
+            # Of a first look's head: it begins as zeros, with which all images get the same scores.
+            flat[path] = rng.normal(0, 1, leaf.shape).astype(np.float32)
+    weight = ("fitted", "predictor", "weight")
+    if weight in flat:
+        # Without a second look nothing is added.
+        flat[weight] = flat[weight] * (np.arange(len(flat[weight])) < len(flat[weight]) - 1)
     return flax.traverse_util.unflatten_dict(flat)
 
 
@@ -41,7 +48,10 @@ def spread_choices(model: DRNet, variables: Any, pixels: Any) -> Any:
         shares = np.bincount(chosen, minlength=len(bias)) / len(scores)
         bias += (1 / len(bias) - shares).astype(np.float32) * scores.std() / (10 + step)
     flat = flax.traverse_util.flatten_dict(variables)
-    path = ("params", "predictor", "network", "fc", "bias")
+    if model.glances:
+        path, bias = ("fitted", "predictor", "offset"), -bias
+    else:
+        path = ("params", "predictor", "network", "fc", "bias")
     flat[path] = flat[path] + bias
     return flax.traverse_util.unflatten_dict(flat)
 

@@ -22,6 +22,12 @@ OVERRIDES = {
     "log.every_steps": 1,
     "log.tensorboard": False,
 }
+# Of a model that takes a first look and adds what it said to what the second says.
+GLANCE = {
+    "predictor.kind": "glance",
+    "predictor.inputs": ("margin", "entropy", "norm_logit", "pooled"),
+    "model.reuse": "logits",
+}
 
 
 def small_config(**further: Any) -> ConfigDict:

@@ -9,6 +9,7 @@ from drnet_jax.checkpoints.restore import TrainedModel
 from drnet_jax.config import flatten
 from drnet_jax.evaluation.logits import Logits
 from drnet_jax.models.create import create_model
+from drnet_jax.models.macs import model_cost
 
 
 def synthetic_logits(count: int, sides: int, classes: int, seed: int = 0) -> Logits:
@@ -32,4 +33,4 @@ def synthetic_model(
 ) -> TrainedModel:
     """As if it had been trained on these classes."""
     model = create_model(config, len(classes))
-    return TrainedModel(model, stage, 7, 1, origin, classes, {}, flatten(config))
+    return TrainedModel(model, model_cost(model), stage, 7, 1, origin, classes, {}, flatten(config))

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.cli import MODES
 from drnet_jax.config import (
-    STAGES,
+    TWO_STAGES,
     ConfigError,
     alpha_target,
     changed_fields,
@@ -71,6 +72,7 @@ def test_missing_data_says_what_is_missing(name: str, tmp_path: Path) -> None:
         ("joint.tau_min", 0.0, "joint.tau_min=0.0 must be above zero"),
         ("model.statistics", "some", "'all', 'routed'"),
         ("stages", ("joint", "pretrain"), "stages"),
+        ("stages", ("pretrain", "single"), r"must be .* or \('single',\)"),
         ("joint.init_from", "elsewhere", "replaces stage 1"),
         ("joint.eta", 1e39, "joint.eta=1e.39 must be zero, or between 1.18e-38 and 1.7e.38"),
         ("joint.weight_decay", 1e-45, "joint.weight_decay=1e-45 must be zero, or between"),
@@ -133,9 +135,9 @@ def test_batches_too_small_for_statistics(field: str, value: int, stage: str, wo
     config.model.min_samples = 16
     config.update_from_flattened_dict({field: value})
     check_config(config, 1)
-    check_training(config, [other for other in STAGES if other != stage])
+    check_training(config, [other for other in TWO_STAGES if other != stage])
     with pytest.raises(ConfigError, match=words):
-        check_training(config, STAGES)
+        check_training(config, TWO_STAGES)
 
 
 @pytest.mark.parametrize(
@@ -152,13 +154,13 @@ def test_what_a_training_would_not_use(fields: dict[str, Any], stage: str, words
     config.update_from_flattened_dict(fields)
     check_config(config, 1)
     if stage:
-        check_training(config, [other for other in STAGES if other != stage])
+        check_training(config, [other for other in TWO_STAGES if other != stage])
     else:
         config.model.resolutions = (64,)
-        check_training(config, STAGES)
+        check_training(config, TWO_STAGES)
         config.model.resolutions = (64, 48)
     with pytest.raises(ConfigError, match=words):
-        check_training(config, STAGES)
+        check_training(config, TWO_STAGES)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,7 @@ def test_what_only_a_first_look_has(fields: dict[str, Any], words: str) -> None:
     glancing = {"predictor.kind": "glance", "predictor.inputs": ("margin", "pooled")}
     config.update_from_flattened_dict(glancing | {"predictor.size": 10**4})
     # Whose own size nothing reads.
-    check_training(config, STAGES)
+    check_training(config, TWO_STAGES)
     check_config(config, 1)
 
 
@@ -268,6 +270,32 @@ def test_unknown_and_missing_fields() -> None:
         del config.joint
     with pytest.raises(ConfigError, match=r"joint\.\w+ is missing"):
         check_config(config, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"joint.init_from": "elsewhere"}, "joint.init_from is of stage 2"),
+        (
+            {"predictor.kind": "glance", "predictor.objective": "correctness"},
+            "predictor.objective='correctness' is fitted to a trained classifier",
+        ),
+        ({"predictor.kind": "glance", "model.reuse": "logits"}, "model.reuse='logits' is fitted"),
+        ({"joint.batch_size": 90}, "joint.batch_size=90 is not divisible by the 4 devices"),
+        ({"joint.warmup_epochs": 3.5}, "joint.warmup_epochs=3.5 is longer than"),
+        # Stage 1 does not run.
+        ({"pretrain.batch_size": 90, "pretrain.warmup_epochs": 99}, ""),
+    ],
+)
+def test_a_single_stage_is_checked_by_the_fields_of_stage_two(
+    fields: dict[str, Any], words: str
+) -> None:
+    config = default_config()
+    config.stages = ("single",)
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(ConfigError, match=words) if words else nullcontext():
+        check_config(config, 4)
+        check_training(config, config.stages)
 
 
 def test_resolution_below_the_stride() -> None:

@@ -43,7 +43,7 @@ def test_names_are_escaped() -> None:
         shown=9,
         title="<title>",
         facts={"<i>": "</dl>"},
-        pixels=lambda prediction: pixels,
+        pixels=lambda prediction: [pixels],
     )
     page = Page(content)
     assert not {"script", "b", "i"} & set(page.tags) and page.tags.count("title") == 1

@@ -9,6 +9,7 @@ from scipy import special
 from drnet_jax.training.losses import (
     branch_cross_entropies,
     cross_entropy,
+    distillation_loss,
     expected_cost,
     masked_mean,
     resource_regulariser,
@@ -112,3 +113,26 @@ def test_resource_regulariser_is_without_unit() -> None:
 def test_resource_regulariser_of_one_resolution_is_zero(target: float) -> None:
     value, gradient = jax.value_and_grad(resource_regulariser)(2.0, jnp.array([2.0]), target)
     assert (value, gradient) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_distillation_loss(mask: np.ndarray | None) -> None:
+    """sum_k p_k log(p_k / q_k) of the classes, p by the mean logits; its gradient is q - p.
+
+    With one through the teacher the gradient would be another.
+    """
+    logits = normal(6, 3, 4)
+    log_p = special.log_softmax(logits.astype(np.float64).mean(axis=1, keepdims=True), axis=-1)
+    log_q = special.log_softmax(logits.astype(np.float64), axis=-1)
+    divergence = special.rel_entr(np.exp(log_p), np.exp(log_q)).sum(axis=-1)
+    weight = np.ones(6) if mask is None else mask.astype(float)
+    weight /= weight.sum()
+
+    def total(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        found = distillation_loss(logits, mask=mask)
+        return found.sum(), found
+
+    gradient, value = jax.grad(total, has_aux=True)(jnp.asarray(logits))
+    np.testing.assert_allclose(value, weight @ divergence, rtol=1e-4)
+    want = weight[:, None, None] * (np.exp(log_q) - np.exp(log_p))
+    np.testing.assert_allclose(gradient, want, rtol=1e-4, atol=1e-6)

@@ -15,6 +15,7 @@ from drnet_jax.reports.prediction_job import (
     read_state,
     write_state,
 )
+from drnet_jax.reports.predictions import GlancePrediction, Prediction
 from drnet_jax.runtime.checked_json import read_json
 
 JOB = {
@@ -25,7 +26,10 @@ JOB = {
 }
 SECONDS = {1: 0.5, 8: 2.0}
 STATE = JobState(JOB, CostTable(SECONDS, (SECONDS, SECONDS)), {"a.png": "1", "b.png": "2"})
-ROW = {
+GLANCE = JobState(
+    JOB | {"first_look": 16}, CostTable(SECONDS, (SECONDS, SECONDS), glances=True), STATE.pictures
+)
+ROW: dict[str, Any] = {
     "file": "a.png",
     "label": "7",
     "class_index": 7,
@@ -44,6 +48,29 @@ def test_the_state_as_it_was_written(tmp_path: Path) -> None:
     unmeasured = JobState(JOB | {"inference.measure": False}, None, {"a.png": "1"})
     write_state(tmp_path, unmeasured, finished=False)
     assert read_state(tmp_path) == unmeasured
+    write_state(tmp_path, GLANCE, finished=False)
+    assert read_state(tmp_path) == GLANCE
+    # As an earlier version wrote it, which knew no first look.
+    write_state(tmp_path, STATE, finished=False)
+    path = tmp_path / "predict.json"
+    content = read_json(path)
+    assert content["bucket_seconds"].pop("glances") is False
+    path.write_text(json.dumps(content))
+    assert read_state(tmp_path) == STATE
+
+
+@pytest.mark.parametrize("state", [STATE, GLANCE], ids=["pixels", "glance"])
+def test_rows_and_job_go_together(state: JobState, tmp_path: Path) -> None:
+    """The rows of a first look have more columns; a table of the other kind is refused."""
+    other = GLANCE if state is STATE else STATE
+    row = GlancePrediction(**ROW, looks=2, first_label="9", first_confidence=0.25)
+    usual = Prediction(**ROW)
+    tables = PredictionTables(tmp_path, state, 1)
+    tables.append([row if state is GLANCE else usual], [])
+    assert PredictionTables(tmp_path, state, 1).read()[0] == tables.read()[0]
+    assert tables.read()[0] == [row if state is GLANCE else usual]
+    with pytest.raises(ConfigError, match="a line has other names than file, label"):
+        PredictionTables(tmp_path, other, 1)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +84,16 @@ def test_the_state_as_it_was_written(tmp_path: Path) -> None:
         ({"bucket_seconds": None}, "bucket_seconds and inference.measure"),
         ({"bucket_seconds": {"predictor": None, "classifiers": [SECONDS] * 2}}, "other networks"),
         ({"bucket_seconds": {"predictor": SECONDS, "classifiers": [SECONDS]}}, "other networks"),
+        (
+            {
+                "bucket_seconds": {
+                    "predictor": SECONDS,
+                    "classifiers": [SECONDS] * 2,
+                    "glances": True,
+                }
+            },
+            "other networks",
+        ),
         (
             {"bucket_seconds": {"predictor": SECONDS, "classifiers": [SECONDS, {1: 0.5}]}},
             r"not of the buckets \[1, 8\]",

@@ -311,6 +311,8 @@ def test_comparison_refuses_what_it_cannot_compare(tmp_path: Path) -> None:
     "other",
     [
         {"split": "calibration"},
+        # Of two stages at once too, but not of either of the two.
+        {"stage": "single"},
         {"num_images": 29},
         {"identities": {"test": "b"}},
         {"config": {"data.eval_images": 29}},

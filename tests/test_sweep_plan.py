@@ -9,13 +9,13 @@ import pytest
 
 from drnet_jax.checkpoints.picture_sizes import write_sizes
 from drnet_jax.checkpoints.restore import write_data
-from drnet_jax.config import SPLITS, ConfigError
+from drnet_jax.config import SPLITS, TWO_STAGES, ConfigError
 from drnet_jax.config_files import call_file, find_config
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.sources import DataError
 from drnet_jax.runtime.files import write_json
 from drnet_jax.sweeps.images import check_present_images
-from drnet_jax.sweeps.jobs import why_unfinished
+from drnet_jax.sweeps.jobs import JobRunner, why_unfinished
 from drnet_jax.sweeps.plan import Job, Plan, Sweep, check_directory, check_images, make_plan
 from tests.small_run import small_config
 
@@ -53,6 +53,29 @@ def test_jobs_are_planned_once_and_share_stage_one() -> None:
     assert "joint.eta" not in found.stage_one[3].config
 
 
+def test_a_single_stage_is_one_job_without_stage_one() -> None:
+    """Of a variant, and of a whole configuration with a variant that has both stages."""
+    once = {"stages": ("single",), "joint.num_epochs": 5}
+    found = plan(once=once)
+    job = found.variants["q"]["once"][1]
+    assert (job.stage, job.stage_one, job.config["stages"]) == ("single", None, ["single"])
+    assert job.workdir == Path("/runs/joint.num_epochs=5_seed=3_stages=single")
+    assert job.name == "single stage: joint.num_epochs=5, seed=3, stages=('single',)"
+    assert job.config["joint.init_from"] == ""
+    assert job in found.stage_two
+    assert [job.workdir.name for job in found.stage_one] == ["seed=0", "seed=3"]
+    command = JobRunner("tiny", {}, [""]).command(job)
+    assert "--config.stages=('single',)" in command and not any("init_from" in c for c in command)
+    base = small_config(stages=("single",))
+    sweep = Sweep("", {"q": {"one": {}, "two": {"stages": TWO_STAGES}}}, seeds=(0,))
+    found = make_plan(sweep, base, Path("/runs"))
+    assert [job.stage for jobs in found.variants["q"].values() for job in jobs] == [
+        "single",
+        "joint",
+    ]
+    assert [job.workdir for job in found.stage_one] == [Path("/runs/stage1/seed=0")]
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -60,6 +83,7 @@ def test_jobs_are_planned_once_and_share_stage_one() -> None:
         ({"joint.eta": "much"}, "joint.eta"),
         ({"joint.eta": -1.0}, "joint.eta=-1.0 must be zero or more"),
         ({"pretrain.accumulate": 20}, "raise pretrain.batch_size"),
+        ({"stages": ("joint",)}, "stages=.* of a sweep must be .* or ..single"),
     ],
 )
 def test_bad_overrides_are_refused_before_any_run(overrides: dict[str, Any], words: str) -> None:

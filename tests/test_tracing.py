@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drnet_jax.config import STAGES, ConfigError
+from drnet_jax.config import TWO_STAGES, ConfigError
 from drnet_jax.data.pipeline import eval_batches, train_batches
 from drnet_jax.evaluation.outputs import make_eval_step
 from drnet_jax.inference.batches import check_batches
@@ -89,7 +89,7 @@ def test_every_stage_is_traced_ahead_and_once(
     make_eval_step.cache_clear()
     run = prepare(small_config(**fields), tmp_path / "run")
     assert traced == ["PretrainLoss", "DRNet", "JointLoss"]
-    for stage in STAGES:
+    for stage in TWO_STAGES:
         first_step(run, stage)
     assert len(traced) == 3
 

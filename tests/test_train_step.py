@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from scipy import special
 
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.predictor import ResolutionPredictor
@@ -343,3 +344,72 @@ def test_one_resolution_is_a_plain_classifier() -> None:
     assert set(state.params) == {"classifier"}
     assert float(metrics["loss"]) == pytest.approx(float(want.mean()), rel=1e-5)
     assert float(metrics["reg"]) == 0.0 and float(metrics["shares"][0]) == 1.0
+
+
+def mean_cross_entropies(logits: Any, labels: Any) -> np.ndarray:
+    """Of logits `[n, ..., k]`, by NumPy."""
+    log_p = special.log_softmax(np.asarray(logits, np.float64), axis=-1)
+    rows = np.asarray(labels).reshape(-1, *[1] * (log_p.ndim - 1))
+    return -np.take_along_axis(log_p, rows, axis=-1)[..., 0].mean(axis=0)
+
+
+def normalised_batch() -> Batch:
+    batch = make_batch()
+    return batch | {"image": (batch["image"].astype(jnp.float32) / 255 - 0.5) / 0.25}
+
+
+def loss_and_metrics(loss: PretrainLoss | JointLoss) -> tuple[float, dict[str, Any]]:
+    variables = initial_variables(loss.model)
+    collections = {name: tree for name, tree in variables.items() if name != "params"}
+    step = jnp.int32(0)
+    value, (_, metrics) = loss(variables["params"], collections, normalised_batch(), KEY, step)
+    return float(value), metrics
+
+
+def test_distillation_adds_its_part_to_stage_one() -> None:
+    """The divergence of every resolution from the ensemble by NumPy; with weight 0 nothing."""
+    model, variables = tiny_model(), initial_variables(tiny_model())
+    loss, metrics = loss_and_metrics(PretrainLoss(model, distillation=0.0))
+    assert set(metrics) == {"loss", "ce", "accuracy", "accuracy_per_resolution"}
+    distilled, more = loss_and_metrics(PretrainLoss(model, distillation=2.5))
+    logits, _ = model.apply(
+        variables,
+        normalised_batch()["image"],
+        train=True,
+        method="classify_all",
+        mutable=[name for name in variables if name != "params"],
+    )
+    log_q = special.log_softmax(np.asarray(logits, np.float64), axis=-1)
+    log_p = special.log_softmax(np.asarray(logits, np.float64).mean(axis=1, keepdims=True), axis=-1)
+    divergence = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1).mean(axis=0).sum()
+    assert divergence > 1e-3
+    labels = make_batch()["label"]
+    assert loss == pytest.approx(mean_cross_entropies(logits, labels).sum(), rel=1e-5)
+    assert float(more["distillation"]) == pytest.approx(divergence, rel=1e-4)
+    assert distilled == pytest.approx(loss + 2.5 * divergence, rel=1e-5)
+    for name in ("ce", "accuracy", "accuracy_per_resolution"):
+        np.testing.assert_array_equal(more[name], metrics[name])
+
+
+def test_a_single_stage_adds_the_loss_of_every_resolution() -> None:
+    """L_ce + eta L_reg + weight * sum_j CE_j, by NumPy from the same noise."""
+    model, variables = tiny_model(), initial_variables(tiny_model())
+    loss, metrics = loss_and_metrics(joint_loss(model))
+    assert "branch_ce" not in metrics
+    single, more = loss_and_metrics(replace(joint_loss(model), branch_weight=0.7))
+    output, _ = model.apply(
+        variables,
+        normalised_batch()["image"],
+        tau=1.0,
+        train=True,
+        method="sample",
+        rngs={"gumbel": KEY},
+        mutable=[name for name in variables if name != "params"],
+    )
+    labels = make_batch()["label"]
+    branches = mean_cross_entropies(output.branch_logits, labels)
+    spent = float((np.asarray(output.one_hot) @ np.array(COSTS)).mean())
+    want = mean_cross_entropies(output.logits, labels) + 0.5 * max(0.0, spent - 2.0) / 3.0
+    assert loss == pytest.approx(want, rel=1e-5)
+    assert float(more["branch_ce"]) == pytest.approx(branches.sum(), rel=1e-5)
+    assert single == pytest.approx(want + 0.7 * branches.sum(), rel=1e-5)

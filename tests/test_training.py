@@ -19,10 +19,11 @@ from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
 from drnet_jax import train
+from drnet_jax.calibrate import restore_and_calibrate
 from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.checkpoints.restore import check_data, restore_model
 from drnet_jax.checkpoints.runs import finished_path
-from drnet_jax.config import ConfigError, flatten
+from drnet_jax.config import TWO_STAGES, ConfigError, flatten
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.settings import DataSettings, data_settings
 from drnet_jax.data.sources import DataError
@@ -109,6 +110,32 @@ def test_killed_in_each_stage_ends_at_the_same_parameters(
 
     assert log(tmp_path) == log(finished)
     assert len(log(finished)) == 32
+
+
+def test_a_single_stage_is_resumed_and_is_like_a_finished_stage_two(tmp_path: Path) -> None:
+    """From an earlier step the end is equal to the bit; it is evaluated and calibrated as such."""
+    fields = {"stages": ("single",), "joint.num_epochs": 1, "eval.controls": False}
+    config = small_config(**fields, **{"checkpoint.keep_latest": 9})
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    summary = train_and_evaluate(config, whole)
+    shutil.copytree(whole, resumed)
+    for name in ("single/6", "single/8"):
+        shutil.rmtree(resumed / name)
+    train_and_evaluate(config, resumed)
+    want = final_state(whole, "single", 8)
+    jax.tree.map(np.testing.assert_array_equal, final_state(resumed, "single", 8), want)
+    assert set(want["params"]) == {"classifier", "predictor"}
+    lines = map(json.loads, (resumed / "metrics.jsonl").read_text().splitlines())
+    steps = [line for line in lines if "branch_ce" in line]
+    assert [line["step"] for line in steps] == list(range(1, 9))
+    for line in steps:
+        terms = line["ce"] + 0.3 * line["reg"] + line["branch_ce"]
+        assert line["loss"] == pytest.approx(terms, rel=1e-5)
+    assert (summary["stage"], summary["finished"]) == ("single", True)
+    assert sum(summary["shares"]) == pytest.approx(1.0) and summary["top1"] is not None
+    assert restore_and_calibrate(config, whole).model.startswith("single/8 ")
+    with pytest.raises(ConfigError, match=r"stages: \['single'\] -> \['pretrain', 'joint'\]"):
+        train_and_evaluate(small_config(**fields | {"stages": TWO_STAGES}), whole)
 
 
 def test_killed_while_a_checkpoint_is_written(environment: dict[str, str], tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class Point:
     """One lambda.
 
     Attributes:
-      lam: lambda, in nats a GMAC.
+      lam: lambda, in nats a GMAC, or a ms where choices are made by time.
       gmacs: mean cost of an image, predictor included.
       top1: fraction.
       shares: of the resolutions.
@@ -71,6 +71,9 @@ class Times:
         check_count("batch_size", batch_size)
         tables = self.table.classifiers
         predictor = self.table.predictor or {size: 0.0 for size in tables[0]}
+        if self.table.glances:
+            # Where the smallest resolution is chosen, the first look was all.
+            shares, tables = shares[:, :-1], tables[:-1]
         if batch_size == 0:
             first, *each = (_best_time(times) for times in (predictor, *tables))
             return 1000 * (first + shares @ np.array(each))
@@ -210,6 +213,8 @@ def calibrate(
     predictor_gmacs: float,
     model: str,
     times: Times | None = None,
+    *,
+    costs: np.ndarray | None = None,
 ) -> Calibration:
     """Evaluates the lambdas at which choices change, at most some 200 of them, and 0.
 
@@ -221,6 +226,7 @@ def calibrate(
       predictor_gmacs: the predictor's.
       model: see `Calibration`.
       times: measured, or None.
+      costs: `[m]`, what lambda counts by choice (`ModelCost.choice_costs`); default: `gmacs`.
 
     Raises:
       ValueError: no images, or scores and costs that are not finite or do not go together.
@@ -230,9 +236,10 @@ def calibrate(
             f"expected scores and correct [n, m] of images, got {list(scores.shape)} and "
             f"{list(correct.shape)}"
         )
+    costs = gmacs if costs is None else costs
     points = []
-    for lam in _lambdas(scores, gmacs):
-        choice = choose(scores, gmacs, lam)
+    for lam in _lambdas(scores, costs):
+        choice = choose(scores, costs, lam)
         chosen = np.take_along_axis(correct, choice[:, None], axis=1)[:, 0]
         shares = np.bincount(choice, minlength=len(gmacs)) / len(choice)
         points.append(
@@ -248,9 +255,9 @@ def calibrate(
     return Calibration(model, len(scores), tuple(points), times)
 
 
-def _lambdas(scores: np.ndarray, gmacs: np.ndarray) -> list[float]:
+def _lambdas(scores: np.ndarray, costs: np.ndarray) -> list[float]:
     """From all at the largest resolution to all at the smallest, spread evenly over the changes."""
-    changes = lambda_changes(scores, gmacs)
+    changes = lambda_changes(scores, costs)
     if not changes.size:
         return [0.0]
     changes = np.unique(changes)

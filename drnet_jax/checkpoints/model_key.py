@@ -1,6 +1,8 @@
 """Which model on which data: another key for another one."""
 
 import json
+from dataclasses import asdict
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -16,6 +18,7 @@ def model_key(config: ConfigDict, trained: TrainedModel) -> str:
     `RESUMABLE_FIELDS` do not count: what is logged, evaluated or timed, and where the images are.
     `model.stock_operations` and `model.remat` are among them, which change no more than rounding.
     Nor do fields at their default, so that a run keeps its key when the program gets new ones.
+    Times that choices are made by count.
     """
     defaults = comparable(flatten(default_config()))
     trained_with = {
@@ -23,5 +26,7 @@ def model_key(config: ConfigDict, trained: TrainedModel) -> str:
         for name, value in sorted(training_fields(trained.config).items())
         if value != defaults.get(name)
     }
-    facts = json.dumps([trained_with, trained.identities, config.data.eval_crop])
-    return f"{trained.stage}/{trained.step} {digest(facts)[:12]}"
+    facts: list[Any] = [trained_with, trained.identities, config.data.eval_crop]
+    if trained.cost.measured is not None:
+        facts.append(asdict(trained.cost.measured))
+    return f"{trained.stage}/{trained.step} {digest(json.dumps(facts))[:12]}"

@@ -1,7 +1,7 @@
 """From a checkpoint to model variables, without optimiser state."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from drnet_jax.checkpoints.checkpoint import (
 )
 from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.checkpoints.finite import check_restored
+from drnet_jax.checkpoints.measured_cost import is_measured, read_measured
 from drnet_jax.checkpoints.training_lock import other_training
 from drnet_jax.config import (
     MODEL_FIELDS,
@@ -26,12 +27,14 @@ from drnet_jax.config import (
     changed_fields,
     default_config,
     flatten,
+    section_name,
     training_fields,
 )
 from drnet_jax.config_fields import FIELDS
 from drnet_jax.data.sources import DataError
 from drnet_jax.models.create import check_model, create_model
 from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.macs import ModelCost, model_cost
 from drnet_jax.models.variables import classifier_variables, init_variables, merge_variables
 from drnet_jax.runtime.files import write_json
 from drnet_jax.runtime.progress import log
@@ -44,6 +47,7 @@ class TrainedModel:
 
     Attributes:
       model: the network.
+      cost: of its networks, with times where its choices are made by those.
       stage: the stage the checkpoint is of; after `'pretrain'` the predictor is untrained.
       step: the step of that stage.
       saved_at: when the checkpoint was saved, in ns since 1970.
@@ -55,6 +59,7 @@ class TrainedModel:
     """
 
     model: DRNet
+    cost: ModelCost
     stage: str
     step: int
     saved_at: int
@@ -104,7 +109,11 @@ def find_model(config: ConfigDict, origin: Path) -> TrainedModel:
         saved_at = checkpoints.saved_at(step)
     if other := other_training(origin):
         log(f"{other}: what is read is step {step} of {stage}")
-    return TrainedModel(model, stage, step, saved_at, origin, classes, data["identities"], trained)
+    cost = model_cost(model)
+    if is_measured(trained["joint.cost"], stage, model):
+        cost = replace(cost, measured=read_measured(origin, len(model.resolutions)))
+    identities = data["identities"]
+    return TrainedModel(model, cost, stage, step, saved_at, origin, classes, identities, trained)
 
 
 def restore_variables(trained: TrainedModel) -> RestoredModel:
@@ -119,7 +128,7 @@ def restore_variables(trained: TrainedModel) -> RestoredModel:
     initial = jax.device_put(initial, replicated_sharding(mesh))
     stage = trained.stage
     with StageCheckpoints(trained.origin / stage, read_only=True) as checkpoints:
-        ema = trained.config[f"{stage}.ema_decay"] > 0
+        ema = trained.config[f"{section_name(stage)}.ema_decay"] > 0
         variables = load_variables(checkpoints, trained.step, initial, stage=stage, ema=ema)
     facts = {field.name: getattr(trained, field.name) for field in fields(TrainedModel)}
     return RestoredModel(**facts, variables=variables, mesh=mesh)
@@ -290,7 +299,7 @@ def find_stage(origin: Path) -> str:
             with StageCheckpoints(origin / stage, read_only=True) as checkpoints:
                 if checkpoints.latest_step is not None:
                     return stage
-    looked = " and ".join(str(origin / stage) for stage in STAGES)
+    looked = ", ".join(str(origin / stage) for stage in STAGES)
     raise CheckpointError(f"no checkpoint in {looked}; train first, or set --config.restore_from")
 
 
@@ -309,7 +318,7 @@ def load_variables(
     Raises:
       CheckpointError: the checkpoint is damaged, not finite, or of another model.
     """
-    wanted = initial if stage == "joint" else classifier_variables(initial)
+    wanted = classifier_variables(initial) if stage == "pretrain" else initial
     collections = {name: tree for name, tree in wanted.items() if name != "params"}
     like: Any = {"params": wanted["params"], "collections": collections}
     try:

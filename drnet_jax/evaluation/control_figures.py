@@ -96,7 +96,7 @@ def control_figures(
 def _cascades(calibration: EvalRecords, cost: ModelCost, lam: float) -> dict[str, _Chosen]:
     """Every cascade with its threshold, at DRNet's cost on these images."""
     spent = np.array(cost.choice_gmacs)
-    choice = choose(calibration.scores, spent, lam)
+    choice = choose(calibration.scores, np.array(cost.choice_costs), lam)
     budget = by_choice(calibration.answer_top1, choice, spent, cost.predictor_gmacs).gmacs
     variants = _variants(cost)
     return {name: at_cost(found, calibration, budget) for name, found in variants.items()}

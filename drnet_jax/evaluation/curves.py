@@ -47,13 +47,13 @@ def drnet_curve(settings: EvalRecords, cost: ModelCost) -> Curve:
       settings: the images whose choices change.
       cost: of the networks.
     """
-    spent = np.array(cost.choice_gmacs)
-    changes = lambda_changes(settings.scores, spent)
+    costs, spent = np.array(cost.choice_costs), np.array(cost.choice_gmacs)
+    changes = lambda_changes(settings.scores, costs)
     quantiles = np.quantile(changes, np.linspace(0, 1, _POINTS)) if changes.size else []
 
     def outcome(records: EvalRecords, lam: float) -> Outcome:
         """At a lambda, with the predictor."""
-        choice = choose(records.scores, spent, lam)
+        choice = choose(records.scores, costs, lam)
         return by_choice(records.answer_top1, choice, spent, cost.predictor_gmacs)
 
     return Curve(tuple(sorted({0.0, *map(float, quantiles)})), outcome)

@@ -211,7 +211,7 @@ def objective(records: EvalRecords, cost: ModelCost, *, target: float | None, et
 
     Top-1 alone would pick the costliest early checkpoint.
     """
-    costs = np.asarray(cost.choice_gmacs)
+    costs = np.asarray(cost.choice_costs)
     ce = float(records.chosen(records.ce).mean())
     if target is None or len(costs) == 1:
         return ce

@@ -20,6 +20,7 @@ from drnet_jax.data.sources import DataError, Source
 from drnet_jax.evaluation.logits import Logits
 from drnet_jax.evaluation.metrics import EvalRecords, record
 from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.variables import reuse_weight
 from drnet_jax.runtime.sharding import batch_sharding
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
@@ -65,7 +66,7 @@ def evaluate(
         record(
             rows["logits"],
             rows["scores"],
-            reuse_weight(variables, rows["scores"].shape[1]),
+            reuse_weight(variables, rows["logits"].shape[1]),
             rows["label"],
             rows["index"],
         )
@@ -89,7 +90,7 @@ def evaluate_logits(
     *,
     batch_size: int,
     mesh: Mesh,
-    checkpoint: Path,
+    checkpoint: Path | None,
 ) -> Logits:
     """The outputs for every image of `source` that can be decoded.
 
@@ -111,17 +112,11 @@ def evaluate_logits(
             whole[part["index"]] = values
     if not seen.all():
         rows = {name: values[seen] for name, values in rows.items()}
-    weight = reuse_weight(variables, rows["scores"].shape[1])
+    weight = reuse_weight(variables, rows["logits"].shape[1])
     names = np.array([source.name(int(index)) for index in rows["index"]], np.str_)
     device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
     versions = versions[rows["index"]]
     return Logits(**rows, weight=weight, name=names, version=versions, device=np.array(device))
-
-
-def reuse_weight(variables: Any, num_resolutions: int) -> np.ndarray:
-    """`[m]`: of the first look's logits in every answer, see `mixed`; zero without reuse."""
-    weight = variables.get("fitted", {}).get("predictor", {}).get("weight")
-    return np.zeros(num_resolutions, np.float32) if weight is None else np.asarray(weight)
 
 
 def _outputs(

@@ -11,6 +11,7 @@ from drnet_jax.inference.arguments import checked_size
 from drnet_jax.inference.engine import Classified, InferenceEngine
 from drnet_jax.inference.images import memory_images
 from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.macs import ModelCost
 
 T = TypeVar("T")
 
@@ -31,6 +32,7 @@ class AdaptiveClassifier(InferenceEngine):
       fold: fold BatchNorm into the convolutions, which is faster and rounds otherwise.
       device: where to run; default: the first.
       checkpoint: that the variables are from, for messages; None: unknown.
+      cost: of the networks; default: their MACs, which choices are then made by.
 
     Raises:
       ValueError: mean, std, buckets or the image size are not what they should be.
@@ -48,6 +50,7 @@ class AdaptiveClassifier(InferenceEngine):
         fold: bool = True,
         device: jax.Device | None = None,
         checkpoint: Path | None = None,
+        cost: ModelCost | None = None,
     ) -> None:
         largest = model.resolutions[0]
         self.image_size = checked_size((largest, largest) if image_size is None else image_size)
@@ -62,6 +65,7 @@ class AdaptiveClassifier(InferenceEngine):
             fold=fold,
             device=device,
             checkpoint=checkpoint,
+            cost=cost,
         )
         self._images = memory_images(self.image_size, self.classifiers[0].buckets, device)
 
@@ -71,7 +75,7 @@ class AdaptiveClassifier(InferenceEngine):
         Args:
           images: `[n, height, width, 3]` uint8 of `image_size`; n may be 0. All of them are on the
             device at once: give many in batches, to `classify_batches`.
-          lam: lambda of `choose`, in nats a GMAC; a `Calibration` gives it for a budget.
+          lam: lambda of `choose`, in nats a GMAC or ms; a `Calibration` gives it for a budget.
 
         Raises:
           ValueError: images of another dtype, rank or shape, or `lam` is no finite number.
@@ -87,13 +91,17 @@ class AdaptiveClassifier(InferenceEngine):
           images: as of `classify`, at least one.
 
         Returns:
-          Scores `[n, m]`, None without a predictor, and logits `[n, m, k]`.
+          Scores `[n, m]`, None without a predictor, and logits `[n, m, k]`, each resolution's
+          by itself.
 
         Raises:
           ValueError: as `classify`, or no images.
           NotFiniteError: outputs are not finite.
         """
         programs = [*([self.predictor] if self.predictor else []), *self.classifiers]
+        if self.cost.glances:
+            # The first look, which comes first already.
+            programs.pop()
         images = self._checked(images)
         if not len(images):
             raise ValueError("no images are given, and one or more are expected")
@@ -105,8 +113,13 @@ class AdaptiveClassifier(InferenceEngine):
         ]
         for output in outputs:
             self._check_finite(images, output, {})
-        scores = outputs.pop(0) if self.predictor else None
-        return scores, np.stack(outputs, axis=1)
+        scores = None
+        if self.predictor:
+            first = outputs.pop(0)
+            scores = first[:, -len(self.resolutions) :]
+            if self.cost.glances:
+                outputs.append(first)
+        return scores, np.stack([out[:, : self.num_classes] for out in outputs], axis=1)
 
     def classify_batches(
         self,

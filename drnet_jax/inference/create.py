@@ -71,6 +71,7 @@ def _settings(config: ConfigDict, restored: RestoredModel) -> dict[str, Any]:
         "buckets": tuple(config.inference.buckets),
         "fold": config.inference.fold,
         "checkpoint": restored.checkpoint,
+        "cost": restored.cost,
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from drnet_jax.inference.decision import choose
 from drnet_jax.inference.images import BatchT, Images, PartT, Problems
 from drnet_jax.inference.programs import Program
+from drnet_jax.models.glance import mixed
 
 # Buckets that are started and not waited for, at most: what keeps a device busy, and bounds the
 # memory that their images take there.
@@ -26,6 +27,7 @@ class OpenBatch(Generic[PartT]):
       parts: its n images, as the predictor sees them.
       problems: by row, why an image cannot be read.
       scores: `[n, m]`, the predictor's.
+      first: `[n, k]`, logits of a first look; None without one.
       choices: `[n]`, index of the chosen resolution.
       logits: `[n, k]`, filled row by row.
       missing: rows of `logits` that are not there yet.
@@ -37,8 +39,10 @@ class OpenBatch(Generic[PartT]):
         parts: Sequence[PartT],
         problems: Problems,
         outputs: Sequence[jax.Array],
+        *,
         m: int,
         k: int,
+        glances: bool,
     ) -> None:
         self.caller = caller
         self.parts = parts
@@ -46,15 +50,25 @@ class OpenBatch(Generic[PartT]):
         self._outputs = outputs
         count = sum(part.count for part in parts)
         self.scores = np.zeros((count, m), np.float32)
+        self.first = np.empty((count, k), np.float32) if glances else None
         self.choices = np.zeros(count, np.int64)
         self.logits = np.empty((count, k), np.float32)
         self.missing = count
 
-    def wait_for_scores(self) -> None:
+    def wait_for_predictor(self) -> None:
         """Waits for the predictor: the host needs the choices to start the classifiers."""
         if self._outputs:
             pairs = zip(self._outputs, self.parts, strict=True)
-            self.scores = np.concatenate([np.asarray(out)[: part.count] for out, part in pairs])
+            outputs = np.concatenate([np.asarray(out)[: part.count] for out, part in pairs])
+            m = self.scores.shape[1]
+            self.scores = outputs[:, -m:]
+            if self.first is not None:
+                self.first = outputs[:, :-m]
+
+    def fill(self, rows: np.ndarray, logits: np.ndarray) -> None:
+        """Puts logits `[k, classes]` into their rows `[k]`."""
+        self.logits[rows] = logits
+        self.missing -= len(rows)
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,9 @@ class Dispatch(Generic[BatchT, PartT]):
       predictor: its program; None with one resolution.
       classifiers: the classifier's, per resolution.
       num_classes: k.
-      gmacs: `[m]`, the classifier's cost per resolution, in GMACs.
+      costs: `[m]`, what each choice costs, as `choose` takes it.
+      weight: `[m]`, of the first look's logits in every answer, see `mixed`; None: the predictor is
+        no first look.
       lam: lambda of `choose`.
       max_waiting: batches that may wait for full buckets; 0: none does.
       check: takes a batch as the caller has it, outputs `[n, ...]` of its images, and what is
@@ -121,7 +137,8 @@ class Dispatch(Generic[BatchT, PartT]):
         classifiers: Sequence[Program],
         *,
         num_classes: int,
-        gmacs: np.ndarray,
+        costs: np.ndarray,
+        weight: np.ndarray | None,
         lam: float,
         max_waiting: int,
         check: Callable[[Any, np.ndarray, Problems], None],
@@ -131,12 +148,14 @@ class Dispatch(Generic[BatchT, PartT]):
         self._predictor = predictor
         self._classifiers = classifiers
         self._num_classes = num_classes
-        self._gmacs = gmacs
+        self._costs = costs
+        self._weight = weight
         self._lam = lam
         self._max_waiting = max_waiting
         self._queues: list[Queue[PartT]] = [Queue() for _ in classifiers]
         self._open: deque[OpenBatch[PartT]] = deque()
-        self._in_flight: deque[tuple[jax.Array, list[Segment[PartT]]]] = deque()
+        # By choice, what was started.
+        self._in_flight: deque[tuple[int, jax.Array, list[Segment[PartT]]]] = deque()
 
     def run(self, batches: Iterable[tuple[T, BatchT]]) -> Iterator[tuple[T, OpenBatch[PartT]]]:
         """Classifies batches, each with what the caller gets back beside it; in order."""
@@ -163,17 +182,23 @@ class Dispatch(Generic[BatchT, PartT]):
         plan = (self._predictor or self._classifiers[0]).plan
         parts, problems = self._images.open(batch, plan.split(len(batch)))
         outputs = [self._predictor.run(part.images) for part in parts] if self._predictor else []
-        m, k = len(self._classifiers), self._num_classes
-        return OpenBatch(caller, parts, problems, outputs, m, k)
+        m, k, glances = len(self._classifiers), self._num_classes, self._weight is not None
+        return OpenBatch(caller, parts, problems, outputs, m=m, k=k, glances=glances)
 
     def _advance(self, scored: OpenBatch[PartT]) -> Iterator[OpenBatch[PartT]]:
         """Queues a batch by its choices, starts what is to start and gives what is done."""
-        scored.wait_for_scores()
-        self._check(scored.caller, scored.scores, scored.problems)
-        scored.choices = choose(scored.scores, self._gmacs, self._lam)
+        scored.wait_for_predictor()
+        for outputs in (scored.scores, scored.first):
+            if outputs is not None:
+                self._check(scored.caller, outputs, scored.problems)
+        scored.choices = choose(scored.scores, self._costs, self._lam)
         self._open.append(scored)
         for choice, queue in enumerate(self._queues):
-            queue.put(Segment(scored, np.flatnonzero(scored.choices == choice)))
+            rows = np.flatnonzero(scored.choices == choice)
+            if scored.first is not None and choice == len(self._queues) - 1:
+                scored.fill(rows, scored.first[rows])
+            else:
+                queue.put(Segment(scored, rows))
         if self._max_waiting == 0:
             self._start_all()
             # This batch's classifiers run while the one before is handed out.
@@ -205,20 +230,29 @@ class Dispatch(Generic[BatchT, PartT]):
             segments = self._queues[choice].take(bucket)
             rows = [(segment.batch.parts, segment.rows) for segment in segments]
             images = self._images.gather(choice, bucket, rows)
-            self._in_flight.append((program.run(images), segments))
+            self._in_flight.append((choice, program.run(images), segments))
             if len(self._in_flight) > _IN_FLIGHT:
                 self._collect()
 
     def _collect(self) -> None:
         """Waits for the oldest bucket and hands its rows to their batches."""
-        output, segments = self._in_flight.popleft()
-        logits = np.asarray(output)
+        choice, output, segments = self._in_flight.popleft()
+        # The program of a first look has its scores after the logits.
+        logits = np.asarray(output)[:, : self._num_classes]
         done = 0
         for segment in segments:
-            count = len(segment.rows)
-            segment.batch.logits[segment.rows] = logits[done : done + count]
-            segment.batch.missing -= count
-            done += count
+            following = done + len(segment.rows)
+            answers = self._answers(choice, logits[done:following], segment)
+            segment.batch.fill(segment.rows, answers)
+            done = following
+
+    def _answers(self, choice: int, logits: np.ndarray, segment: Segment[PartT]) -> np.ndarray:
+        """What logits `[k, classes]` of a segment come to with those of a first look."""
+        first = segment.batch.first
+        if first is None or self._weight is None:
+            return logits
+        looks = np.stack([logits, first[segment.rows]], axis=1)
+        return mixed(looks, self._weight[[choice, -1]])[:, 0]
 
     def _finished(self, count: int) -> Iterator[OpenBatch[PartT]]:
         """The oldest `count` batches, which are all started."""

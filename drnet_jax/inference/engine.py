@@ -18,6 +18,7 @@ from drnet_jax.inference.networks import InferenceNetwork, classifier_networks, 
 from drnet_jax.inference.programs import CostTable, Program
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.macs import ModelCost, model_cost
+from drnet_jax.models.variables import reuse_weight
 
 T = TypeVar("T")
 
@@ -27,12 +28,14 @@ class Classified:
     """The result of n images, m resolutions and k classes.
 
     Attributes:
-      logits: `[n, k]` float32, at the chosen resolution.
+      logits: `[n, k]` float32, at the chosen resolution; of a second look with those of the first
+        where the model reuses them.
       choices: `[n]` index of the chosen resolution.
       scores: `[n, m]`, the predictor's.
       resolutions: `[n]`, the chosen ones, in pixels.
-      macs: `[n]`, multiply-adds spent on each image, the predictor's included.
+      macs: `[n]`, multiply-adds spent on each image, the predictor's and a first look's included.
       problems: by row, why an image cannot be read: what the arrays hold there means nothing.
+      first_logits: `[n, k]` float32, what a first look said; None: the model takes none.
     """
 
     logits: np.ndarray
@@ -41,15 +44,25 @@ class Classified:
     resolutions: np.ndarray
     macs: np.ndarray
     problems: Mapping[int, str] = field(default_factory=dict)
+    first_logits: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray:
         """`[n]` the best class."""
         return self.logits.argmax(axis=1)
 
+    @property
+    def looks(self) -> np.ndarray:
+        """`[n]`, 2 where a first look was followed by a second, else 1."""
+        second = (self.first_logits is not None) & (self.choices < self.scores.shape[1] - 1)
+        return 1 + second.astype(int)
+
 
 class InferenceEngine:
     """The predictor, and the classifier per resolution, compiled for a few batch sizes.
+
+    A first look is the predictor and the classifier at the smallest resolution in one program,
+    which stands for both of them.
 
     Calls share nothing that changes: any number of threads may use one engine, and a call that
     fails leaves it as it was. Everything is compiled here, nothing later.
@@ -65,6 +78,7 @@ class InferenceEngine:
       fold: fold BatchNorm into the convolutions, which is faster and rounds otherwise.
       device: where to run.
       checkpoint: that the variables are from, for messages; None: unknown.
+      cost: of the networks; default: their MACs, which choices are then made by.
 
     Raises:
       ValueError: mean, std, buckets or the image size are not what they should be.
@@ -82,12 +96,13 @@ class InferenceEngine:
         fold: bool,
         device: jax.Device,
         checkpoint: Path | None = None,
+        cost: ModelCost | None = None,
     ) -> None:
         check_normalisation(mean, std)
         buckets = checked_buckets(buckets)
         self.checkpoint = checkpoint
         self.resolutions = np.array(model.resolutions)
-        self.cost = model_cost(model)
+        self.cost = cost or model_cost(model)
         self.num_classes = model.classifier.num_classes
         self.times: CostTable | None = None
         self._upload_for_each = image_size is None
@@ -100,7 +115,12 @@ class InferenceEngine:
         small = predictor_network(model, variables, mean, std, fold=fold)
         self.predictor = None if small is None else compiled(small)
         networks = classifier_networks(model, variables, mean, std, fold=fold)
-        self.classifiers = tuple(compiled(network) for network in networks)
+        self._weight = None
+        if self.predictor is not None and model.glances:
+            self._weight = reuse_weight(variables, len(model.resolutions))
+            self.classifiers = (*map(compiled, networks[:-1]), self.predictor)
+        else:
+            self.classifiers = tuple(map(compiled, networks))
 
     def measure(self, repeats: int = 5) -> CostTable:
         """Seconds of every bucket of every network, on this device."""
@@ -110,7 +130,7 @@ class InferenceEngine:
         classifiers = tuple(
             program.measure(repeats, upload=self._upload_for_each) for program in self.classifiers
         )
-        return CostTable(predictor, classifiers)
+        return CostTable(predictor, classifiers, self.cost.glances)
 
     def with_times(self, table: CostTable) -> Self:
         """The same engine, which splits groups as is cheapest by measured times.
@@ -125,6 +145,8 @@ class InferenceEngine:
             )
         if (table.predictor is None) != (self.predictor is None):
             raise ValueError("the table and the classifier differ in whether there is a predictor")
+        if table.glances != self.cost.glances:
+            raise ValueError("the table and the classifier differ in whether there is a first look")
         other = copy(self)
         other.times = table
         programs = zip(self.classifiers, table.classifiers, strict=True)
@@ -134,13 +156,14 @@ class InferenceEngine:
         return other
 
     def fixed(self, choice: int) -> Self:
-        """The same engine at one of the resolutions, given by its index, without predictor."""
+        """The same engine at one of the resolutions, given by its index, and no more than that."""
         other = copy(self)
         other.predictor = None
         other.classifiers = (self.classifiers[choice],)
         other.resolutions = self.resolutions[[choice]]
         other.cost = ModelCost(0, (self.cost.classifier[choice],))
         other.times = None
+        other._weight = None
         return other
 
     def _dispatch(
@@ -163,7 +186,8 @@ class InferenceEngine:
             self.predictor,
             self.classifiers,
             num_classes=self.num_classes,
-            gmacs=np.array(self.cost.classifier_gmacs),
+            costs=np.array(self.cost.choice_costs),
+            weight=self._weight,
             lam=lam,
             max_waiting=max_waiting,
             check=self._check_finite,
@@ -176,8 +200,9 @@ class InferenceEngine:
                     done.choices,
                     done.scores,
                     self.resolutions[done.choices],
-                    self.cost.predictor + np.array(self.cost.classifier)[done.choices],
+                    self.cost.predictor + np.array(self.cost.choice)[done.choices],
                     done.problems,
+                    done.first,
                 ),
             )
 

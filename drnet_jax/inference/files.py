@@ -15,6 +15,7 @@ from drnet_jax.inference.arguments import check_count
 from drnet_jax.inference.encoded import EncodedImages
 from drnet_jax.inference.engine import Classified, InferenceEngine
 from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.macs import ModelCost
 
 
 class FileClassifier(InferenceEngine):
@@ -33,6 +34,7 @@ class FileClassifier(InferenceEngine):
       fold: fold BatchNorm into the convolutions, which is faster and rounds otherwise.
       device: where to run; default: the first.
       checkpoint: that the variables are from, for messages; None: unknown.
+      cost: of the networks; default: their MACs, which choices are then made by.
 
     Raises:
       ValueError: mean, std, buckets or the number of threads are not what they should be.
@@ -51,6 +53,7 @@ class FileClassifier(InferenceEngine):
         fold: bool = True,
         device: jax.Device | None = None,
         checkpoint: Path | None = None,
+        cost: ModelCost | None = None,
     ) -> None:
         if threads is not None:
             check_count("threads", threads, least=1)
@@ -64,6 +67,7 @@ class FileClassifier(InferenceEngine):
             fold=fold,
             device=device or jax.local_devices()[0],
             checkpoint=checkpoint,
+            cost=cost,
         )
         self._view = view
         self._threads = threads or os.cpu_count() or 1
@@ -77,7 +81,7 @@ class FileClassifier(InferenceEngine):
 
         Args:
           batches: see `AdaptiveClassifier.classify_batches`.
-          lam: lambda of `choose`, in nats a GMAC.
+          lam: lambda of `choose`, in nats a GMAC or ms.
           max_waiting: see `AdaptiveClassifier.classify_batches`.
 
         Raises:

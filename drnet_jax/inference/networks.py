@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from drnet_jax.data.preprocess import normalise
 from drnet_jax.inference.folding import fold_batch_norm
 from drnet_jax.inference.programs import Apply
 from drnet_jax.models.backbone import Backbone
 from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.glance import GlanceHead
 from drnet_jax.models.layers import resize
 
 
@@ -19,8 +21,9 @@ class InferenceNetwork:
     """A network at one resolution.
 
     Attributes:
-      apply: maps variables and uint8 images `[n, h, w, 3]` to logits or scores `[n, k]`; images of
-        another size than `size` are normalised and then resized on the device.
+      apply: maps variables and uint8 images `[n, h, w, 3]` to logits `[n, k]`, scores `[n, m]`, or
+        both side by side; images of another size than `size` are normalised and then resized on the
+        device.
       variables: its first argument.
       size: side of what the network sees, in pixels.
     """
@@ -33,7 +36,9 @@ class InferenceNetwork:
 def predictor_network(
     model: DRNet, variables: Any, mean: Sequence[float], std: Sequence[float], *, fold: bool
 ) -> InferenceNetwork | None:
-    """The resolution predictor; None if there is one resolution.
+    """What sees every image and scores the m resolutions; None if there is one resolution.
+
+    Its outputs are the scores `[n, m]`. A first look has them after its logits: `[n, k + m]`.
 
     Args:
       model: the DRNet.
@@ -44,7 +49,9 @@ def predictor_network(
     """
     if model.predictor is None:
         return None
-    part = {name: tree["predictor"]["network"] for name, tree in _with_part(variables, "predictor")}
+    if isinstance(model.predictor, GlanceHead):
+        return _first_look(model, model.predictor, variables, mean, std, fold)
+    part = {name: tree["network"] for name, tree in _part(variables, "predictor").items()}
     return _network(model.predictor.network, part, model.predictor.size, mean, std, fold)
 
 
@@ -52,15 +59,42 @@ def classifier_networks(
     model: DRNet, variables: Any, mean: Sequence[float], std: Sequence[float], *, fold: bool
 ) -> tuple[InferenceNetwork, ...]:
     """The classifier per resolution; arguments as of `predictor_network`."""
-    part = {name: tree["classifier"] for name, tree in _with_part(variables, "classifier")}
+    part = _part(variables, "classifier")
     return tuple(
         _network(model.classifier, part, resolution, mean, std, fold)
         for resolution in model.resolutions
     )
 
 
-def _with_part(variables: Any, part: str) -> list[tuple[str, Any]]:
-    return [(name, tree) for name, tree in variables.items() if part in tree]
+def _part(variables: Any, part: str) -> dict[str, Any]:
+    """The variables of the classifier or the predictor."""
+    return {name: tree[part] for name, tree in variables.items() if part in tree}
+
+
+def _first_look(
+    model: DRNet,
+    head: GlanceHead,
+    variables: Any,
+    mean: Sequence[float],
+    std: Sequence[float],
+    fold: bool,
+) -> InferenceNetwork:
+    """The classifier at the smallest resolution, with the head that reads what it gives."""
+    network, size = model.classifier, model.resolutions[-1]
+    parts = {name: _part(variables, name) for name in ("classifier", "predictor")}
+    if fold:
+        network, parts["classifier"] = fold_batch_norm(network, parts["classifier"], size)
+
+    def apply(variables: Any, images: jax.Array) -> jax.Array:
+        """Logits and scores `[n, k + m]` of uint8 images `[n, h, w, 3]`."""
+        pixels = resize(normalise(images, mean, std), size)
+        look: Any = network.apply(
+            variables["classifier"], pixels, resolution=size, train=False, method="look"
+        )
+        scores: Any = head.apply(variables["predictor"], look)
+        return jnp.concatenate([look.logits, scores], axis=1)
+
+    return InferenceNetwork(apply, parts, size)
 
 
 def _network(

@@ -19,7 +19,7 @@ from drnet_jax.inference.buckets import BucketPlan, proportional_times
 # Runs that are timed together, as a pass starts the next bucket before it waits for the last.
 _RUNS_IN_FLIGHT = 2
 Array = jax.Array | np.ndarray
-# Maps variables and uint8 images [n, h, w, 3] to [n, k].
+# Maps variables and uint8 images [n, h, w, 3] to [n, width].
 Apply = Callable[[Any, jax.Array], jax.Array]
 
 
@@ -31,10 +31,13 @@ class CostTable:
       predictor: by bucket, with the upload of its images; None without a predictor.
       classifiers: per resolution, by bucket, of images that are on the device; with their
         upload where networks take images of their own sizes.
+      glances: the predictor is a first look at the smallest resolution: where that is chosen, its
+        classifier does not run.
     """
 
     predictor: dict[int, float] | None
     classifiers: tuple[dict[int, float], ...]
+    glances: bool = False
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "CostTable":
@@ -50,7 +53,11 @@ class CostTable:
 
         predictor = content["predictor"]
         classifiers = tuple(by_bucket(times) for times in content["classifiers"])
-        return cls(None if predictor is None else by_bucket(predictor), classifiers)
+        # Tables of earlier versions have no such entry: there was no first look.
+        glances = content.get("glances", False)
+        if not isinstance(glances, bool) or (glances and predictor is None):
+            raise ValueError(f"glances={glances!r} does not go with its predictor")
+        return cls(None if predictor is None else by_bucket(predictor), classifiers, glances)
 
 
 def compile_all(lowered: Sequence[Any]) -> list[Any]:
@@ -96,7 +103,7 @@ class Program:
         self._executables = dict(zip(self.buckets, compile_all(lowered), strict=True))
 
     def run(self, images: Array) -> jax.Array:
-        """Starts one bucket `[bucket, h, w, 3]` uint8; its output `[bucket, k]`, not waited for."""
+        """Starts one bucket `[bucket, h, w, 3]`; its output `[bucket, width]`, not waited for."""
         output: jax.Array = self._executables[len(images)](self._variables, images)
         output.copy_to_host_async()
         return output

@@ -62,6 +62,11 @@ class DRNet(nn.Module):
         """Whether every image gets a first look at the smallest resolution."""
         return isinstance(self.predictor, GlanceHead)
 
+    @property
+    def reuses(self) -> bool:
+        """Whether second looks reuse the first one's logits."""
+        return isinstance(self.predictor, GlanceHead) and self.predictor.reuse
+
     def predict_scores(
         self,
         images: jax.Array,
@@ -101,13 +106,20 @@ class DRNet(nn.Module):
             sample_mask=sample_mask,
         )
 
+    def look_everywhere(
+        self, images: jax.Array, *, train: bool, sample_mask: jax.Array | None = None
+    ) -> list[Look]:
+        """`look` at every resolution."""
+        return [
+            self.look(images, resolution, train=train, sample_mask=sample_mask)
+            for resolution in self.resolutions
+        ]
+
     def classify_all(
         self, images: jax.Array, *, train: bool, sample_mask: jax.Array | None = None
     ) -> jax.Array:
         """Logits `[n, m, k]` at every resolution: stage 1, and fixed-resolution evaluation."""
-        looks = [
-            self.look(images, r, train=train, sample_mask=sample_mask) for r in self.resolutions
-        ]
+        looks = self.look_everywhere(images, train=train, sample_mask=sample_mask)
         return jnp.stack([look.logits for look in looks], axis=1)
 
     def sample(
@@ -146,7 +158,7 @@ class DRNet(nn.Module):
 
     def __call__(self, images: jax.Array) -> DRNetOutput:
         """Test: the resolution of the largest score, no noise, running statistics."""
-        looks = [self.look(images, resolution, train=False) for resolution in self.resolutions]
+        looks = self.look_everywhere(images, train=False)
         scores = self.predict_scores(images, looks[-1], train=False)
         one_hot = jax.nn.one_hot(scores.argmax(-1), len(self.resolutions), dtype=scores.dtype)
         return self._mix(one_hot, scores, jnp.stack([look.logits for look in looks], axis=1))

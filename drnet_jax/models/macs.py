@@ -21,6 +21,21 @@ GIGA = 1e9
 
 
 @dataclass(frozen=True)
+class MeasuredCost:
+    """Milliseconds that one image costs a DRNet on some device.
+
+    Attributes:
+      choice: by the chosen resolution, as `ModelCost.choice`.
+      largest: the classifier at the largest resolution alone.
+      setting: on what they were measured, in words.
+    """
+
+    choice: tuple[float, ...]
+    largest: float
+    setting: str
+
+
+@dataclass(frozen=True)
 class ModelCost:
     """Multiply-adds (MACs) that one image costs a DRNet.
 
@@ -28,11 +43,13 @@ class ModelCost:
       predictor: MACs of the resolution predictor (0 without one), of a first look its head's.
       classifier: MACs of the classifier at every resolution, in the order of `resolutions`.
       glances: every image gets a first look at the last, the smallest resolution.
+      measured: times, where choices are trained and made by those instead of MACs.
     """
 
     predictor: int
     classifier: tuple[int, ...]
     glances: bool = False
+    measured: MeasuredCost | None = None
 
     @property
     def choice(self) -> tuple[int, ...]:
@@ -51,6 +68,21 @@ class ModelCost:
     def choice_gmacs(self) -> tuple[float, ...]:
         """`choice` in 10^9 MACs."""
         return tuple(macs / GIGA for macs in self.choice)
+
+    @property
+    def choice_costs(self) -> tuple[float, ...]:
+        """What L_reg and lambda count by choice, in `unit`."""
+        return self.choice_gmacs if self.measured is None else self.measured.choice
+
+    @property
+    def largest_cost(self) -> float:
+        """The largest resolution alone, in `unit`."""
+        return self.classifier_gmacs[0] if self.measured is None else self.measured.largest
+
+    @property
+    def unit(self) -> str:
+        """`'GMACs'` or `'ms'`."""
+        return "GMACs" if self.measured is None else "ms"
 
     @property
     def predictor_gmacs(self) -> float:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from drnet_jax.models.drnet import DRNet
 
@@ -49,3 +50,9 @@ def merge_variables(variables: Tree, replacement: Tree) -> Tree:
     for collection, tree in replacement.items():
         merged.setdefault(collection, {}).update(tree)
     return merged
+
+
+def reuse_weight(variables: Tree, num_resolutions: int) -> np.ndarray:
+    """`[m]`: of the first look's logits in every answer, see `mixed`; zero without reuse."""
+    weight = variables.get("fitted", {}).get("predictor", {}).get("weight")
+    return np.zeros(num_resolutions, np.float32) if weight is None else np.asarray(weight)

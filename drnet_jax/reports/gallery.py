@@ -17,11 +17,11 @@ class Card:
 
     Attributes:
       prediction: its row of the table.
-      image: a data URI.
+      images: data URIs, of every look in turn.
     """
 
     prediction: Prediction
-    image: str
+    images: Sequence[str]
 
 
 def gallery(
@@ -32,7 +32,7 @@ def gallery(
     shown: int,
     title: str,
     facts: Mapping[str, str],
-    pixels: Callable[[Prediction], np.ndarray | None],
+    pixels: Callable[[Prediction], Sequence[np.ndarray] | None],
 ) -> str:
     """Renders the page.
 
@@ -43,7 +43,8 @@ def gallery(
       shown: pictures per resolution, at most, spread evenly over the input.
       title: of the page.
       facts: what was run, by what to call it.
-      pixels: what the classifier saw, `[r, r, 3]` uint8; None: the picture is not shown.
+      pixels: what the classifier saw, `[r, r, 3]` uint8, look by look; None: the picture is not
+        shown.
     """
     sections = [_section(predictions, side, shown, pixels) for side in resolutions]
     content = {
@@ -60,12 +61,12 @@ def _section(
     predictions: Sequence[Prediction],
     resolution: int,
     shown: int,
-    pixels: Callable[[Prediction], np.ndarray | None],
+    pixels: Callable[[Prediction], Sequence[np.ndarray] | None],
 ) -> Section:
     mine = [prediction for prediction in predictions if prediction.resolution == resolution]
     cards = []
     for index in spread(len(mine), shown):
-        image = pixels(mine[index])
-        if image is not None:
-            cards.append(Card(mine[index], data_uri(image)))
+        images = pixels(mine[index])
+        if images is not None:
+            cards.append(Card(mine[index], [data_uri(image) for image in images]))
     return Section(resolution, len(mine), len(mine) / len(predictions), cards)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from drnet_jax.config import STAGE_TITLES
 from drnet_jax.evaluation.metrics import hull_weights
 from drnet_jax.reports.svg import COLOURS, GREY, page_style, to_svg
 
@@ -159,19 +160,22 @@ def sizes_plot(summary: Summary) -> Markup:
 
 
 def training_plot(lines: Sequence[Mapping[str, Any]], summary: Summary) -> Markup | None:
-    """Loss, accuracy and, of stage 2, shares and cost over the epochs; None without any line."""
+    """Loss, accuracy and, of what trains the choice, shares and cost over the epochs.
+
+    None without any line.
+    """
     steps = [line for line in lines if "loss" in line]
     if not steps:
         return None
     stages = list(dict.fromkeys(line["stage"] for line in steps))
-    joint = [line for line in steps if line["stage"] == "joint" and "shares" in line]
+    choosing = [line for line in steps if "shares" in line]
     with page_style():
-        figure = Figure(figsize=(_WIDTH, 5.4 if joint else 3), layout="constrained")
-        panels = figure.subplots(2 if joint else 1, 2, squeeze=False)
+        figure = Figure(figsize=(_WIDTH, 5.4 if choosing else 3), layout="constrained")
+        panels = figure.subplots(2 if choosing else 1, 2, squeeze=False)
         for number, stage in enumerate(stages):
             own = _thinned([line for line in steps if line["stage"] == stage])
             epochs = [line["epoch"] for line in own]
-            label = {"pretrain": "stage 1", "joint": "stage 2"}[stage]
+            label = STAGE_TITLES[stage]
             colour = COLOURS[number]
             panels[0, 0].plot(epochs, [line["loss"] for line in own], color=colour, label=label)
             accuracy = [100 * line["accuracy"] for line in own]
@@ -179,23 +183,24 @@ def training_plot(lines: Sequence[Mapping[str, Any]], summary: Summary) -> Marku
         panels[0, 0].set(title="training loss", xlabel="epoch")
         panels[0, 1].set(title="training accuracy, %", xlabel="epoch")
         panels[0, 1].legend()
-        if joint:
-            _choices(panels[1], _thinned(joint), summary["resolutions"])
+        if choosing:
+            _choices(panels[1], _thinned(choosing), summary["resolutions"])
         return to_svg(figure, "Training curves")
 
 
 def _choices(panels: Sequence[Axes], lines: Sequence[Any], resolutions: Sequence[int]) -> None:
+    stage = STAGE_TITLES[lines[0]["stage"]]
     epochs = [line["epoch"] for line in lines]
     for index, size in enumerate(resolutions):
         shares = [100 * line["shares"][index] for line in lines]
         panels[0].plot(epochs, shares, color=COLOURS[index % len(COLOURS)], label=f"{size} px")
-    panels[0].set(title="stage 2: shares, %", xlabel="epoch")
+    panels[0].set(title=f"{stage}: shares, %", xlabel="epoch")
     panels[0].legend()
     for name, style in (("gmacs_argmax", "-"), ("gmacs_sampled", "--")):
         values = [line[name] for line in lines]
         label = "largest score" if name == "gmacs_argmax" else "sampled"
         panels[1].plot(epochs, values, style, color=COLOURS[1], label=label)
-    panels[1].set(title="stage 2: GMACs", xlabel="epoch")
+    panels[1].set(title=f"{stage}: GMACs", xlabel="epoch")
     panels[1].legend()
 
 

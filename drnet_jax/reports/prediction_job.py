@@ -9,7 +9,7 @@ from typing import Any
 from drnet_jax.config import ConfigError
 from drnet_jax.data.files import printable, version
 from drnet_jax.inference.programs import CostTable
-from drnet_jax.reports.predictions import Prediction, Unreadable
+from drnet_jax.reports.predictions import GlancePrediction, Prediction, Unreadable
 from drnet_jax.runtime.checked_json import read_json
 from drnet_jax.runtime.files import write_json
 from drnet_jax.runtime.locks import locked
@@ -24,7 +24,8 @@ class JobState:
     """What `predict.json` says of a job that is not finished.
 
     Attributes:
-      job: what it depends on, by name: JSON values.
+      job: what it depends on, by name: JSON values. One with `'first_look'` is of a model that
+        takes one: its rows are those of `GlancePrediction`.
       times: the measured ones that its buckets are planned by; None: proportional ones.
       pictures: by name, in the order of the tables, which version of each the job was begun with
         (`data.files.version`).
@@ -74,20 +75,20 @@ def _parse(job: Job, times: Mapping[str, Any] | None, pictures: dict[str, str]) 
     table = None
     if times is not None:
         table = CostTable.from_json(times)
-        _check_times(table, len(job["resolutions"]), set(job["inference.buckets"]))
+        _check_times(table, job)
     return JobState(dict(job), table, pictures)
 
 
-def _check_times(table: CostTable, num_resolutions: int, buckets: set[int]) -> None:
+def _check_times(table: CostTable, job: Job) -> None:
     """Stops if the times are not those of a job's networks.
 
     Raises:
       ValueError: they are of others.
     """
+    m, buckets = len(job["resolutions"]), set(job["inference.buckets"])
     # A single resolution needs no predictor.
-    if len(table.classifiers) != num_resolutions or (table.predictor is None) != (
-        num_resolutions == 1
-    ):
+    has = (len(table.classifiers), table.predictor is not None, table.glances)
+    if has != (m, m > 1, "first_look" in job):
         raise ValueError("bucket_seconds are of other networks than its resolutions'")
     for seconds in (table.predictor, *table.classifiers):
         if seconds is not None and (
@@ -197,7 +198,8 @@ class PredictionTables:
     """
 
     def __init__(self, output: Path, state: JobState, batch_size: int) -> None:
-        self._predictions = Table(output / f"predictions.{state.job['format']}", Prediction)
+        row: type[Prediction] = GlancePrediction if "first_look" in state.job else Prediction
+        self._predictions = Table(output / f"predictions.{state.job['format']}", row)
         self._unreadable = Table(output / "unreadable.csv", Unreadable)
         try:
             parts = [

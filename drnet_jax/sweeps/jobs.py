@@ -35,7 +35,7 @@ def why_unfinished(job: Job) -> str:
     Raises:
       CheckpointError: a file beside its checkpoints is damaged.
     """
-    stage = "pretrain" if job.stage_one is None else "joint"
+    stage = job.stage
     if not is_finished(job.workdir, stage):
         return "its training has not ended, or its checkpoint was removed"
     summary = read_summary(job.workdir)
@@ -158,7 +158,7 @@ class JobRunner:
     def command(self, job: Job) -> list[str]:
         """How to run a job."""
         fields: dict[str, Any] = {**self._overrides, **job.overrides}
-        fields["stages"] = ("pretrain",) if job.stage_one is None else ("joint",)
+        fields["stages"] = (job.stage,)
         if job.stage_one is not None:
             fields["joint.init_from"] = job.stage_one.workdir
         command = [*self._start, *(f"--config.{name}={value}" for name, value in fields.items())]

@@ -1,4 +1,7 @@
-"""Which runs a sweep takes: variants of one configuration, each once, with stage 1 shared."""
+"""Which runs a sweep takes: variants of one configuration, each once, with stage 1 shared.
+
+A variant with `stages=('single',)` is one run, without a stage 1.
+"""
 
 import json
 import re
@@ -19,7 +22,8 @@ from drnet_jax.checkpoints.restore import (
 )
 from drnet_jax.config import (
     RESUMABLE_FIELDS,
-    STAGES,
+    STAGE_TITLES,
+    TWO_STAGES,
     ConfigError,
     changed_fields,
     flatten,
@@ -56,9 +60,10 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Job:
-    """One run of stage 1, or of stage 2.
+    """One run of a stage.
 
     Attributes:
+      stage: its name, see `drnet_jax.config.STAGES`.
       overrides: of the configuration, by name.
       workdir: of the run, in the sweep's directory.
       config: the flattened configuration, of stage 1 what it depends on.
@@ -66,6 +71,7 @@ class Job:
       stage_one: of a run of stage 2, the one it starts from.
     """
 
+    stage: str
     overrides: Overrides
     workdir: Path
     config: dict[str, Any]
@@ -75,7 +81,7 @@ class Job:
     @property
     def name(self) -> str:
         """What to call it."""
-        stage = "stage 1" if self.stage_one is None else "stage 2"
+        stage = STAGE_TITLES[self.stage]
         return f"{stage}: {', '.join(f'{name}={value}' for name, value in self.overrides.items())}"
 
     def changed(self, theirs: dict[str, Any]) -> list[str]:
@@ -92,8 +98,8 @@ class Plan:
 
     Attributes:
       stage_one: in running order.
-      stage_two: likewise.
-      variants: by question and variant, the runs of stage 2, one a seed.
+      stage_two: likewise; those of a single stage too.
+      variants: by question and variant, the runs of `stage_two`, one a seed.
     """
 
     stage_one: list[Job] = field(default_factory=list)
@@ -126,10 +132,14 @@ def make_plan(sweep: Sweep, base: ConfigDict, directory: Path) -> Plan:
             jobs = []
             for seed in sweep.seeds:
                 changes = _changes(base, {**overrides, "seed": seed})
-                early = {n: v for n, v in changes.items() if not n.startswith(_STAGE_TWO)}
-                first = _job(base, early, directory / "stage1", None)
-                first = stage_one.setdefault(first.workdir, first)
-                job = _job(base, changes, directory, first)
+                if tuple(changes.get("stages", base.stages)) == ("single",):
+                    job = _job("single", base, changes, directory)
+                else:
+                    late = ("stages", *_STAGE_TWO)
+                    early = {n: v for n, v in changes.items() if not n.startswith(late)}
+                    first = _job("pretrain", base, early, directory / "stage1")
+                    first = stage_one.setdefault(first.workdir, first)
+                    job = _job("joint", base, changes, directory, first)
                 jobs.append(stage_two.setdefault(job.workdir, job))
             plan.variants[question][variant] = jobs
     # One seed after the other: the whole table is there early, and gets its intervals later.
@@ -150,7 +160,12 @@ def _changes(base: ConfigDict, overrides: Overrides) -> dict[str, Any]:
         )
     config = _overridden(base, overrides)
     check_config(config, 1)
-    check_training(config, STAGES)
+    if tuple(config.stages) not in (TWO_STAGES, ("single",)):
+        raise ConfigError(
+            f"stages={tuple(config.stages)} of a sweep must be ('pretrain', 'joint'), which share "
+            "their stage 1, or ('single',)"
+        )
+    check_training(config, config.stages)
     check_model(config)
     new = comparable(flatten(config))
 
@@ -177,19 +192,24 @@ def _overridden(base: ConfigDict, overrides: Overrides) -> ConfigDict:
     return config
 
 
-def _job(base: ConfigDict, changes: Overrides, directory: Path, stage_one: Job | None) -> Job:
-    if stage_one is None:
-        stages: dict[str, Any] = {"stages": ("pretrain",)}
-    else:
-        stages = {"stages": ("joint",), "joint.init_from": str(stage_one.workdir)}
-    overridden = _overridden(base, {**changes, **stages})
+def _job(
+    stage: str,
+    base: ConfigDict,
+    changes: Overrides,
+    directory: Path,
+    stage_one: Job | None = None,
+) -> Job:
+    own: dict[str, Any] = {"stages": (stage,)}
+    if stage_one is not None:
+        own["joint.init_from"] = str(stage_one.workdir)
+    overridden = _overridden(base, {**changes, **own})
     check_places(overridden, directory)
     config = comparable(flatten(overridden))
-    if stage_one is None:
+    if stage == "pretrain":
         config = {n: value for n, value in config.items() if not n.startswith(_STAGE_TWO)}
     # An index that cannot be kept beside the data is shared by the sweep.
-    data = data_settings(overridden, directory.parent if stage_one is None else directory)
-    return Job(changes, directory / _slug(changes), config, data, stage_one)
+    data = data_settings(overridden, directory.parent if stage == "pretrain" else directory)
+    return Job(stage, changes, directory / _slug(changes), config, data, stage_one)
 
 
 def _slug(overrides: Mapping[str, Any]) -> str:

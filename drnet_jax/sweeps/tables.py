@@ -14,7 +14,7 @@ def runs_table(jobs: Iterable[Job]) -> str:
     """Every run in Markdown, with its minutes and its fixed resolutions.
 
     Args:
-      jobs: of stage 2, finished.
+      jobs: of stage 2 or of a single stage, finished.
     """
     lines = [["run", "minutes", "px", "fixed", "oracle", "DRNet", "cost", "hull", "random", "sent"]]
     for job in jobs:
@@ -35,7 +35,7 @@ def runs_table(jobs: Iterable[Job]) -> str:
                 " / ".join(_percent(share) for share in summary["shares"]),
             ]
         )
-    note = "Minutes: of both stages, each with its start and evaluation. Oracle: correct at one "
+    note = "Minutes: of all stages, each with its start and evaluation. Oracle: correct at one "
     return f"**Runs**\n\n{note}resolution at least.\n\n{_table(lines)}"
 
 

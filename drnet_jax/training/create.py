@@ -7,7 +7,7 @@ import optax
 from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
-from drnet_jax.config import STAGES
+from drnet_jax.config import STAGES, section_name
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.macs import ModelCost
 from drnet_jax.training.optim import create_learning_rate_fn, create_optimizer
@@ -35,10 +35,10 @@ def create_stage_step(
     target: float | None,
     steps_per_epoch: int,
 ) -> StageStep:
-    """Optimiser and step of stage `'pretrain'` or `'joint'`; see `create_loss`."""
-    section = config[stage]
+    """Optimiser and step of a stage; see `create_loss`."""
+    section = config[section_name(stage)]
     scales = {"classifier": 1.0}
-    if stage == "joint" and model.predictor is not None:
+    if stage != "pretrain" and model.predictor is not None:
         scales["predictor"] = section.predictor_lr_scale
     learning_rate_fns = {
         part: create_learning_rate_fn(section, steps_per_epoch, scale)
@@ -69,22 +69,24 @@ def create_loss(
 
     Args:
       config: the whole configuration.
-      stage: `'pretrain'` or `'joint'`.
+      stage: `'pretrain'`, `'joint'` or `'single'`.
       model: the network.
-      cost: its MACs.
-      target: alpha in GMACs, or None without a target (`config.alpha_target`).
+      cost: of its networks.
+      target: alpha in the unit of `cost`, or None without a target (`config.alpha_target`).
       steps_per_epoch: optimiser steps in an epoch.
     """
-    section = config[stage]
+    section = config[section_name(stage)]
     if stage == "pretrain":
         return PretrainLoss(model, section.label_smoothing, section.distillation)
     return JointLoss(
         model,
-        cost.choice_gmacs,
+        cost.choice_costs,
         target=target,
         eta=section.eta,
         tau_fn=create_tau_fn(section, steps_per_epoch),
         label_smoothing=section.label_smoothing,
+        gmacs=None if cost.measured is None else cost.choice_gmacs,
+        branch_weight=section.branch_weight if stage == "single" else 0.0,
     )
 
 

@@ -85,9 +85,10 @@ def resource_regulariser(cost: jax.Array, costs: jax.Array, target: float | jax.
 def distillation_loss(branch_logits: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
     """Kullback-Leibler divergence `[m]` of every resolution from the ensemble of all, in nats.
 
-    The teacher is the mean of the logits `[n, m, k]` over the resolutions, without gradient: the
-    ensemble distillation of RS-Net (Wang et al., ECCV 2020, eq. 4), whose weights of the ensemble
-    are learned, and equal here.
+    The teacher is the mean of the logits over the resolutions, without gradient: the ensemble
+    distillation of RS-Nets (Wang et al., "Resolution Switchable Networks", ECCV 2020, arXiv
+    2007.09558). There the weights of the ensemble are learned; here they are equal, so that nothing
+    is trained that is not used afterwards.
 
     Args:
       branch_logits: `[n, m, k]`, of the same crops.

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.checkpoint import StageCheckpoints
+from drnet_jax.config import section_name
 from drnet_jax.data.sources import Source
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.macs import ModelCost
@@ -24,8 +25,8 @@ class Run:
       config: the whole configuration.
       workdir: of the run.
       model: the network.
-      cost: its MACs.
-      target: alpha in GMACs, or None without a target.
+      cost: of its networks.
+      target: alpha in the unit of `cost`, or None without a target.
       mesh: the devices.
       train: the training images.
       calibration: the images that checkpoints are chosen by.
@@ -49,7 +50,7 @@ class Stage:
 
     Attributes:
       run: which.
-      name: `'pretrain'` or `'joint'`.
+      name: `'pretrain'`, `'joint'` or `'single'`.
       key: base key of the steps' noise, on every device of the run's mesh.
       untrained: variables that the stage does not train but evaluation visits.
       steps_per_epoch: steps in an epoch.
@@ -69,5 +70,5 @@ class Stage:
 
     @property
     def section(self) -> ConfigDict:
-        """The stage's own part of the configuration."""
-        return self.run.config[self.name]
+        """The part of the configuration that it is trained by."""
+        return self.run.config[section_name(self.name)]

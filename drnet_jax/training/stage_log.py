@@ -96,7 +96,7 @@ class StageLog:
         stage = self._stage
         if validation.left_out:
             self.warn(f"calibration leaves out {validation.left_out}")
-        if stage.name == "joint":
+        if stage.name != "pretrain":
             shares = average(self._epoch)["shares_sampled"]
             with self._printing():
                 for warning in unused_warnings(stage.run.model.resolutions, shares):

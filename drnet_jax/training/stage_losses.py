@@ -87,15 +87,17 @@ class PretrainLoss:
 
 @dataclass(frozen=True)
 class JointLoss:
-    """Stage 2: L_ce + eta * L_reg (DRNet eq. 8).
+    """Stage 2: L_ce + eta * L_reg (DRNet eq. 8), and in a single stage stage 1's sum with a weight.
 
     Attributes:
       model: the network with its predictor, or without one at a single resolution.
-      costs: GMACs of the classifier at every resolution.
-      target: alpha in GMACs, or None for no regulariser.
+      costs: what every choice costs, in GMACs or ms.
+      target: alpha in the same unit, or None for no regulariser.
       eta: weight of the regulariser.
       tau_fn: temperature as a function of the step.
-      label_smoothing: of the cross-entropy.
+      label_smoothing: of the cross-entropies.
+      gmacs: what every choice costs in GMACs, for the metrics; None: `costs` are that.
+      branch_weight: weight of the sum of the cross-entropies at all resolutions; 0: none.
     """
 
     model: DRNet
@@ -104,6 +106,8 @@ class JointLoss:
     eta: float
     tau_fn: optax.Schedule
     label_smoothing: float = 0.0
+    gmacs: tuple[float, ...] | None = None
+    branch_weight: float = 0.0
 
     def __call__(
         self, params: Any, collections: Any, batch: Batch, key: jax.Array, step: jax.Array
@@ -130,6 +134,21 @@ class JointLoss:
         if self.target is not None:
             reg = resource_regulariser(sampled_cost, costs, self.target)
         loss = ce + self.eta * reg
+        extra: Metrics = {}
+        gmacs, gmacs_sampled = costs, sampled_cost
+        if self.gmacs is not None:
+            gmacs = jnp.asarray(self.gmacs, jnp.float32)
+            gmacs_sampled = expected_cost(output.one_hot, gmacs, mask=mask)
+            extra["ms_sampled"] = sampled_cost
+        if self.branch_weight:
+            branch_ce = branch_cross_entropies(
+                output.branch_logits,
+                batch["label"],
+                label_smoothing=self.label_smoothing,
+                mask=mask,
+            ).sum()
+            loss = loss + self.branch_weight * branch_ce
+            extra["branch_ce"] = branch_ce
         greedy = jax.nn.one_hot(output.scores.argmax(-1), len(self.costs), dtype=jnp.float32)
         metrics = {
             "loss": loss,
@@ -139,8 +158,9 @@ class JointLoss:
             "accuracy": masked_mean(output.logits.argmax(-1) == batch["label"], mask),
             "shares_sampled": jax.vmap(masked_mean, (1, None))(output.one_hot, mask),
             "shares": jax.vmap(masked_mean, (1, None))(greedy, mask),
-            "gmacs_sampled": sampled_cost,
-            "gmacs_argmax": expected_cost(greedy, costs, mask=mask),
+            "gmacs_sampled": gmacs_sampled,
+            "gmacs_argmax": expected_cost(greedy, gmacs, mask=mask),
+            **extra,
             **_branch_accuracies(output.branch_logits, batch),
         }
         return loss, (updated, metrics)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from drnet_jax.checkpoints.finite import find_not_finite
+from drnet_jax.config import section_name
 from drnet_jax.training.stage import Stage
 from drnet_jax.training.train_state import TrainState
 
@@ -43,10 +44,11 @@ def diverged(
         if name.startswith("learning_rate_")
     )
     where = f"step {saved} in {stage.checkpoints.directory}" if saved else "none"
+    section = section_name(stage.name)
     return TrainingError(
         f"{what} at step {step} of {stage.name}{f' (learning rate: {rates})' if rates else ''}; "
-        f"last good checkpoint: {where}. Lower {stage.name}.base_learning_rate or set "
-        f"{stage.name}.clip_norm, in another --workdir"
+        f"last good checkpoint: {where}. Lower {section}.base_learning_rate or set "
+        f"{section}.clip_norm, in another --workdir"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from drnet_jax.config import ConfigError
+from drnet_jax.config import ConfigError, section_name
 from drnet_jax.data.pipeline import abstract_eval_batch, abstract_train_batch
 from drnet_jax.evaluation.outputs import make_eval_step
 from drnet_jax.inference.batches import check_batches
@@ -38,7 +38,7 @@ def trace_stages(run: Run, names: Iterable[str]) -> None:
     data = run.config.data
     eval_step = make_eval_step(run.model, tuple(data.mean), tuple(data.std))
     for name in names:
-        section = run.config[name]
+        section = run.config[section_name(name)]
         trained, untrained = variables, dict[str, Any]()
         if name == "pretrain":
             trained, untrained = split_classifier(variables)
@@ -60,9 +60,10 @@ def _check_memory(run: Run, stage: str, state: Any, batch: Any) -> None:
     needed, memory = size_of(state) + images, device_memory()
     if needed > memory:
         raise ConfigError(
-            f"{stage}.batch_size={image.shape[0]} with the network of model.args takes more than "
-            f"{needed / GIB:.1f} GiB on a device of {memory / GIB:.1f} GiB ({images / GIB:.1f} for "
-            "the images): lower the batch size, model.resolutions or the width of the network"
+            f"{section_name(stage)}.batch_size={image.shape[0]} with the network of model.args "
+            f"takes more than {needed / GIB:.1f} GiB on a device of {memory / GIB:.1f} GiB "
+            f"({images / GIB:.1f} for the images): lower the batch size, model.resolutions or the "
+            "width of the network"
         )
 
 

@@ -8,7 +8,6 @@ import grain
 import jax
 
 from drnet_jax.checkpoints.finite import NotFiniteError
-from drnet_jax.config import STAGES
 from drnet_jax.data.pipeline import TrainBatch, train_batches
 from drnet_jax.data.sources import DataError
 from drnet_jax.runtime.sharding import batch_sharding
@@ -89,8 +88,8 @@ def _batches(stage: Stage) -> grain.DatasetIterator[TrainBatch]:
     return train_batches(
         stage.run.train,
         batch_size=stage.section.batch_size,
-        # Another order for every stage and every seed.
-        seed=len(STAGES) * config.seed + STAGES.index(stage.name),
+        # Another order for stage 1 and for what trains the choice, and for every seed.
+        seed=2 * config.seed + (stage.name != "pretrain"),
         start_step=stage.start_step,
         sharding=batch_sharding(stage.run.mesh),
         num_workers=config.data.num_workers,

@@ -16,7 +16,8 @@ class Validation:
     """What the calibration split says of a state.
 
     Attributes:
-      objective: what the stage minimises, without noise; the lower the better.
+      objective: what the stage minimises, without noise and without what only helps the training
+        (distillation, `joint.branch_weight`); the lower the better.
       figures: for the log, the objective among them.
       text: the accuracies, for the terminal.
       left_out: which images are corrupt, in words; empty: none.
