@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from scipy.special import softmax
 
 from drnet_jax.budgets.solve import budget_lambda
 from drnet_jax.checkpoints.model_key import model_key
@@ -21,10 +20,8 @@ from drnet_jax.data.files import describe, list_pictures, read_picture, version
 from drnet_jax.data.settings import check_outside, data_settings
 from drnet_jax.data.sources import DataError
 from drnet_jax.inference.create import file_classifier
-from drnet_jax.inference.engine import Classified
 from drnet_jax.inference.files import FileClassifier
 from drnet_jax.inference.programs import CostTable
-from drnet_jax.models.macs import GIGA
 from drnet_jax.reports.gallery import gallery
 from drnet_jax.reports.prediction_job import (
     JobState,
@@ -35,7 +32,12 @@ from drnet_jax.reports.prediction_job import (
     read_state,
     write_state,
 )
-from drnet_jax.reports.predictions import GlancePrediction, Prediction, Unreadable
+from drnet_jax.reports.predictions import (
+    GlancePrediction,
+    Prediction,
+    Unreadable,
+    as_prediction,
+)
 from drnet_jax.runtime.files import write_text
 from drnet_jax.runtime.progress import Progress, log
 
@@ -254,36 +256,8 @@ def classify_files(
             if row in result.problems:
                 unreadable.append(Unreadable(name, result.problems[row]))
             else:
-                predictions.append(_prediction(name, result, row, classes))
+                predictions.append(as_prediction(name, result, row, classes))
         yield predictions, unreadable
-
-
-def _prediction(name: str, result: Classified, row: int, classes: Sequence[str]) -> Prediction:
-    best, confidence = _best(result.logits[row])
-    prediction = Prediction(
-        file=name,
-        label=classes[best],
-        class_index=best,
-        confidence=confidence,
-        resolution=int(result.resolutions[row]),
-        gmacs=float(result.macs[row]) / GIGA,
-    )
-    if result.first_logits is None:
-        return prediction
-    first, confidence = _best(result.first_logits[row])
-    return GlancePrediction(
-        **asdict(prediction),
-        looks=int(result.looks[row]),
-        first_label=classes[first],
-        first_confidence=confidence,
-    )
-
-
-def _best(logits: np.ndarray) -> tuple[int, float]:
-    """The best class by logits `[k]`, and its confidence."""
-    probabilities = softmax(logits.astype(np.float64))
-    best = int(probabilities.argmax())
-    return best, round(float(probabilities[best]), 6)
 
 
 def _shares(predictions: Sequence[Prediction], resolutions: Sequence[int]) -> list[float]:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import matplotlib.pyplot as plt
 import numpy as np
 
-from drnet_jax.evaluation.control_figures import cascade_threshold
+from drnet_jax.evaluation.cascades import cascade_threshold
 from drnet_jax.evaluation.controls import Outcome, by_choice, cascade
 from drnet_jax.evaluation.intervals import Interval, intervals
 from drnet_jax.evaluation.metrics import hull_weights

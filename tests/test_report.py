@@ -169,7 +169,7 @@ def test_a_page_of_a_first_look_says_what_it_is(tmp_path: Path) -> None:
     assert "Every image is classified at 16 px first" in words
     assert "the first's added, times 0.50 at 32 px." in words
     sent = int((outputs.scores.argmax(1) == 0).sum())
-    assert sent >= 4 and page.count(">first look, ") >= 4
+    assert sent >= 4 and page.count(">first look</span>") >= 4
     summary = json.loads((tmp_path / "eval.json").read_text())
     controls = summary["controls"]
     for name in ("margin_cascade", "cascade", "hull", "32 px"):

@@ -7,25 +7,18 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax
 
-from drnet_jax.evaluation.controls import (
-    Outcome,
-    by_choice,
-    cascade,
-    cascade_costs,
-    mixture,
-    needed,
-    oracle,
-)
-from drnet_jax.evaluation.curves import cascade_curve, drnet_curve
+from drnet_jax.evaluation.cascades import Cascade, at_cost, through_all, through_some
+from drnet_jax.evaluation.controls import Outcome, by_choice, mixture, needed, oracle
+from drnet_jax.evaluation.curves import as_good_as_largest, cascade_curve, drnet_curve
 from drnet_jax.evaluation.intervals import Interval, auroc_interval, intervals
 from drnet_jax.evaluation.metrics import EvalRecords, hull_weights
 from drnet_jax.evaluation.verdicts import verdict, verdicts
 from drnet_jax.inference.decision import choose
 from drnet_jax.models.macs import ModelCost
 
-# By which field of the records a cascade stops.
-_CASCADES = {"cascade": "confidence", "margin_cascade": "margin"}
 _LEAST_GAP = 1e-3
+# A cascade and its threshold.
+_Chosen = tuple[Cascade, float]
 
 
 @dataclass(frozen=True)
@@ -69,13 +62,10 @@ def control_figures(
       over images, or over their origins where `test` has those.
     """
     costs, spent = np.array(cost.classifier_gmacs), np.array(cost.choice_gmacs)
-    thresholds = _thresholds(calibration, cost, lam)
+    cascades = _cascades(calibration, cost, lam)
     outcomes = {
         "drnet": by_choice(test.answer_top1, test.choice, spent, cost.predictor_gmacs),
-        **{
-            name: cascade(test.top1, getattr(test, _CASCADES[name]), costs, threshold)
-            for name, threshold in thresholds.items()
-        },
+        **{name: cascade.outcome(test, level) for name, (cascade, level) in cascades.items()},
         "oracle": oracle(test.top1, costs),
     }
     fixed = {f"{size} px": gmacs for size, gmacs in zip(resolutions, costs.tolist(), strict=True)}
@@ -91,35 +81,49 @@ def control_figures(
         "intervals": {name: _json(interval) for name, interval in named.items()},
         "gmacs": random | {name: outcome.gmacs for name, outcome in outcomes.items()},
         "random_spread": {"uniform": uniform.spread, "matched": matched.spread},
-        **{f"{name}_threshold": threshold for name, threshold in thresholds.items()},
-        **_curves(test, calibration, cost),
+        **{f"{name}_threshold": threshold for name, (_, threshold) in cascades.items()},
+        "cascade_sizes": {
+            name: [resolutions[step] for step in cascade.steps]
+            for name, (cascade, _) in cascades.items()
+        },
+        **_curves(test, calibration, cost, cascades),
         "auroc_larger_needed": _json(_ranking(test, costs, spent)),
         "chosen_by_needed": _confusion(test, costs).tolist(),
         **_words(named, compared),
     }
 
 
-def _thresholds(calibration: EvalRecords, cost: ModelCost, lam: float) -> dict[str, float]:
-    """Of every cascade: at DRNet's cost on these images."""
-    costs, spent = np.array(cost.classifier_gmacs), np.array(cost.choice_gmacs)
+def _cascades(calibration: EvalRecords, cost: ModelCost, lam: float) -> dict[str, _Chosen]:
+    """Every cascade with its threshold, at DRNet's cost on these images."""
+    spent = np.array(cost.choice_gmacs)
     choice = choose(calibration.scores, np.array(cost.choice_costs), lam)
     budget = by_choice(calibration.answer_top1, choice, spent, cost.predictor_gmacs).gmacs
+    variants = _variants(cost)
+    return {name: at_cost(found, calibration, budget) for name, found in variants.items()}
+
+
+def _variants(cost: ModelCost) -> dict[str, list[Cascade]]:
+    gmacs = cost.classifier_gmacs
     return {
-        name: cascade_threshold(getattr(calibration, sureness), costs, budget)
-        for name, sureness in _CASCADES.items()
+        "cascade": through_all("confidence", gmacs),
+        "margin_cascade": through_some("margin", gmacs),
     }
 
 
-def _curves(test: EvalRecords, calibration: EvalRecords, cost: ModelCost) -> dict[str, Any]:
+def _curves(
+    test: EvalRecords, calibration: EvalRecords, cost: ModelCost, cascades: Mapping[str, _Chosen]
+) -> dict[str, Any]:
     """Over lambda and thresholds, and where they are as good as the largest resolution."""
-    costs = np.array(cost.classifier_gmacs)
     lambdas = drnet_curve(calibration, cost)
     found = {"lambda_curve": lambdas.points(test)}
-    as_good = {"drnet": lambdas.as_good_as_largest(test, calibration)}
-    for name, sureness in _CASCADES.items():
-        found[f"{name}_curve"] = cascade_curve(test, sureness, costs).points(test)
-        chosen = cascade_curve(calibration, sureness, costs)
-        as_good[name] = chosen.as_good_as_largest(test, calibration)
+    methods = {"drnet": [lambdas]}
+    for name, (cascade, _) in cascades.items():
+        found[f"{name}_curve"] = cascade_curve(test, cascade).points(test)
+    for name, variants in _variants(cost).items():
+        methods[name] = [cascade_curve(calibration, cascade) for cascade in variants]
+    as_good = {
+        name: as_good_as_largest(curves, test, calibration) for name, curves in methods.items()
+    }
     return {**found, "as_good_as_largest": as_good}
 
 
@@ -137,24 +141,6 @@ def _words(named: Mapping[str, Interval], compared: Compared) -> dict[str, Any]:
 def _json(interval: Interval) -> dict[str, float | None]:
     """Null where a figure is not defined, for all images or for some resample."""
     return {name: None if np.isnan(value) else value for name, value in asdict(interval).items()}
-
-
-def cascade_threshold(sureness: np.ndarray, costs: np.ndarray, gmacs: float) -> float:
-    """The highest threshold whose cascade costs at most so much; 0 where none does.
-
-    Args:
-      sureness: `[n, m]`, as `cascade` takes it.
-      costs: `[m]` GMACs.
-      gmacs: of an image.
-    """
-    candidates = np.unique(sureness)
-    low, high = -1, len(candidates) - 1
-    # The cost rises with the threshold.
-    while low < high:
-        middle = (low + high + 1) // 2
-        spent = float(cascade_costs(sureness, costs, candidates[middle]).mean())
-        low, high = (middle, high) if spent <= gmacs else (low, middle - 1)
-    return float(candidates[low]) if low >= 0 else 0.0
 
 
 def _named_intervals(compared: Compared) -> dict[str, Interval]:

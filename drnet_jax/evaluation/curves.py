@@ -1,12 +1,13 @@
 """Accuracy over cost of what has a setting: DRNet by its lambda, a cascade by its threshold."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from drnet_jax.evaluation.controls import Outcome, by_choice, cascade
+from drnet_jax.evaluation.cascades import Cascade
+from drnet_jax.evaluation.controls import Outcome, by_choice
 from drnet_jax.evaluation.intervals import intervals, proportion
 from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.inference.decision import choose, lambda_changes
@@ -38,34 +39,6 @@ class Curve:
         top1 = proportion(outcome.correct, records.origin)
         return [setting, outcome.gmacs, top1.value, top1.low, top1.high]
 
-    def as_good_as_largest(self, test: EvalRecords, calibration: EvalRecords) -> dict[str, Any]:
-        """The cheapest setting that costs no accuracy, chosen on other images than it is tried on.
-
-        Args:
-          test: the images that the figures are of.
-          calibration: those on which the setting has at least as many right as the largest fixed
-            resolution, at the least cost.
-
-        Returns:
-          `setting`, `gmacs` and `top1`, and `minus_largest`: the difference to the largest fixed
-          resolution with its interval, paired; all null where no setting is good enough.
-        """
-        enough = calibration.top1[:, 0].sum()
-        found = [(self.outcome(calibration, setting), setting) for setting in self.settings]
-        kept = [(known.gmacs, s) for known, s in found if known.correct.sum() >= enough]
-        if not kept:
-            return dict.fromkeys(("setting", "gmacs", "top1", "minus_largest"))
-        _, setting = min(kept)
-        outcome = self.outcome(test, setting)
-        gain = outcome.correct - test.top1[:, 0]
-        (difference,) = intervals(gain[:, None], lambda means: means, test.origin)
-        return {
-            "setting": setting,
-            "gmacs": outcome.gmacs,
-            "top1": outcome.top1,
-            "minus_largest": asdict(difference),
-        }
-
 
 def drnet_curve(settings: EvalRecords, cost: ModelCost) -> Curve:
     """DRNet by its lambda: 0, and those that change choices.
@@ -86,18 +59,48 @@ def drnet_curve(settings: EvalRecords, cost: ModelCost) -> Curve:
     return Curve(tuple(sorted({0.0, *map(float, quantiles)})), outcome)
 
 
-def cascade_curve(settings: EvalRecords, sureness: str, costs: np.ndarray) -> Curve:
+def cascade_curve(settings: EvalRecords, cascade: Cascade) -> Curve:
     """A cascade by its threshold, from always stopping at once to never before the end.
 
     Args:
       settings: the images whose sureness the thresholds are.
-      sureness: of which field of the records: `'confidence'` or `'margin'`.
-      costs: `[m]` GMACs of the fixed resolutions.
+      cascade: with its resolutions.
     """
-    quantiles = np.quantile(getattr(settings, sureness), np.linspace(0, 1, _POINTS))
+    quantiles = np.quantile(cascade.sure(settings), np.linspace(0, 1, _POINTS))
+    return Curve((*map(float, np.unique(quantiles)), _NEVER), cascade.outcome)
 
-    def outcome(records: EvalRecords, threshold: float) -> Outcome:
-        """At a threshold."""
-        return cascade(records.top1, getattr(records, sureness), costs, threshold)
 
-    return Curve((*map(float, np.unique(quantiles)), _NEVER), outcome)
+def as_good_as_largest(
+    curves: Sequence[Curve], test: EvalRecords, calibration: EvalRecords
+) -> dict[str, Any]:
+    """The cheapest setting that costs no accuracy, chosen on other images than it is tried on.
+
+    Args:
+      curves: of one method: its variants.
+      test: the images that the figures are of.
+      calibration: those on which the setting has at least as many right as the largest fixed
+        resolution, at the least cost.
+
+    Returns:
+      `setting`, `gmacs` and `top1`, and `minus_largest`: the difference to the largest fixed
+      resolution with its interval, paired; all null where no setting is good enough.
+    """
+    enough = calibration.top1[:, 0].sum()
+    kept = [
+        (known.gmacs, setting, curve)
+        for curve in curves
+        for setting in curve.settings
+        if (known := curve.outcome(calibration, setting)).correct.sum() >= enough
+    ]
+    if not kept:
+        return dict.fromkeys(("setting", "gmacs", "top1", "minus_largest"))
+    _, setting, curve = min(kept, key=lambda found: found[:2])
+    outcome = curve.outcome(test, setting)
+    gain = outcome.correct - test.top1[:, 0]
+    (difference,) = intervals(gain[:, None], lambda means: means, test.origin)
+    return {
+        "setting": setting,
+        "gmacs": outcome.gmacs,
+        "top1": outcome.top1,
+        "minus_largest": asdict(difference),
+    }

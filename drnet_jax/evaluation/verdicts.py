@@ -4,11 +4,12 @@ from collections.abc import Mapping
 
 from drnet_jax.evaluation.intervals import Interval
 
+# All at DRNet's cost.
 _LABELS = {
-    "hull": "the hull of the fixed resolutions at equal cost",
+    "hull": "the hull of the fixed resolutions",
     "matched_random": "a random choice with its shares",
-    "cascade": "the confidence cascade at equal cost",
-    "margin_cascade": "the margin cascade at equal cost",
+    "cascade": "a confidence cascade",
+    "margin_cascade": "a margin cascade",
 }
 _RELATIONS = ("above", "level with", "below")
 

@@ -18,7 +18,7 @@ from drnet_jax.evaluation.metrics import EvalRecords, hull_top1
 from drnet_jax.reports.cards import CardMaker, Pixels, hardest
 from drnet_jax.reports.pages import render
 from drnet_jax.reports.plots import classes_plot, cost_plot, needed_plot, sizes_plot, training_plot
-from drnet_jax.reports.tables import as_good_as_largest
+from drnet_jax.reports.tables import as_good_as_largest, named
 from drnet_jax.runtime.files import write_text
 from drnet_jax.runtime.metric_writer import read_metrics
 
@@ -103,8 +103,8 @@ def glance(weight: np.ndarray, resolutions: Sequence[int]) -> str:
     *larger, smallest = resolutions
     words = (
         f"Every image is classified at {smallest} px first, and a choice of {smallest} px is this "
-        "first look's answer. Another choice is a second look; the cost is that of both. A fixed "
-        "size and the cascades are without."
+        "first look's answer. Another choice is a second look, and costs both. Fixed sizes and "
+        "cascades have no first look."
     )
     if not weight.any():
         return words
@@ -155,7 +155,7 @@ def table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         interval = known[name]
         rows.append(
             {
-                "name": label,
+                "name": named(label, controls["cascade_sizes"].get(name)),
                 "top1": 100 * interval["value"],
                 "ends": [100 * interval["low"], 100 * interval["high"]],
                 "gmacs": controls["gmacs"].get(name, summary["gmacs"]),

@@ -1,6 +1,13 @@
 """The result for every picture, as a line of a table."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from scipy.special import softmax
+
+from drnet_jax.inference.engine import Classified
+from drnet_jax.models.macs import GIGA
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +57,39 @@ class Unreadable:
 
     file: str
     reason: str
+
+
+def as_prediction(name: str, result: Classified, row: int, classes: Sequence[str]) -> Prediction:
+    """The line of one picture, a `GlancePrediction` where the model takes a first look.
+
+    Args:
+      name: of the file.
+      result: of its batch.
+      row: its place in that.
+      classes: their names, in the order of the logits.
+    """
+    best, confidence = _best(result.logits[row])
+    prediction = Prediction(
+        file=name,
+        label=classes[best],
+        class_index=best,
+        confidence=confidence,
+        resolution=int(result.resolutions[row]),
+        gmacs=float(result.macs[row]) / GIGA,
+    )
+    if result.first_logits is None:
+        return prediction
+    first, confidence = _best(result.first_logits[row])
+    return GlancePrediction(
+        **asdict(prediction),
+        looks=int(result.looks[row]),
+        first_label=classes[first],
+        first_confidence=confidence,
+    )
+
+
+def _best(logits: np.ndarray) -> tuple[int, float]:
+    """The best class by logits `[k]`, and its confidence."""
+    probabilities = softmax(logits.astype(np.float64))
+    best = int(probabilities.argmax())
+    return best, round(float(probabilities[best]), 6)

@@ -1,6 +1,6 @@
 """The tables that an evaluation prints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drnet_jax.evaluation.metrics import hull_top1, matched_random_top1
@@ -35,13 +35,19 @@ def print_tables(summary: dict[str, Any]) -> None:
     if controls:
         figures = {name: entry["value"] for name, entry in controls["intervals"].items()}
         for name, label in _CONTROLS.items():
-            log(row(label, figures[name], controls["gmacs"][name]))
+            sized = named(label, controls["cascade_sizes"].get(name))
+            log(row(sized, figures[name], controls["gmacs"][name]))
     chosen = zip(summary["resolutions"], summary["shares"], strict=True)
     log("shares: " + ", ".join(f"{size} px {100 * share:.1f} %" for size, share in chosen))
     if controls:
         _print_verdicts(summary, controls)
     if "by_apparent_size" in summary:
         _print_by_apparent_size(summary)
+
+
+def named(label: str, sizes: Sequence[int] | None) -> str:
+    """What to call a control, with the sizes that a cascade runs."""
+    return label if sizes is None else f"{label}, {'/'.join(map(str, sizes))}"
 
 
 def _print_verdicts(summary: dict[str, Any], controls: dict[str, Any]) -> None:
