@@ -25,7 +25,6 @@ def get_config() -> ConfigDict:
     config.data.std = IMAGENET_STD
     config.pretrain.num_epochs = 20
     config.pretrain.batch_size = 32
-    config.pretrain.distillation = 1.0
     config.joint.num_epochs = 8
     config.joint.batch_size = 64
     config.joint.eta = 1.0

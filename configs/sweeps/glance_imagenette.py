@@ -52,8 +52,8 @@ def get_sweep() -> Sweep:
                 "the training split": {"joint.fit_split": "train"},
             },
             "distillation": {
-                "weight 1": {},
-                "none": {"pretrain.distillation": 0.0},
+                "none": {},
+                "weight 1": {"pretrain.distillation": 1.0},
             },
             "stages": {
                 "two": {},
