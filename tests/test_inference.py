@@ -324,7 +324,7 @@ def test_scores_and_costs_that_are_no_numbers() -> None:
     scores, gmacs = np.zeros((2, 3)), np.array([3.0, 2.0, 1.0])
     for bad_scores, bad_gmacs, words in [
         (np.array([[0.0, np.nan, 1.0]]), gmacs, "scores must be finite"),
-        (scores, np.array([np.inf, 2.0, 1.0]), "gmacs must be finite"),
+        (scores, np.array([np.inf, 2.0, 1.0]), "costs must be finite"),
         (scores[0], gmacs, r"expected scores \[n, m\] and m costs, got \[3\] and \[3\]"),
         (scores, gmacs[:2], r"got \[2, 3\] and \[2\]"),
         (scores[:, :0], gmacs[:0], r"got \[2, 0\] and \[0\]"),

@@ -144,7 +144,7 @@ def test_controls_choose_by_ms_and_cost_gmacs(few_resamples: None) -> None:
     timed = replace(macs, measured=FAST_AT_LARGE)
     curve = drnet_curve(records, timed)
     assert curve.outcome(records, 1e3).gmacs == 4.0
-    assert min(point[1] for point in curve.points(records)) == 1.0
+    assert min(point[1] for point in curve.points(records)) < 1.1
     by_ms, by_macs = (
         control_figures(with_lambda(records, cost, 1e3), records, cost, 1e3, (32, 16))
         for cost in (timed, macs)

@@ -1,0 +1,130 @@
+"""Stage 2 of a fitted objective, end to end: against NumPy on the outputs that were kept."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from scipy.special import expit, log_softmax, softmax
+
+from drnet_jax.checkpoints.checkpoint import StageCheckpoints
+from drnet_jax.checkpoints.runs import load_run
+from drnet_jax.models.macs import model_cost
+from drnet_jax.train import train_and_evaluate
+from tests.small_run import small_config
+
+GLANCE = {
+    "predictor.kind": "glance",
+    "predictor.objective": "correctness",
+    "predictor.inputs": ("margin", "logit_margin"),
+    "model.reuse": "logits",
+    "joint.alpha_fraction": 0.7,
+}
+
+
+@pytest.fixture(scope="module")
+def stage_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished stage 1."""
+    workdir = tmp_path_factory.mktemp("stage_one")
+    train_and_evaluate(small_config(stages=("pretrain",)), workdir)
+    return workdir
+
+
+def fitted(stage_one: Path, workdir: Path, **further: Any) -> dict[str, Any]:
+    """The summary of stage 2."""
+    stage_two = {"stages": ("joint",), "joint.init_from": str(stage_one)}
+    return train_and_evaluate(small_config(**stage_two | GLANCE | further), workdir)
+
+
+def kept(workdir: Path, split: str) -> dict[str, np.ndarray]:
+    """The outputs of a split."""
+    with np.load(workdir / "logits.npz") as arrays:
+        names = ("logits", "scores", "weight", "label")
+        return {name: arrays[f"{split}/{name}"] for name in names}
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_correctness(stage_one: Path, tmp_path: Path) -> None:
+    summary = fitted(stage_one, tmp_path)
+    run, cost = load_run(tmp_path), model_cost(load_run(tmp_path).model)
+    # The classifier is that of stage 1, bit for bit.
+    with StageCheckpoints(stage_one / "pretrain", read_only=True) as checkpoints:
+        step = checkpoints.latest_step
+        assert step is not None
+        before = checkpoints.load_partial(step, {"params": run.variables["params"]})
+    trained = run.variables["params"]["classifier"]
+    jax.tree.map(np.testing.assert_array_equal, before["params"]["classifier"], trained)
+
+    head = run.variables["params"]["predictor"]["fc"]
+    values = run.variables["fitted"]["predictor"]
+    for split in ("calibration", "test"):
+        found = kept(tmp_path, split)
+        first = np.sort(found["logits"][:, -1].astype(np.float64), axis=1)
+        p = softmax(first, axis=1)
+        inputs = np.stack([p[:, -1] - p[:, -2], first[:, -1] - first[:, -2]], axis=1)
+        scores = expit(inputs @ head["kernel"] + head["bias"]) - values["offset"]
+        np.testing.assert_allclose(found["scores"], scores, atol=1e-5)
+        np.testing.assert_array_equal(found["weight"], values["weight"])
+
+    # What it chooses costs no more than the target on the images that it is fitted to.
+    spent = np.array([cost.classifier[1] + cost.classifier[0], cost.classifier[1]])
+    choice = kept(tmp_path, "calibration")["scores"].argmax(axis=1)
+    assert spent[choice].mean() <= 0.7 * cost.classifier[0]
+    # And what eval.json says is of the answers, the first look's logits in them.
+    found = kept(tmp_path, "test")
+    answers = found["logits"] + found["weight"][:, None] * found["logits"][:, -1:]
+    choice = found["scores"].argmax(axis=1)
+    right = answers.argmax(axis=2) == found["label"][:, None]
+    assert summary["top1"] == right[np.arange(len(choice)), choice].mean()
+    expected = (spent[choice].mean() + cost.predictor) / 1e9
+    assert summary["gmacs"] == pytest.approx(expected, rel=1e-6)
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (last["stage"], last["step"]) == ("joint", 1)
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_a_finished_fit_is_not_repeated(
+    stage_one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = fitted(stage_one, tmp_path)
+    capsys.readouterr()
+    second = fitted(stage_one, tmp_path)
+    assert "joint: finished already" in capsys.readouterr().out
+    assert (first["top1"], first["gmacs"]) == (second["top1"], second["gmacs"])
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_the_weights_are_those_of_least_cross_entropy(stage_one: Path, tmp_path: Path) -> None:
+    fitted(stage_one, tmp_path, **{"predictor.objective": "threshold"})
+    found = kept(tmp_path, "calibration")
+
+    def cross_entropy(weight: float) -> float:
+        """With the best temperature."""
+        answers = found["logits"][:, 0] + weight * found["logits"][:, 1]
+        own = np.arange(len(found["label"])), found["label"]
+        return min(
+            -log_softmax(t * answers, axis=1)[own].mean() for t in np.geomspace(0.01, 5, 150)
+        )
+
+    grid = np.linspace(0, 3, 61)
+    best = min(map(cross_entropy, grid))
+    assert cross_entropy(float(found["weight"][0])) <= best + 1e-4
+    assert found["weight"][1] == 0
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_fitted_to_training_images(
+    stage_one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitted(stage_one, tmp_path, **{"joint.fit_split": "train"})
+    assert "outputs for the 320 images of the train split" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_weights_come_before_the_steps_of_gumbel(stage_one: Path, tmp_path: Path) -> None:
+    fitted(stage_one, tmp_path / "threshold", **{"predictor.objective": "threshold"})
+    fitted(stage_one, tmp_path / "gumbel", **{"predictor.objective": "gumbel"})
+    expected = kept(tmp_path / "threshold", "test")["weight"]
+    np.testing.assert_allclose(kept(tmp_path / "gumbel", "test")["weight"], expected, atol=1e-6)
