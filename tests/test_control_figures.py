@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 
 from drnet_jax.data.sources import ArraySource
 from drnet_jax.evaluate import evaluation
-from drnet_jax.evaluation.cascades import cascade_threshold, through_some
+from drnet_jax.evaluation.cascades import at_cost, cascade_threshold, through_some
 from drnet_jax.evaluation.control_figures import control_figures
 from drnet_jax.evaluation.controls import cascade
 from drnet_jax.evaluation.curves import as_good_as_largest, cascade_curve, drnet_curve
@@ -356,6 +356,9 @@ def test_the_margin_cascade_is_the_best_of_all(figures: dict[str, Any]) -> None:
     assert figures["cascade_sizes"]["margin_cascade"] == [SIZES[step] for step in want]
     assert figures["margin_cascade_threshold"] == best[want][1]
     assert figures["cascade_sizes"]["cascade"] == list(SIZES)
+    # Those that begin with the middle one are more accurate, and cost more than that.
+    cheap, threshold = at_cost(through_some("margin", (4, 2, 1)), calibration, 1.05)
+    assert cheap.steps[-1] == 2 and cheap.outcome(calibration, threshold).gmacs <= 1.05
 
 
 @pytest.mark.usefixtures("few_resamples")

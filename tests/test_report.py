@@ -206,13 +206,17 @@ def test_cards_leave_out_the_folder_that_all_are_in(
 
 
 def test_hardest_disagreements() -> None:
-    """Image 0 is correct; 1 and 2 are correct elsewhere only, 2 surer; 3 is correct nowhere."""
+    """Image 0 is correct; 1 and 2 are correct elsewhere only, 2 surer; 3 is correct nowhere.
+
+    What counts is the answer: the first look's logits mend that of 0.
+    """
     top1 = np.array([[1, 0], [0, 1], [0, 1], [0, 0]], bool)
+    alone = top1 ^ np.array([[1, 1], [0, 0], [0, 0], [0, 0]], bool)
     confidence = np.array([[0.9, 0.9], [0.5, 0.5], [0.9, 0.8], [1.0, 1.0]])
     zeros, none = np.zeros((4, 2)), np.zeros(4, int)
     records = EvalRecords(
         ce=zeros,
-        top1=top1,
+        top1=alone,
         answer_top1=top1,
         answer_top5=top1,
         choice=none,
