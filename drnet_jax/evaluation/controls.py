@@ -91,8 +91,7 @@ def cascade(
     """
     order = np.argsort(costs, kind="stable")
     stop = _stops(sureness, order, threshold)
-    spent = cascade_costs(sureness, costs, threshold)
-    return Outcome(by_choice(correct, order[stop], costs).correct, spent)
+    return Outcome(by_choice(correct, order[stop], costs).correct, np.cumsum(costs[order])[stop])
 
 
 def cascade_costs(sureness: np.ndarray, costs: np.ndarray, threshold: float) -> np.ndarray:
