@@ -59,7 +59,8 @@ class ConfigError(ValueError):
 
 def is_fitted(config: ConfigDict, stage: str) -> bool:
     """Whether a stage fits the choice to outputs, and takes no steps."""
-    return stage == "joint" and config.predictor.objective in FITTED_OBJECTIVES
+    chosen = len(config.model.resolutions) > 1
+    return chosen and stage == "joint" and config.predictor.objective in FITTED_OBJECTIVES
 
 
 def budget_name(config: ConfigDict) -> str | None:

@@ -12,6 +12,7 @@ from drnet_jax.config import (
     ConfigError,
     default_config,
     flatten,
+    is_fitted,
     section_name,
 )
 from drnet_jax.config_fields import FIELDS, unknown_field
@@ -35,8 +36,7 @@ def check_config(config: ConfigDict, num_devices: int, mode: str = "train") -> N
     _check_stages(config)
     _check_kind(config)
     if mode == "train":
-        for stage in config.stages:
-            section = section_name(stage)
+        for section in _sections(config, config.stages):
             _check_batch(config, section, config[section].accumulate, num_devices)
     # Dispatch and predictions run on one device.
     dense = mode == "eval" and config.eval.dispatch == "dense"
@@ -50,10 +50,16 @@ def check_training(config: ConfigDict, stages: Iterable[str]) -> None:
     Raises:
       ConfigError: naming the field and the remedy.
     """
-    for section in map(section_name, stages):
+    for section in _sections(config, stages):
         _check_statistics(config, section)
         _check_schedule(config, section)
+    _check_start(config)
     _check_predictor(config)
+
+
+def _sections(config: ConfigDict, stages: Iterable[str]) -> list[str]:
+    """Of the stages that take steps."""
+    return [section_name(stage) for stage in stages if not is_fitted(config, stage)]
 
 
 def _check_fields(config: ConfigDict) -> None:
@@ -123,17 +129,23 @@ def _check_stages(config: ConfigDict) -> None:
 
 
 def _check_single(config: ConfigDict) -> None:
-    """What needs a classifier that is trained before the choice is."""
     if config.joint.init_from:
         raise ConfigError("joint.init_from is of stage 2: stages=('single',) starts from nothing")
+
+
+def _check_start(config: ConfigDict) -> None:
+    """What is fitted needs a classifier that is trained before."""
+    if "pretrain" in config.stages or config.joint.init_from:
+        return
     for name, value, only in (
         ("predictor.objective", config.predictor.objective, "gumbel"),
         ("model.reuse", config.model.reuse, "none"),
     ):
         if value != only:
             raise ConfigError(
-                f"{name}={value!r} is fitted to a trained classifier, and stages=('single',) has "
-                f"none: leave stages out, or set it to {only!r}"
+                f"{name}={value!r} is fitted to a trained classifier, and "
+                f"stages={tuple(config.stages)} begins with random weights: add 'pretrain' to "
+                f"stages, set joint.init_from, or set it to {only!r}"
             )
 
 

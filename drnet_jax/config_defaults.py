@@ -134,7 +134,7 @@ def _model() -> ConfigDict:
     # Samples in the joint stage's BatchNorm statistics: 'all', or 'routed' (the paper's text).
     model.statistics = "all"
     # What a second look keeps of a 'glance': 'none', or its 'logits', added with weights that are
-    # fitted to the calibration split.
+    # fitted to held-out images.
     model.reuse = "none"
     # With fewer samples than this in a batch, or routed to a resolution, the running statistics
     # normalise and stay as they are; no batch may be smaller.
@@ -208,8 +208,8 @@ def _joint() -> ConfigDict:
     joint = _stage(num_epochs=3, batch_size=96, base_learning_rate=1e-3)
     # Another run's workdir, whose finished stage 1 stage 2 starts from.
     joint.init_from = ""
-    # Of a fitted objective: the images that it is fitted to. On those of 'train' everything looks
-    # right (docs/beyond.md).
+    # Of a fitted objective and of reused logits: the images that they are fitted to. On those of
+    # 'train' everything looks right (docs/beyond.md).
     joint.fit_split = "calibration"
     joint.predictor_lr_scale = 3.0
     # Of 'single': weight of the sum of the cross-entropies at all resolutions, so that each learns

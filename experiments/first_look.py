@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import matplotlib.pyplot as plt
 import numpy as np
 
-from drnet_jax.evaluation.cascades import cascade_threshold
-from drnet_jax.evaluation.controls import Outcome, by_choice, cascade
+from drnet_jax.evaluation.cascades import at_cost, through_some
+from drnet_jax.evaluation.controls import Outcome, by_choice
 from drnet_jax.evaluation.intervals import Interval, intervals
-from drnet_jax.evaluation.metrics import hull_weights
+from drnet_jax.evaluation.metrics import EvalRecords, hull_weights
 from drnet_jax.inference.decision import choose, lambda_changes
 from drnet_jax.runtime.command_line import CommandLine, a_path
 from drnet_jax.runtime.files import write_json, write_text
@@ -35,8 +35,8 @@ PAPER = "what chooses: Gumbel-softmax on the pixels (the paper's)"
 PLAIN = "the same compute: 96 px alone"
 TARGETS = (0.55, 0.6, 0.65)
 CURVE = np.linspace(0.2, 1.05, 35)
-# At a cost of all images, in GMACs: what a method gives for the test images.
-Method = Callable[[float], Outcome]
+# At a mean cost on the calibration split, in GMACs: what a method gives for images.
+Method = Callable[[float, EvalRecords], Outcome]
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -52,6 +52,8 @@ def main() -> None:
     variants: dict[str, list[Run]] = {}
     for run in load_all(RESULTS / "runs"):
         variants.setdefault(run.variant, []).append(run)
+    if BEST not in variants:
+        raise SystemExit(f"no runs in {RESULTS / 'runs'}: give --collect, the sweep's directory")
     lines = [row(name, variants) for name in sorted(variants, key=lambda name: name != BEST)]
     text = table(lines)
     write_text(RESULTS / "first_look.md", text)
@@ -62,6 +64,7 @@ def main() -> None:
 
 def lambda_within(run: Run) -> Callable[[float], float]:
     """From a cost to the least lambda within it on the calibration split."""
+    assert run.calibration is not None
     costs, scores = np.array(run.cost.choice_gmacs), run.calibration.scores
     changes = np.unique(lambda_changes(scores, costs))
     between = (changes[1:] + changes[:-1]) / 2
@@ -81,22 +84,23 @@ def adaptive(run: Run) -> Method:
     """A model's own choice, by its lambda."""
     costs, within = np.array(run.cost.choice_gmacs), lambda_within(run)
 
-    def method(gmacs: float) -> Outcome:
-        """On the test split."""
-        choice = choose(run.test.scores, costs, within(gmacs))
-        return by_choice(run.test.answer_top1, choice, costs, run.cost.predictor_gmacs)
+    def method(gmacs: float, records: EvalRecords) -> Outcome:
+        """Of the least lambda within the cost."""
+        choice = choose(records.scores, costs, within(gmacs))
+        return by_choice(records.answer_top1, choice, costs, run.cost.predictor_gmacs)
 
     return method
 
 
 def plain_cascade(run: Run, sureness: str) -> Method:
-    """Without reuse, by the confidence or the margin."""
-    costs = np.array(run.cost.classifier_gmacs)
+    """Without reuse, by the confidence or the margin, through the sizes that do best."""
+    cascades = through_some(sureness, run.cost.classifier_gmacs)
 
-    def method(gmacs: float) -> Outcome:
+    def method(gmacs: float, records: EvalRecords) -> Outcome:
         """Of the highest threshold within the cost."""
-        threshold = cascade_threshold(getattr(run.calibration, sureness), costs, gmacs)
-        return cascade(run.test.top1, getattr(run.test, sureness), costs, threshold)
+        assert run.calibration is not None
+        best, threshold = at_cost(cascades, run.calibration, gmacs)
+        return best.outcome(records, threshold)
 
     return method
 
@@ -155,8 +159,8 @@ def row(name: str, variants: Mapping[str, Sequence[Run]]) -> dict[str, object]:
     found["targets"] = {
         f"{target}": at_target(runs, target * largest[0], variants) for target in TARGETS
     }
-    found["equal_at"] = equal_at(runs, adaptive)
-    found["cascade_equal_at"] = equal_at(runs, lambda run: plain_cascade(run, "margin"))
+    found["equal"] = equal(runs, adaptive)
+    found["cascade_equal"] = equal(runs, lambda run: plain_cascade(run, "margin"))
     return found
 
 
@@ -164,52 +168,58 @@ def at_target(
     runs: Sequence[Run], gmacs: float, variants: Mapping[str, Sequence[Run]]
 ) -> dict[str, object]:
     """A variant and what it is compared with, at a cost."""
-    outcomes = [adaptive(run)(gmacs) for run in runs]
+    outcomes = [adaptive(run)(gmacs, run.test) for run in runs]
     largest = runs[0].cost.classifier_gmacs[0]
     found: dict[str, object] = {
         "top1": 100 * float(np.mean([outcome.top1 for outcome in outcomes])),
         "cost": float(np.mean([outcome.gmacs for outcome in outcomes])) / largest,
         "minus hull": _points(differences(runs, outcomes, None)),
     }
-    compared: dict[str, list[np.ndarray] | None] = {
-        "minus confidence cascade": [
-            plain_cascade(run, "confidence")(gmacs).correct for run in runs
-        ],
-        "minus margin cascade": [plain_cascade(run, "margin")(gmacs).correct for run in runs],
-        "minus largest": [run.test.top1[:, 0].astype(float) for run in runs],
-        "minus the paper's": _of(variants, PAPER, runs, lambda run: adaptive(run)(gmacs).correct),
-        "minus plain network": _of(
-            variants, PLAIN, runs, lambda run: run.test.top1[:, 0].astype(float)
-        ),
-    }
-    for name, others in compared.items():
-        if others is not None:
-            found[name] = _points(differences(runs, outcomes, others))
+    for sureness in ("confidence", "margin"):
+        theirs = [plain_cascade(run, sureness)(gmacs, run.test) for run in runs]
+        correct = [outcome.correct for outcome in theirs]
+        found[f"minus {sureness} cascade"] = _points(differences(runs, outcomes, correct))
+        found[f"{sureness} cascade cost"] = _mean_cost(theirs) / largest
+    fixed = [run.test.top1[:, 0].astype(float) for run in runs]
+    found["minus largest"] = _points(differences(runs, outcomes, fixed))
+    if papers := _of(variants, PAPER, runs):
+        theirs = [adaptive(paper)(gmacs, paper.test) for paper in papers]
+        correct = [outcome.correct for outcome in theirs]
+        found["minus the paper's"] = _points(differences(runs, outcomes, correct))
+        found["the paper's cost"] = _mean_cost(theirs) / largest
+    if plain := _of(variants, PLAIN, runs):
+        correct = [other.test.top1[:, 0].astype(float) for other in plain]
+        found["minus plain network"] = _points(differences(runs, outcomes, correct))
     return found
 
 
-def _of(
-    variants: Mapping[str, Sequence[Run]],
-    name: str,
-    runs: Sequence[Run],
-    correct: Callable[[Run], np.ndarray],
-) -> list[np.ndarray] | None:
-    """Another variant at the same seeds; None where it has not all of them."""
+def _mean_cost(outcomes: Sequence[Outcome]) -> float:
+    return float(np.mean([outcome.gmacs for outcome in outcomes]))
+
+
+def _of(variants: Mapping[str, Sequence[Run]], name: str, runs: Sequence[Run]) -> list[Run]:
+    """Another variant at the same seeds; empty where it has not all of them."""
     known = {run.seed: run for run in variants.get(name, ())}
-    if not all(run.seed in known for run in runs):
-        return None
-    return [correct(known[run.seed]) for run in runs]
+    return [known[run.seed] for run in runs] if all(run.seed in known for run in runs) else []
 
 
-def equal_at(runs: Sequence[Run], method: Callable[[Run], Method]) -> float | None:
-    """The least cost, over the largest fixed size's, at which the mean curve reaches its top-1."""
+def equal(runs: Sequence[Run], method: Callable[[Run], Method]) -> dict[str, object] | None:
+    """The least cost at which the seeds' mean is as accurate as the largest size, on calibration.
+
+    There the choice was fitted, too: on the test split expect a little less. Its cost there, over
+    the largest size's, and the difference; None where no cost is enough.
+    """
     methods = [method(run) for run in runs]
     largest = runs[0].cost.classifier_gmacs[0]
-    wanted = np.mean([run.test.top1[:, 0].mean() for run in runs])
-    for target in np.arange(0.15, 1.2, 0.01):
-        outcomes = [each(target * largest) for each in methods]
-        if np.mean([outcome.top1 for outcome in outcomes]) >= wanted:
-            return float(np.mean([outcome.gmacs for outcome in outcomes]) / largest)
+    known = [(run, run.calibration) for run in runs if run.calibration is not None]
+    wanted = np.mean([records.top1[:, 0].mean() for _, records in known])
+    for target in np.arange(0.15, 1.2, 0.01) * largest:
+        found = [each(target, r).top1 for each, (_, r) in zip(methods, known, strict=True)]
+        if np.mean(found) >= wanted:
+            outcomes = [each(target, run.test) for each, run in zip(methods, runs, strict=True)]
+            fixed = [run.test.top1[:, 0].astype(float) for run in runs]
+            minus = _points(differences(runs, outcomes, fixed))
+            return {"cost": _mean_cost(outcomes) / largest, "minus largest": minus}
     return None
 
 
@@ -234,7 +244,7 @@ def table(lines: Sequence[Mapping[str, object]]) -> str:
     names = ["minus hull", "minus the paper's", "minus margin cascade", "minus confidence cascade"]
     names += ["minus largest", "minus plain network"]
     target = f"{TARGETS[1]}"
-    heading = ["", "fixed", "top-1", "cost", *names, "equal to the largest at"]
+    heading = ["", "fixed", "top-1", "cost", *names, "as good as the largest at"]
     rows = [heading, ["---"] * len(heading)]
     for line in lines:
         fixed = " / ".join(f"{value:.1f}" for value in line["fixed"])
@@ -243,7 +253,7 @@ def table(lines: Sequence[Mapping[str, object]]) -> str:
             continue
         here = line["targets"][target]
         cells = [_cell(here.get(name)) for name in names]
-        equal = line["equal_at"]
+        same = line["equal"]
         rows.append(
             [
                 str(line["variant"]),
@@ -251,7 +261,7 @@ def table(lines: Sequence[Mapping[str, object]]) -> str:
                 f"{here['top1']:.1f}",
                 f"{here['cost']:.2f}",
                 *cells,
-                "never" if equal is None else f"{equal:.2f}",
+                "never" if same is None else f"{same['cost']:.2f}: {_cell(same['minus largest'])}",
             ]
         )
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
@@ -266,12 +276,13 @@ def plot(variants: Mapping[str, Sequence[Run]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.5))
     runs = variants[BEST]
     largest = runs[0].cost.classifier_gmacs[0]
-    curves = {"first look, logits reused": [adaptive(run) for run in runs]}
-    curves["plain cascade (margin)"] = [plain_cascade(run, "margin") for run in runs]
-    if PAPER in variants:
-        curves["the paper's predictor"] = [adaptive(run) for run in variants[PAPER]]
-    for label, methods in curves.items():
-        outcomes = [[each(target * largest) for each in methods] for target in CURVE]
+    curves = {"first look, logits reused": (runs, [adaptive(run) for run in runs])}
+    curves["plain cascade (margin)"] = (runs, [plain_cascade(run, "margin") for run in runs])
+    if papers := variants.get(PAPER):
+        curves["the paper's predictor"] = (papers, [adaptive(run) for run in papers])
+    for label, (those, methods) in curves.items():
+        pairs = list(zip(methods, those, strict=True))
+        outcomes = [[each(target * largest, run.test) for each, run in pairs] for target in CURVE]
         cost = [np.mean([outcome.gmacs for outcome in found]) / largest for found in outcomes]
         top1 = [100 * np.mean([outcome.top1 for outcome in found]) for found in outcomes]
         axes.plot(cost, top1, label=label)

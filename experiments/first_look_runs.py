@@ -10,18 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from drnet_jax.checkpoints.runs import stored_config
-from drnet_jax.config import flatten
-from drnet_jax.evaluation.logits import Logits
+from drnet_jax.checkpoints.restore import find_model
+from drnet_jax.checkpoints.runs import is_finished, stored_config
+from drnet_jax.evaluation.inputs import logits_key
+from drnet_jax.evaluation.logits import load
 from drnet_jax.evaluation.metrics import EvalRecords
-from drnet_jax.models.create import create_model
 from drnet_jax.models.macs import ModelCost, model_cost
 from drnet_jax.sweep import base_config, load_sweep
 from drnet_jax.sweeps.plan import make_plan
 
 SPLITS = ("calibration", "test")
-# Of a sureness, at which a threshold is: enough digits for 2,000 images.
-_SHORT = {"confidence": np.float32, "margin": np.float32, "ce": np.float16, "index": np.int32}
+_RECORDED = [field.name for field in fields(EvalRecords) if field.name != "origin"]
 
 
 @dataclass(frozen=True)
@@ -33,16 +32,17 @@ class Run:
       seed: of the run.
       resolutions: in pixels.
       cost: of its networks.
-      calibration: what thresholds and lambdas are chosen on.
       test: what figures are of.
+      calibration: what thresholds and lambdas are chosen on; None with one resolution, of which
+        nothing is chosen.
     """
 
     variant: str
     seed: int
     resolutions: tuple[int, ...]
     cost: ModelCost
-    calibration: EvalRecords
     test: EvalRecords
+    calibration: EvalRecords | None
 
 
 def collect(sweep: Path, directory: Path, results: Path, overrides: dict[str, str]) -> None:
@@ -60,34 +60,36 @@ def collect(sweep: Path, directory: Path, results: Path, overrides: dict[str, st
     for question, variants in plan.variants.items():
         for variant, jobs in variants.items():
             for job in jobs:
-                path = job.workdir / "logits.npz"
-                if not path.exists():
+                if not is_finished(job.workdir, job.stage):
                     print(f"not finished: {question}, {variant}: {job.workdir.name}")
                     continue
                 save(read(job.workdir, f"{question}: {variant}"), results)
 
 
 def read(workdir: Path, variant: str) -> Run:
-    """A run from its `logits.npz`."""
+    """A run from its `logits.npz`.
+
+    Raises:
+      LogitsError: that is of another checkpoint.
+    """
     config = stored_config(workdir)
-    records = {}
-    with np.load(workdir / "logits.npz") as arrays:
-        for split in SPLITS:
-            found = Logits(*(arrays[f"{split}/{field.name}"] for field in fields(Logits)))
-            records[split] = found.records()
-            num_classes = found.logits.shape[2]
-    model = create_model(config, num_classes)
-    seed = flatten(config)["seed"]
+    trained = find_model(config, workdir)
+    key = logits_key(config, trained)
+    records: dict[str, EvalRecords | None] = {}
+    for split in SPLITS:
+        found = load(workdir / "logits.npz", key, split)
+        records[split] = None if found is None else found.records()
+    model, seed = trained.model, config.seed
     return Run(variant, seed, model.resolutions, model_cost(model), **records)
 
 
 def save(run: Run, results: Path) -> None:
     """Writes a run to a file of its own."""
     arrays = {
-        f"{split}/{field.name}": _short(field.name, getattr(getattr(run, split), field.name))
+        f"{split}/{name}": getattr(getattr(run, split), name)
         for split in SPLITS
-        for field in fields(EvalRecords)
-        if field.name != "origin"
+        if getattr(run, split) is not None
+        for name in _RECORDED
     }
     name = "".join(c if c.isalnum() else "_" for c in run.variant)
     np.savez_compressed(
@@ -101,22 +103,14 @@ def save(run: Run, results: Path) -> None:
     )
 
 
-def _short(name: str, values: np.ndarray) -> np.ndarray:
-    return values.astype(_SHORT[name]) if name in _SHORT else values
-
-
 def load_all(results: Path) -> Iterator[Run]:
     """Every run that was kept."""
     for path in sorted(results.glob("*.npz")):
         with np.load(path) as arrays:
             records = {
-                split: EvalRecords(
-                    **{
-                        field.name: arrays[f"{split}/{field.name}"]
-                        for field in fields(EvalRecords)
-                        if field.name != "origin"
-                    }
-                )
+                split: EvalRecords(**{name: arrays[f"{split}/{name}"] for name in _RECORDED})
+                if f"{split}/label" in arrays.files
+                else None
                 for split in SPLITS
             }
             predictor, *classifier = map(int, arrays["macs"])

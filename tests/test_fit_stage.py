@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import expit, softmax
 
 from drnet_jax.checkpoints.checkpoint import StageCheckpoints
 from drnet_jax.checkpoints.runs import load_run
 from drnet_jax.models.macs import model_cost
 from drnet_jax.train import train_and_evaluate
+from drnet_jax.training.reuse import fit_weights
 from tests.small_run import small_config
 
 GLANCE = {
@@ -68,6 +69,11 @@ def test_correctness(stage_one: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(found["scores"], scores, atol=1e-5)
         np.testing.assert_array_equal(found["weight"], values["weight"])
 
+    expected = fit_weights(
+        kept(tmp_path, "calibration")["logits"], kept(tmp_path, "calibration")["label"]
+    )
+    np.testing.assert_allclose(values["weight"], expected, atol=1e-3)
+
     # What it chooses costs no more than the target on the images that it is fitted to.
     spent = np.array([cost.classifier[1] + cost.classifier[0], cost.classifier[1]])
     choice = kept(tmp_path, "calibration")["scores"].argmax(axis=1)
@@ -96,30 +102,14 @@ def test_a_finished_fit_is_not_repeated(
 
 
 @pytest.mark.usefixtures("few_resamples")
-def test_the_weights_are_those_of_least_cross_entropy(stage_one: Path, tmp_path: Path) -> None:
-    fitted(stage_one, tmp_path, **{"predictor.objective": "threshold"})
-    found = kept(tmp_path, "calibration")
-
-    def cross_entropy(weight: float) -> float:
-        """With the best temperature."""
-        answers = found["logits"][:, 0] + weight * found["logits"][:, 1]
-        own = np.arange(len(found["label"])), found["label"]
-        return min(
-            -log_softmax(t * answers, axis=1)[own].mean() for t in np.geomspace(0.01, 5, 150)
-        )
-
-    grid = np.linspace(0, 3, 61)
-    best = min(map(cross_entropy, grid))
-    assert cross_entropy(float(found["weight"][0])) <= best + 1e-4
-    assert found["weight"][1] == 0
-
-
-@pytest.mark.usefixtures("few_resamples")
-def test_fitted_to_training_images(
-    stage_one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fitted(stage_one, tmp_path, **{"joint.fit_split": "train"})
-    assert "outputs for the 320 images of the train split" in capsys.readouterr().out
+def test_fitted_to_training_images_with_a_moving_average(stage_one: Path, tmp_path: Path) -> None:
+    further = {"joint.fit_split": "train", "joint.ema_decay": 0.9, "eval.split": "train"}
+    fitted(stage_one, tmp_path, **further)
+    found = kept(tmp_path, "train")
+    expected = fit_weights(found["logits"], found["label"])
+    np.testing.assert_allclose(found["weight"], expected, atol=1e-3)
+    others = kept(tmp_path, "calibration")
+    assert abs(fit_weights(others["logits"], others["label"]) - expected).max() > 0.01
 
 
 @pytest.mark.usefixtures("few_resamples")

@@ -67,6 +67,27 @@ def test_no_thresholds_within_the_target_lie_above_the_concave_hull(target: floa
     assert right == max(found for found, cost in every if cost <= spent)
 
 
+@pytest.mark.parametrize("target", [None, 0.3, 0.6, 0.9])
+def test_equal_scores_get_the_same_choice(target: float | None) -> None:
+    outputs = held_out(300, target=target)
+    score = np.float32(np.minimum(outputs.inputs[:, 0], 0.5))
+    assert 0.4 < (score == 0.5).mean() < 0.7
+    tied = HeldOut(score[:, None], outputs.correct, COSTS, target)
+    found = choice(threshold.fit(tied), tied.inputs, probabilities=False)
+    assert len(set(found[score == 0.5])) == 1
+    right, spent = outcome(found, tied)
+    assert target is None or spent <= target
+    # All that a threshold below the tie can do.
+    each = [outcome(np.full(300, j), tied) for j in range(3)]
+    assert right >= max(count for count, cost in each if target is None or cost <= target)
+
+
+def test_a_target_that_leaves_one_choice() -> None:
+    outputs = held_out(50, target=0.25)
+    found = choice(threshold.fit(outputs), outputs.inputs, probabilities=False)
+    np.testing.assert_array_equal(found, 2)
+
+
 def test_a_lambda_lowers_the_thresholds() -> None:
     outputs = held_out(200, target=0.8)
     head = threshold.fit(outputs)
@@ -108,7 +129,7 @@ def test_correctness_keeps_the_target_by_a_price_of_the_costs(target: float) -> 
         outcome((likely - price * COSTS).argmax(axis=1), outputs)
         for price in np.linspace(0, 3, 500)
     ]
-    assert right >= max(found for found, cost in others if cost <= target) - 2
+    assert right >= max(found for found, cost in others if cost <= target) - 4
 
 
 def test_a_resolution_that_is_always_right_is_as_likely_as_on_the_whole() -> None:
@@ -121,18 +142,20 @@ def test_a_resolution_that_is_always_right_is_as_likely_as_on_the_whole() -> Non
 
 
 def test_a_target_below_every_choice_is_an_error() -> None:
-    with pytest.raises(BudgetError, match="cannot be kept"):
-        correctness.fit(held_out(100, target=0.2))
+    for fit in (correctness.fit, threshold.fit):
+        with pytest.raises(BudgetError, match="cannot be kept"):
+            fit(held_out(100, target=0.2))
 
 
-def test_weights_have_the_least_cross_entropy_with_any_temperature() -> None:
+@pytest.mark.parametrize("scale", [1, 60])
+def test_weights_have_the_least_cross_entropy_with_any_temperature(scale: int) -> None:
     rng = np.random.default_rng(0)
     label = rng.integers(0, 5, 3000)
     truth = np.eye(5)[label]
     noise = rng.normal(0, 1, (3, 3000, 5))
-    # The first looks say something of their own; every logit is three times too large.
+    # The first looks say something of their own; every logit is too large, as after a training.
     logits = 3 * np.stack([2 * truth + noise[0], truth + noise[1], truth + noise[2]], axis=1)
-    weights = fit_weights(logits.astype(np.float32), label)
+    weights = fit_weights(scale * logits.astype(np.float32), label)
     assert weights[2] == 0
     for j in (0, 1):
         grid = [

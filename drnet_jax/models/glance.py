@@ -99,7 +99,12 @@ class GlanceHead(nn.Module):
 
     def setup(self) -> None:
         """Makes the layer and the fitted values, which begin at zero."""
-        self.fc = nn.Dense(self.num_options, kernel_init=nn.initializers.zeros)
+        # Probabilities near 1 would be equal in the fewer digits of a GPU's matrix products.
+        self.fc = nn.Dense(
+            self.num_options,
+            kernel_init=nn.initializers.zeros,
+            precision=jax.lax.Precision.HIGHEST,
+        )
         zeros = (jnp.zeros, (self.num_options,), jnp.float32)
         self.offset = self.variable("fitted", "offset", *zeros)
         self.weight = self.variable("fitted", "weight", *zeros) if self.reuse else None

@@ -6,13 +6,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from drnet_jax.budgets.calibration import BudgetError
 from drnet_jax.data.preprocess import normalise
 from drnet_jax.data.sources import DataError
 from drnet_jax.evaluation.inputs import missing
 from drnet_jax.evaluation.logits import Logits
+from drnet_jax.evaluation.metrics import record
 from drnet_jax.evaluation.outputs import EvalStep, evaluate_logits, name_images
 from drnet_jax.models.drnet import DRNet
-from drnet_jax.models.glance import GlanceHead, mixed
+from drnet_jax.models.glance import GlanceHead
 from drnet_jax.models.variables import merge_variables
 from drnet_jax.runtime.metric_writer import MetricWriter
 from drnet_jax.runtime.progress import log
@@ -40,6 +42,10 @@ def fit_stage(stage: Stage, variables: Any) -> None:
     run = stage.run
     fitted = fit_head(run, variables)
     validation = Validator(stage)(fitted)
+    if validation.left_out:
+        log(f"calibration leaves out {validation.left_out}")
+    if validation.excess:
+        raise DataError(validation.excess)
     log(f"{stage.name}, fitted: {validation.text}")
     writer = MetricWriter(
         run.workdir,
@@ -67,9 +73,17 @@ def fit_head(run: Run, variables: Any) -> Any:
     objective = run.config.predictor.objective
     outputs = held_out_outputs(run, variables)
     weight = _weight(run, outputs)
-    correct = mixed(outputs.logits, weight).argmax(axis=2) == outputs.label[:, None]
+    # In parts, without a second copy of all logits.
+    records = record(outputs.logits, outputs.scores, weight, outputs.label, outputs.index)
     costs = np.array(run.cost.choice_costs)
-    found = FITS[objective](HeldOut(outputs.scores, correct, costs, run.target))
+    held_out = HeldOut(outputs.scores, records.answer_top1, costs, run.target)
+    try:
+        found = FITS[objective](held_out)
+    except BudgetError as error:
+        raise BudgetError(
+            f"joint.alpha or joint.alpha_fraction is a target of {run.target:.4g} {run.cost.unit}, "
+            f"which no choice on these images keeps ({error}): raise it"
+        ) from error
     return _with_values(
         variables,
         {

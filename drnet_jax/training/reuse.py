@@ -4,17 +4,17 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from drnet_jax.models.glance import mixed
-
-# A weight that changes nothing, and a temperature that changes nothing, to begin with.
-_START = (0.0, 0.0)
+# Of a second and a first look, to begin with; what is divided by stays above zero.
+_START = (1.0, 0.1)
+_BOUNDS = ((1e-6, None), (0.0, None))
 
 
 def fit_weights(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Weights of the first look in the answers, by the cross-entropy of held-out images.
 
     Each together with a temperature of the answer, which is not kept: training makes logits too
-    large, and a weight should not have to mend that. By SciPy's Nelder-Mead.
+    large, and a weight should not have to mend that. Both factors, of the second and of the first
+    look, are those of a convex problem, solved by SciPy's L-BFGS-B.
 
     Args:
       logits: `[n, m, k]` of n images that the classifier was not trained on, the first look last.
@@ -23,22 +23,26 @@ def fit_weights(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
     Returns:
       `[m]` float32, not below zero; the last one, of the first look itself, is zero.
     """
-    weights = [_weight(logits[:, [j, -1]], label) for j in range(logits.shape[1] - 1)]
+    m = logits.shape[1]
+    weights = [_weight(logits[:, j], logits[:, -1], label) for j in range(m - 1)]
     return np.array([*weights, 0.0], np.float32)
 
 
-def _weight(logits: np.ndarray, label: np.ndarray) -> float:
-    """Of a second and a first look `[n, 2, k]`."""
-    logits = logits.astype(np.float64)
+def _weight(second: np.ndarray, first: np.ndarray, label: np.ndarray) -> float:
+    """Of two looks' logits `[n, k]`."""
+    scale = max(float(second.std()), float(first.std()), 1e-6)
+    looks = [logits.astype(np.float64) / scale for logits in (second, first)]
+    rows = np.arange(len(label))
 
-    def cross_entropy(values: np.ndarray) -> float:
-        """At a weight and the logarithm of an inverse temperature."""
-        weight, log_scale = values
-        answers = np.exp(log_scale) * mixed(logits, np.array([weight, 0.0]))[:, 0]
-        own = np.take_along_axis(log_softmax(answers, axis=1), label[:, None], axis=1)
-        return -float(own.mean())
+    def cross_entropy(factors: np.ndarray) -> tuple[float, np.ndarray]:
+        """Its mean, and its gradient by the two factors."""
+        log_p = log_softmax(
+            sum(f * logits for f, logits in zip(factors, looks, strict=True)), axis=1
+        )
+        slope = np.exp(log_p)
+        slope[rows, label] -= 1
+        gradient = np.array([(slope * logits).sum() for logits in looks]) / len(label)
+        return -float(log_p[rows, label].mean()), gradient
 
-    found = minimize(
-        cross_entropy, _START, method="Nelder-Mead", bounds=((0.0, None), (None, None))
-    )
-    return float(found.x[0])
+    found = minimize(cross_entropy, _START, jac=True, method="L-BFGS-B", bounds=_BOUNDS)
+    return float(found.x[1] / found.x[0])

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -59,7 +59,8 @@ def _regression(inputs: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, fl
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
         {"logisticregression__C": _STRENGTHS},
         scoring="neg_log_loss",
-        cv=_PARTS,
+        # Images come class by class.
+        cv=StratifiedKFold(_PARTS, shuffle=True, random_state=0),
     ).fit(inputs, correct)
     scaler, regression = search.best_estimator_
     kernel = regression.coef_[0] / scaler.scale_
