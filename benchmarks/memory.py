@@ -80,7 +80,9 @@ def step_gib(config: ConfigDict, overrides: dict[str, object]) -> float:
     config.update_from_flattened_dict(overrides)
     model = create_model(config, config.data.num_classes or 10)
     section = config.joint
-    tx, step = create_stage_step(config, "joint", model, model_cost(model), 1000)
+    tx, step = create_stage_step(
+        config, "joint", model, model_cost(model), None, steps_per_epoch=1000
+    )
     size, count = model.resolutions[0], section.batch_size
     images = jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8)
     floats = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)

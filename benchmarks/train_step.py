@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 import jax.numpy as jnp
 
+from drnet_jax.config import alpha_target
 from drnet_jax.config_files import load_config, shipped_configs
 from drnet_jax.models.create import create_model
 from drnet_jax.models.macs import model_cost
@@ -86,7 +87,9 @@ def joint_step(
     config: Any, model: Any, variables: Any, batch: dict[str, jax.Array]
 ) -> Callable[[], Any]:
     """The training step as `main.py` runs it, each call from the state of the last."""
-    tx, train_step = create_stage_step(config, "joint", model, model_cost(model), 120)
+    cost = model_cost(model)
+    target = alpha_target(config, cost.choice_costs, cost.largest_cost)
+    tx, train_step = create_stage_step(config, "joint", model, cost, target, steps_per_epoch=120)
     # A copy: the step donates its state, and the parts use the variables too.
     state = create_train_state(
         jax.tree.map(jnp.copy, variables), tx, ema=config.joint.ema_decay > 0

@@ -64,7 +64,8 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
     )
     calibration_file.save(found, path)
     unit = "GMAC" if cost.measured is None else "ms"
-    log(f"{found.num_images} images of the calibration split, lambda in nats a {unit}")
+    size = found.num_images
+    log(f"{size} images of the calibration split, lambda in units of the scores a {unit}")
     picked = np.linspace(0, len(found.points) - 1, _SHOWN).round().astype(int)
     shown = {found.points[index] for index in picked}
     shown |= {point for point in found.points if point.lam == 0}

@@ -153,7 +153,7 @@ def evaluation(
     summary = summarise(records, resolutions, cost)
     summary["lambda"] = lam
     if cost.measured is not None:
-        # What lambda is in nats a ms of.
+        # What lambda counts.
         summary["choice_ms"] = asdict(cost.measured)
     summary["resampled"] = resampled(records)
     if not has_predictor(trained) and len(resolutions) > 1:
@@ -269,7 +269,9 @@ def classify_source(
         assert isinstance(error.batch, _Batch)
         named = name_images(source, error.batch.index[error.rows])
         raise NotFiniteError(named, engine.checkpoint, error.rows) from error
-    names = ("logits", "choices", "scores", "resolutions", "macs")
+    names = ["logits", "choices", "scores", "resolutions", "macs"]
+    if results[0].first_logits is not None:
+        names.append("first_logits")
     joined: dict[str, Any] = {
         name: np.concatenate([getattr(result, name) for result in results]) for name in names
     }

@@ -57,6 +57,21 @@ def test_points() -> None:
     assert costs == sorted(costs, reverse=True)
 
 
+def test_drops_are_from_the_largest_resolution_alone() -> None:
+    """Where a second look reuses the first, its answer may be another than that resolution's."""
+    scores = np.log([[0.98, 0.01, 0.01], [0.01, 0.01, 0.98], [0.2, 0.6, 0.2]])
+    correct = np.array([[True, False, False], [True, True, False], [False, True, True]])
+    found = calibrate(scores, correct, np.array([False, False, True]), GMACS, 0.1, "")
+    drops = {(entry.shares, entry.lost, entry.won) for entry in found.points}
+    # All at the largest: images 0 and 1 are won, and image 2 is lost.
+    assert ((1.0, 0.0, 0.0), 1, 2) in drops
+    # Images at the largest, the smallest and the middle: the first is won, the others as they were.
+    paper = point(found, 0.0)
+    assert (paper.lost, paper.won) == (0, 1)
+    # All at the smallest: as the largest resolution, image by image.
+    assert ((0.0, 0.0, 1.0), 0, 0) in drops
+
+
 def test_every_change_of_a_choice_is_found() -> None:
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(40, 3))

@@ -83,13 +83,19 @@ def test_figures(figures: dict[str, Any]) -> None:
         assert entry["low"] <= entry["value"] <= entry["high"]
 
 
-def test_confusion(figures: dict[str, Any]) -> None:
-    test = records(0)
+def confusion(choices: np.ndarray, answers: np.ndarray) -> list[list[int]]:
+    """Chosen by needed resolution, the smallest last, image by image."""
     expected = np.zeros((3, 4), int)
-    for choice, correct in zip(test.choice, test.top1, strict=True):
+    for choice, correct in zip(choices, answers, strict=True):
         cheapest = [column for column in (2, 1, 0) if correct[column]]
         expected[choice, cheapest[0] if cheapest else 3] += 1
-    assert figures["chosen_by_needed"] == expected.tolist()
+    counts: list[list[int]] = expected.tolist()
+    return counts
+
+
+def test_confusion(figures: dict[str, Any]) -> None:
+    test = records(0)
+    assert figures["chosen_by_needed"] == confusion(test.choice, test.top1)
 
 
 @pytest.mark.usefixtures("few_resamples")
@@ -109,6 +115,11 @@ def test_the_cascade_is_chosen_on_the_calibration_images(figures: dict[str, Any]
     assert cascade(*arguments, above).gmacs > spent
     # Nothing costs less than the cheapest resolution.
     assert cascade_threshold(calibration.confidence, COSTS, 0.5) == 0.0
+    # A budget for every pass of every image is spent, on those that are wholly sure too.
+    sure = np.array([[1.0, 1.0, 1.0], [0.9, 0.8, 0.7]])
+    always = cascade_threshold(sure, COSTS, 7.0)
+    assert cascade(np.ones((2, 3), bool), sure, COSTS, always).cost.tolist() == [7.0, 7.0]
+    assert cascade_threshold(sure, COSTS, 6.9) == 1.0
 
 
 def test_curves(figures: dict[str, Any]) -> None:
@@ -325,6 +336,20 @@ def test_controls_of_a_first_look() -> None:
         assert figures[f"{name}_curve"][-1][1] == COSTS[steps].sum()
 
 
+@pytest.mark.usefixtures("few_resamples")
+def test_what_is_needed_goes_by_the_answers() -> None:
+    """A second look may be correct only because it reuses the first."""
+    test = glancing_records(0)
+    figures = control_figures(test, glancing_records(1), GLANCE_COST, 0.0, SIZES)
+    assert confusion(test.choice, test.answer_top1) != confusion(test.choice, test.top1)
+    assert figures["chosen_by_needed"] == confusion(test.choice, test.answer_top1)
+    larger = ~test.answer_top1[:, 2] & test.answer_top1[:, :2].any(1)
+    expected = np.exp(log_softmax(test.scores, axis=1)) @ [5.0, 3.0, 1.0]
+    pairs = expected[larger][:, None] - expected[~larger]
+    auroc = (pairs > 0).mean() + (pairs == 0).mean() / 2
+    assert figures["auroc_larger_needed"]["value"] == pytest.approx(auroc)
+
+
 def tried(calibration: EvalRecords, steps: list[int], threshold: float) -> tuple[float, float]:
     """Mean cost and accuracy of a margin cascade, image by image."""
     spent, correct = 0.0, 0
@@ -346,7 +371,7 @@ def test_the_margin_cascade_is_the_best_of_all(figures: dict[str, Any]) -> None:
     for steps in ([0, 1], [0, 2], [1, 2], [0, 1, 2]):
         within = [
             threshold
-            for threshold in np.unique(calibration.margin[:, steps])
+            for threshold in (*np.unique(calibration.margin[:, steps]), 2.0)
             if tried(calibration, steps, threshold)[0] <= budget
         ]
         if within:

@@ -9,7 +9,13 @@ import pytest
 
 from drnet_jax.benchmark import restore_and_benchmark
 from drnet_jax.calibrate import restore_and_calibrate
-from drnet_jax.evaluate import restore_and_evaluate, restore_and_evaluate_bucketed
+from drnet_jax.evaluate import (
+    classify_source,
+    restore_and_evaluate,
+    restore_and_evaluate_bucketed,
+)
+from drnet_jax.evaluation.inputs import restore_and_load
+from drnet_jax.inference.create import adaptive_classifier
 from drnet_jax.models.create import create_model
 from drnet_jax.models.macs import model_cost
 from tests.random_model import write_run
@@ -43,13 +49,47 @@ def milliseconds(content: dict[str, Any]) -> list[float]:
     return [1000 * (first + point["shares"][0] * second) for point in content["points"]]
 
 
+def lost_and_won(workdir: Path, lambdas: list[float]) -> list[tuple[int, int]]:
+    """Images of the kept logits that the choices lose and win to the largest resolution alone."""
+    with np.load(workdir / "logits.npz") as kept:
+        names = ("logits", "scores", "weight", "label")
+        logits, scores, weight, label = (kept[f"calibration/{name}"] for name in names)
+    assert weight[0] != 0
+    answers = np.stack([logits[:, 0] + weight[0] * logits[:, 1], logits[:, 1]], axis=1)
+    correct, largest = answers.argmax(2) == label[:, None], logits[:, 0].argmax(1) == label
+    assert (correct[:, 0] != largest).any()
+    costs = np.array(COST.choice_gmacs)
+    found = []
+    for lam in lambdas:
+        choice = (scores.astype(float) - lam * costs).argmax(1)
+        chosen = correct[np.arange(len(label)), choice]
+        found.append((int((largest & ~chosen).sum()), int((chosen & ~largest).sum())))
+    return found
+
+
+def test_streaming_keeps_first_looks(calibrated: Path) -> None:
+    """Across batches: what each said, and of which images there was a second."""
+    config = config_for()
+    restored, source = restore_and_load(config, calibrated, "calibration")
+    engine = adaptive_classifier(config, restored, source.image_size)
+    _, got, _ = classify_source(engine, source, 40, 0.0)
+    with np.load(calibrated / "logits.npz") as kept:
+        expected = kept["calibration/logits"][:, 1]
+    assert got.first_logits is not None
+    np.testing.assert_allclose(got.first_logits, expected, atol=1e-3)
+    assert set(got.looks) == {1, 2}
+    np.testing.assert_array_equal(got.looks == 2, got.choices == 0)
+
+
 @pytest.mark.parametrize("budget", ["none", "gmacs", "ms", "max_drop"])
 def test_budgets(calibrated: Path, budget: str) -> None:
     """By dispatch as by the dense model: the point that the table says, at the cost it says."""
     content = json.loads((calibrated / "calibration.json").read_text())
     points, times = content["points"], milliseconds(content)
-    for point in points:
+    drops = lost_and_won(calibrated, [point["lam"] for point in points])
+    for point, drop in zip(points, drops, strict=True):
         assert point["gmacs"] == pytest.approx(np.dot(point["shares"], SPENT))
+        assert (point["lost"], point["won"]) == drop
     costs = {"gmacs": [point["gmacs"] for point in points], "ms": times}
     fields: dict[str, Any] = {}
     if budget == "none":

@@ -24,7 +24,7 @@ class Point:
     """One lambda.
 
     Attributes:
-      lam: lambda, in nats a GMAC, or a ms where choices are made by time.
+      lam: lambda of `choose`, a GMAC, or a ms where choices are made by time.
       gmacs: mean cost of an image, predictor included.
       top1: fraction.
       shares: of the resolutions.
@@ -160,12 +160,13 @@ class Calibration:
 
         With a confidence, also on new images, if the calibration images are independent draws from
         the same distribution and chose neither the checkpoint nor the lambdas. Here they choose
-        both, the checkpoint by its loss, and images of one origin (the embedded data is drawn from
-        few digits) are not independent, so that the bound is a guide rather than a proof. By
-        Learn then Test (Angelopoulos et al. 2021) by fixed-sequence testing. From the costliest
-        choice on, each is tested for a drop above the budget, and the first that is not rejected
-        ends the sequence. The test: exact binomial bounds (Clopper and Pearson 1934) on the
-        fractions lost and won, each at half of 1 - confidence.
+        both, the checkpoint by its loss; a first look's fitted head and weights of reused logits
+        come from them too; and images of one origin (the embedded data is drawn from few digits)
+        are not independent, so that the bound is a guide rather than a proof. By Learn then Test
+        (Angelopoulos et al. 2021) by fixed-sequence testing. From the costliest choice on, each is
+        tested for a drop above the budget, and the first that is not rejected ends the sequence.
+        The test: exact binomial bounds (Clopper and Pearson 1934) on the fractions lost and won,
+        each at half of 1 - confidence.
 
         Raises:
           BudgetError: not even the costliest choice is shown to keep it, `points` is no finite

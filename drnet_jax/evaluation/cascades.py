@@ -9,6 +9,9 @@ import numpy as np
 from drnet_jax.evaluation.controls import Outcome, cascade, cascade_costs
 from drnet_jax.evaluation.metrics import EvalRecords
 
+# Above every sureness: the threshold of a cascade that never stops before its end.
+NEVER = 2.0
+
 
 @dataclass(frozen=True)
 class Cascade:
@@ -70,14 +73,14 @@ def at_cost(
 
 
 def cascade_threshold(sureness: np.ndarray, costs: np.ndarray, gmacs: float) -> float:
-    """The highest threshold whose cascade costs at most so much; 0 where none does.
+    """The highest threshold whose cascade costs at most so much, up to `NEVER`; 0: none does.
 
     Args:
       sureness: `[n, m]`, as `cascade` takes it.
       costs: `[m]` GMACs.
       gmacs: of an image.
     """
-    candidates = np.unique(sureness)
+    candidates = np.append(np.unique(sureness), NEVER)
     low, high = -1, len(candidates) - 1
     # The cost rises with the threshold.
     while low < high:

@@ -87,8 +87,8 @@ def control_figures(
             for name, (cascade, _) in cascades.items()
         },
         **_curves(test, calibration, cost, cascades),
-        "auroc_larger_needed": _json(_ranking(test, costs, spent)),
-        "chosen_by_needed": _confusion(test, costs).tolist(),
+        "auroc_larger_needed": _json(_ranking(test, spent)),
+        "chosen_by_needed": _confusion(test, spent).tolist(),
         **_words(named, compared),
     }
 
@@ -190,18 +190,19 @@ def _figures(means: np.ndarray, compared: Compared) -> dict[str, float]:
     return figures
 
 
-def _ranking(records: EvalRecords, costs: np.ndarray, spent: np.ndarray) -> Interval:
-    """AUROC of the expected cost under the predictor, for images that the cheapest gets wrong and
-    a larger one correct; NaN where there are none, or no others."""
-    larger = ~records.top1[:, costs.argmin()] & records.top1.any(axis=1)
+def _ranking(records: EvalRecords, spent: np.ndarray) -> Interval:
+    """AUROC of the expected cost under the predictor, for images that the cheapest choice gets
+    wrong and a larger one correct; NaN where there are none, or no others."""
+    larger = ~records.answer_top1[:, spent.argmin()] & records.answer_top1.any(axis=1)
     p = np.exp(log_softmax(records.scores.astype(float), axis=1))
     return auroc_interval(larger, p @ spent, records.origin)
 
 
-def _confusion(records: EvalRecords, costs: np.ndarray) -> np.ndarray:
-    """Images by chosen resolution (rows) and needed one; the last column: none is correct."""
-    m = len(costs)
-    column = np.where(records.top1.any(axis=1), needed(records.top1, costs), m)
+def _confusion(records: EvalRecords, spent: np.ndarray) -> np.ndarray:
+    """Images by chosen resolution (rows) and needed one: the cheapest choice that is correct; the
+    last column: none is."""
+    correct, m = records.answer_top1, len(spent)
+    column = np.where(correct.any(axis=1), needed(correct, spent), m)
     counts = np.zeros((m, m + 1), int)
     np.add.at(counts, (records.choice, column), 1)
     return counts

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from drnet_jax.evaluation.cascades import Cascade
+from drnet_jax.evaluation.cascades import NEVER, Cascade
 from drnet_jax.evaluation.controls import Outcome, by_choice
 from drnet_jax.evaluation.intervals import intervals, proportion
 from drnet_jax.evaluation.metrics import EvalRecords
@@ -14,8 +14,6 @@ from drnet_jax.inference.decision import choose, lambda_changes
 from drnet_jax.models.macs import ModelCost
 
 _POINTS = 41
-# Above every sureness: a cascade that never stops before its end.
-_NEVER = 2.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def cascade_curve(settings: EvalRecords, cascade: Cascade) -> Curve:
       cascade: with its resolutions.
     """
     quantiles = np.quantile(cascade.sure(settings), np.linspace(0, 1, _POINTS))
-    return Curve((*map(float, np.unique(quantiles)), _NEVER), cascade.outcome)
+    return Curve((*map(float, np.unique(quantiles)), NEVER), cascade.outcome)
 
 
 def as_good_as_largest(

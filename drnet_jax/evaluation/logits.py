@@ -23,7 +23,7 @@ class Logits:
 
     Attributes:
       logits: `[n, m, k]` float32, of the k classes.
-      scores: `[n, m]`, the predictor's unnormalised log-probabilities.
+      scores: `[n, m]`, the predictor's, see `choose`.
       weight: `[m]` float32, of the smallest resolution's logits in the answer that every choice
         leads to (`models.glance.mixed`); zero without reuse.
       label: `[n]` int32.

@@ -25,7 +25,7 @@ class EvalRecords:
         but where a second look reuses the first.
       answer_top5: `[n, m]` bool, correct among its best five.
       choice: `[n]` index of the resolution that the predictor picked.
-      scores: `[n, m]`, the predictor's unnormalised log-probabilities.
+      scores: `[n, m]`, the predictor's, see `choose`.
       confidence: `[n, m]`, the classifier's largest softmax at each fixed resolution.
       margin: `[n, m]`, the largest softmax minus the second largest.
       index: `[n]` of the image in the source; images that cannot be decoded are left out.

@@ -75,7 +75,7 @@ class AdaptiveClassifier(InferenceEngine):
         Args:
           images: `[n, height, width, 3]` uint8 of `image_size`; n may be 0. All of them are on the
             device at once: give many in batches, to `classify_batches`.
-          lam: lambda of `choose`, in nats a GMAC or ms; a `Calibration` gives it for a budget.
+          lam: lambda, see `choose`; a `Calibration` gives it for a budget.
 
         Raises:
           ValueError: images of another dtype, rank or shape, or `lam` is no finite number.

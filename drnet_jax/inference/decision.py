@@ -1,4 +1,4 @@
-"""Which resolution an image gets: argmax_j (log p_j - lambda * c_j)."""
+"""Which resolution an image gets: argmax_j (s_j - lambda * c_j), s_j its scores."""
 
 from numbers import Real
 
@@ -10,10 +10,11 @@ def choose(scores: np.ndarray, costs: np.ndarray, lam: float) -> np.ndarray:
     """The resolutions that are worth their cost; the first of equals.
 
     Args:
-      scores: `[n, m]`, the predictor's unnormalised log-probabilities.
+      scores: `[n, m]`, the predictor's: utilities, of which only differences within an image count
+        (`DRNetOutput`).
       costs: `[m]`, c: what each choice costs (`ModelCost.choice_costs`).
-      lam: lambda, in nats a GMAC or ms, whatever the costs are in. 0 is the paper's choice, a
-        larger one saves, one below 0 spends.
+      lam: lambda, in units of the scores (nats where they are log-probabilities) a GMAC or ms,
+        whatever the costs are in. 0 is the paper's choice, a larger one saves, one below 0 spends.
 
     Returns:
       Their indices `[n]`.
@@ -52,7 +53,9 @@ def check_lambda(lam: float) -> None:
       ValueError: it is not.
     """
     if isinstance(lam, bool) or not isinstance(lam, Real) or not np.isfinite(float(lam)):
-        raise ValueError(f"lam={lam!r} must be a finite number, in nats a GMAC or ms")
+        raise ValueError(
+            f"lam={lam!r} must be a finite number, in units of the scores a GMAC or ms"
+        )
 
 
 def _check(scores: np.ndarray, costs: np.ndarray) -> None:

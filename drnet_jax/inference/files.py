@@ -81,7 +81,7 @@ class FileClassifier(InferenceEngine):
 
         Args:
           batches: see `AdaptiveClassifier.classify_batches`.
-          lam: lambda of `choose`, in nats a GMAC or ms.
+          lam: lambda, see `choose`.
           max_waiting: see `AdaptiveClassifier.classify_batches`.
 
         Raises:

@@ -20,7 +20,9 @@ class DRNetOutput:
     Attributes:
       logits: `[n, k]`, the answers mixed by `one_hot`.
       one_hot: `[n, m]`, the choice h.
-      scores: `[n, m]`, the predictor's unnormalised log-probabilities.
+      scores: `[n, m]`, the predictor's utilities of the choices, the larger the better: of
+        DRNet's own objective unnormalised log-probabilities, of `'correctness'` probabilities minus
+        a price, of `'threshold'` in units of its score.
       branch_logits: `[n, m, k]`, the classifier at every resolution.
       answers: `[n, m, k]`, what every choice leads to; `branch_logits` but where a second look
         reuses the first.

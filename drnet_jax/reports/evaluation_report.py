@@ -155,7 +155,7 @@ def table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         interval = known[name]
         rows.append(
             {
-                "name": named(label, controls["cascade_sizes"].get(name)),
+                "name": named(name, label, controls),
                 "top1": 100 * interval["value"],
                 "ends": [100 * interval["low"], 100 * interval["high"]],
                 "gmacs": controls["gmacs"].get(name, summary["gmacs"]),

@@ -1,6 +1,6 @@
 """The tables that an evaluation prints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from drnet_jax.evaluation.metrics import hull_top1, matched_random_top1
@@ -8,6 +8,8 @@ from drnet_jax.runtime.progress import log
 
 _CASCADES = {"cascade": "confidence cascade", "margin_cascade": "margin cascade"}
 _CONTROLS = {**_CASCADES, "oracle": "oracle"}
+# Of the names, with a margin cascade through five sizes.
+_WIDTH = 36
 
 
 def print_tables(summary: dict[str, Any]) -> None:
@@ -17,10 +19,10 @@ def print_tables(summary: dict[str, Any]) -> None:
     def row(name: str, top1: float, gmacs: float) -> str:
         """One line: top-1 in %, GMACs, and these over the largest resolution's."""
         relative = gmacs / largest["gmacs"]
-        return f"{name:<28}{100 * top1:8.2f}{gmacs:12.5f}{relative:10.2f}"
+        return f"{name:<{_WIDTH}}{100 * top1:8.2f}{gmacs:12.5f}{relative:10.2f}"
 
     log(f"\n{summary['num_images']} images of the {summary['split']} split")
-    log(f"{'':<28}{'top-1 %':>8}{'GMACs':>12}{'of largest':>12}".rstrip())
+    log(f"{'':<{_WIDTH}}{'top-1 %':>8}{'GMACs':>12}{'of largest':>12}".rstrip())
     for entry in summary["fixed"]:
         log(row(f"fixed {entry['resolution']}", entry["top1"], entry["gmacs"]))
     if len(summary["fixed"]) == 1:
@@ -35,8 +37,7 @@ def print_tables(summary: dict[str, Any]) -> None:
     if controls:
         figures = {name: entry["value"] for name, entry in controls["intervals"].items()}
         for name, label in _CONTROLS.items():
-            sized = named(label, controls["cascade_sizes"].get(name))
-            log(row(sized, figures[name], controls["gmacs"][name]))
+            log(row(named(name, label, controls), figures[name], controls["gmacs"][name]))
     chosen = zip(summary["resolutions"], summary["shares"], strict=True)
     log("shares: " + ", ".join(f"{size} px {100 * share:.1f} %" for size, share in chosen))
     if controls:
@@ -45,9 +46,11 @@ def print_tables(summary: dict[str, Any]) -> None:
         _print_by_apparent_size(summary)
 
 
-def named(label: str, sizes: Sequence[int] | None) -> str:
-    """What to call a control, with the sizes that a cascade runs."""
-    return label if sizes is None else f"{label}, {'/'.join(map(str, sizes))}"
+def named(name: str, label: str, controls: Mapping[str, Any]) -> str:
+    """What to call a control: the margin cascade with the sizes that it runs."""
+    if name != "margin_cascade":
+        return label
+    return f"{label}, {'/'.join(map(str, controls['cascade_sizes'][name]))}"
 
 
 def _print_verdicts(summary: dict[str, Any], controls: dict[str, Any]) -> None:

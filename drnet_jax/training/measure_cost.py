@@ -48,11 +48,11 @@ def measure_cost(config: ConfigDict, model: DRNet, image_size: tuple[int, int]) 
 def choice_times(times: Times) -> MeasuredCost:
     """From seconds of the networks' buckets to ms of the choices, each at its best bucket.
 
-    As with MACs: a first look counts, and a predictor of its own, which takes the same whatever
-    it chooses, does not.
+    As with MACs: a first look counts, and what takes the same whatever is chosen does not: a
+    predictor of its own, and the images' way to the device.
     """
-    every = np.eye(len(times.table.classifiers))
     alone = replace(times, table=replace(times.table, predictor=None, glances=False))
-    each = alone.milliseconds(every).tolist()
-    choice = times.milliseconds(every).tolist() if times.table.glances else each
-    return MeasuredCost(tuple(choice), each[0], times.setting)
+    *larger, smallest = alone.milliseconds(np.eye(len(times.table.classifiers))).tolist()
+    first = smallest if times.table.glances else 0.0
+    choice = (*(first + each for each in larger), smallest)
+    return MeasuredCost(choice, (*larger, smallest)[0], times.setting)
