@@ -90,7 +90,7 @@ def test_as_good_as_the_largest_by_the_calibration_split() -> None:
 
 def test_nothing_is_sent_past_a_first_look_that_is_free() -> None:
     one = run(0)
-    blind = Run("paper", 0, (96, 32), ModelCost(0, COST.classifier), *[one.test] * 2)
+    blind = Run("paper", 0, (96, 32), ModelCost(0, COST.classifier), one.test, one.calibration)
     found = both(one, blind, lambda_within(one)(0.5))
     chosen: Outcome = adaptive(one)(0.5, one.test)
     assert found["alone cost"] == pytest.approx(chosen.gmacs / 0.9)
