@@ -182,25 +182,29 @@ def at_target(
         found[f"{sureness} cascade cost"] = _mean_cost(theirs) / largest
     fixed = [run.test.top1[:, 0].astype(float) for run in runs]
     found["minus largest"] = _points(differences(runs, outcomes, fixed))
-    if papers := _of(variants, PAPER, runs):
-        theirs = [adaptive(paper)(gmacs, paper.test) for paper in papers]
-        correct = [outcome.correct for outcome in theirs]
-        found["minus the paper's"] = _points(differences(runs, outcomes, correct))
-        found["the paper's cost"] = _mean_cost(theirs) / largest
-    if plain := _of(variants, PLAIN, runs):
-        correct = [other.test.top1[:, 0].astype(float) for other in plain]
-        found["minus plain network"] = _points(differences(runs, outcomes, correct))
+    for name, other, method in (
+        ("minus the paper's", PAPER, lambda one: adaptive(one)(gmacs, one.test)),
+        ("minus plain network", PLAIN, lambda one: by_choice(one.test.top1, *_all_at(one))),
+    ):
+        known = {one.seed: one for one in variants.get(other, ())}
+        common = [i for i, run in enumerate(runs) if run.seed in known]
+        if common:
+            theirs = [method(known[runs[i].seed]) for i in common]
+            ours = [outcomes[i] for i in common]
+            correct = [outcome.correct for outcome in theirs]
+            found[name] = _points(differences([runs[i] for i in common], ours, correct))
+            found[f"{name}, seeds"] = [runs[i].seed for i in common]
+            found[f"{name}, its cost"] = _mean_cost(theirs) / largest
     return found
+
+
+def _all_at(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """The largest size for every image, and the costs of sizes."""
+    return np.zeros(len(run.test.label), int), np.array(run.cost.classifier_gmacs)
 
 
 def _mean_cost(outcomes: Sequence[Outcome]) -> float:
     return float(np.mean([outcome.gmacs for outcome in outcomes]))
-
-
-def _of(variants: Mapping[str, Sequence[Run]], name: str, runs: Sequence[Run]) -> list[Run]:
-    """Another variant at the same seeds; empty where it has not all of them."""
-    known = {run.seed: run for run in variants.get(name, ())}
-    return [known[run.seed] for run in runs] if all(run.seed in known for run in runs) else []
 
 
 def equal(runs: Sequence[Run], method: Callable[[Run], Method]) -> dict[str, object] | None:

@@ -57,9 +57,12 @@ def collect(sweep: Path, directory: Path, results: Path, overrides: dict[str, st
     loaded = load_sweep(sweep)
     plan = make_plan(loaded, base_config(loaded, overrides), directory)
     results.mkdir(parents=True, exist_ok=True)
+    kept: set[Path] = set()
     for question, variants in plan.variants.items():
         for variant, jobs in variants.items():
-            for job in jobs:
+            # One that comes up again is kept under its first name.
+            for job in (job for job in jobs if job.workdir not in kept):
+                kept.add(job.workdir)
                 if not is_finished(job.workdir, job.stage):
                     print(f"not finished: {question}, {variant}: {job.workdir.name}")
                     continue

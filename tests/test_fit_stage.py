@@ -39,6 +39,14 @@ def fitted(stage_one: Path, workdir: Path, **further: Any) -> dict[str, Any]:
     return train_and_evaluate(small_config(**stage_two | GLANCE | further), workdir)
 
 
+@pytest.fixture(scope="module")
+def correct(stage_one: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished stage 2."""
+    workdir = tmp_path_factory.mktemp("correct")
+    fitted(stage_one, workdir)
+    return workdir
+
+
 def kept(workdir: Path, split: str) -> dict[str, np.ndarray]:
     """The outputs of a split."""
     with np.load(workdir / "logits.npz") as arrays:
@@ -47,9 +55,9 @@ def kept(workdir: Path, split: str) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.usefixtures("few_resamples")
-def test_correctness(stage_one: Path, tmp_path: Path) -> None:
-    summary = fitted(stage_one, tmp_path)
-    run, cost = load_run(tmp_path), model_cost(load_run(tmp_path).model)
+def test_correctness(stage_one: Path, correct: Path) -> None:
+    summary = json.loads((correct / "eval.json").read_text())
+    run, cost = load_run(correct), model_cost(load_run(correct).model)
     # The classifier is that of stage 1, bit for bit.
     with StageCheckpoints(stage_one / "pretrain", read_only=True) as checkpoints:
         step = checkpoints.latest_step
@@ -61,7 +69,7 @@ def test_correctness(stage_one: Path, tmp_path: Path) -> None:
     head = run.variables["params"]["predictor"]["fc"]
     values = run.variables["fitted"]["predictor"]
     for split in ("calibration", "test"):
-        found = kept(tmp_path, split)
+        found = kept(correct, split)
         first = np.sort(found["logits"][:, -1].astype(np.float64), axis=1)
         p = softmax(first, axis=1)
         inputs = np.stack([p[:, -1] - p[:, -2], first[:, -1] - first[:, -2]], axis=1)
@@ -70,33 +78,32 @@ def test_correctness(stage_one: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found["weight"], values["weight"])
 
     expected = fit_weights(
-        kept(tmp_path, "calibration")["logits"], kept(tmp_path, "calibration")["label"]
+        kept(correct, "calibration")["logits"], kept(correct, "calibration")["label"]
     )
     np.testing.assert_allclose(values["weight"], expected, atol=1e-3)
 
     # What it chooses costs no more than the target on the images that it is fitted to.
     spent = np.array([cost.classifier[1] + cost.classifier[0], cost.classifier[1]])
-    choice = kept(tmp_path, "calibration")["scores"].argmax(axis=1)
+    choice = kept(correct, "calibration")["scores"].argmax(axis=1)
     assert spent[choice].mean() <= 0.7 * cost.classifier[0]
     # And what eval.json says is of the answers, the first look's logits in them.
-    found = kept(tmp_path, "test")
+    found = kept(correct, "test")
     answers = found["logits"] + found["weight"][:, None] * found["logits"][:, -1:]
     choice = found["scores"].argmax(axis=1)
     right = answers.argmax(axis=2) == found["label"][:, None]
     assert summary["top1"] == right[np.arange(len(choice)), choice].mean()
     expected = (spent[choice].mean() + cost.predictor) / 1e9
     assert summary["gmacs"] == pytest.approx(expected, rel=1e-6)
-    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    last = json.loads((correct / "metrics.jsonl").read_text().splitlines()[-1])
     assert (last["stage"], last["step"]) == ("joint", 1)
 
 
 @pytest.mark.usefixtures("few_resamples")
 def test_a_finished_fit_is_not_repeated(
-    stage_one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stage_one: Path, correct: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = fitted(stage_one, tmp_path)
-    capsys.readouterr()
-    second = fitted(stage_one, tmp_path)
+    first = json.loads((correct / "eval.json").read_text())
+    second = fitted(stage_one, correct)
     assert "joint: finished already" in capsys.readouterr().out
     assert (first["top1"], first["gmacs"]) == (second["top1"], second["gmacs"])
 
@@ -113,8 +120,9 @@ def test_fitted_to_training_images_with_a_moving_average(stage_one: Path, tmp_pa
 
 
 @pytest.mark.usefixtures("few_resamples")
-def test_weights_come_before_the_steps_of_gumbel(stage_one: Path, tmp_path: Path) -> None:
-    fitted(stage_one, tmp_path / "threshold", **{"predictor.objective": "threshold"})
-    fitted(stage_one, tmp_path / "gumbel", **{"predictor.objective": "gumbel"})
-    expected = kept(tmp_path / "threshold", "test")["weight"]
-    np.testing.assert_allclose(kept(tmp_path / "gumbel", "test")["weight"], expected, atol=1e-6)
+def test_weights_come_before_the_steps_of_gumbel(
+    stage_one: Path, correct: Path, tmp_path: Path
+) -> None:
+    fitted(stage_one, tmp_path, **{"predictor.objective": "gumbel", "joint.num_epochs": 1})
+    expected = kept(correct, "test")["weight"]
+    np.testing.assert_allclose(kept(tmp_path, "test")["weight"], expected, atol=1e-6)

@@ -184,6 +184,7 @@ def test_finished_run_evaluates_again_and_refuses_other_values(finished: Path) -
     assert list(first) == [
         *("num_images", "top1", "top5", "gmacs", "gmacs_classifier", "resolutions", "shares"),
         *(
+            "choice_top1",
             "fixed",
             "lambda",
             "resampled",
