@@ -208,8 +208,8 @@ def _joint() -> ConfigDict:
     joint = _stage(num_epochs=3, batch_size=96, base_learning_rate=1e-3)
     # Another run's workdir, whose finished stage 1 stage 2 starts from.
     joint.init_from = ""
-    # Of a fitted objective and of reused logits: the images that they are fitted to. On those of
-    # 'train' everything looks right (docs/beyond.md).
+    # Of a fitted objective and of reused logits: the images that they are fitted to. Those of
+    # 'train' are easier than new ones (docs/beyond.md).
     joint.fit_split = "calibration"
     joint.predictor_lr_scale = 3.0
     # Of 'single': weight of the sum of the cross-entropies at all resolutions, so that each learns

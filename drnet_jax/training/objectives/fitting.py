@@ -1,7 +1,7 @@
 """Objectives that are fitted: to outputs for images that the classifier was not trained on.
 
-On training images everything looks right, at every resolution, and nothing is left to choose by
-(docs/beyond.md has the figures).
+On training images a classifier is surer, and more often right, than it will be: the better it
+remembers them, the less they tell of what a second look is worth (docs/beyond.md has the figures).
 """
 
 from dataclasses import dataclass
