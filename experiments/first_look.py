@@ -173,15 +173,15 @@ def at_target(
     found: dict[str, object] = {
         "top1": 100 * float(np.mean([outcome.top1 for outcome in outcomes])),
         "cost": float(np.mean([outcome.gmacs for outcome in outcomes])) / largest,
-        "minus hull": _points(differences(runs, outcomes, None)),
+        "minus hull": in_points(differences(runs, outcomes, None)),
     }
     for sureness in ("confidence", "margin"):
         theirs = [plain_cascade(run, sureness)(gmacs, run.test) for run in runs]
         correct = [outcome.correct for outcome in theirs]
-        found[f"minus {sureness} cascade"] = _points(differences(runs, outcomes, correct))
+        found[f"minus {sureness} cascade"] = in_points(differences(runs, outcomes, correct))
         found[f"{sureness} cascade cost"] = _mean_cost(theirs) / largest
     fixed = [run.test.top1[:, 0].astype(float) for run in runs]
-    found["minus largest"] = _points(differences(runs, outcomes, fixed))
+    found["minus largest"] = in_points(differences(runs, outcomes, fixed))
     for name, other, method in (
         ("minus the paper's", PAPER, lambda one: adaptive(one)(gmacs, one.test)),
         ("minus plain network", PLAIN, lambda one: by_choice(one.test.top1, *_all_at(one))),
@@ -192,7 +192,7 @@ def at_target(
             theirs = [method(known[runs[i].seed]) for i in common]
             ours = [outcomes[i] for i in common]
             correct = [outcome.correct for outcome in theirs]
-            found[name] = _points(differences([runs[i] for i in common], ours, correct))
+            found[name] = in_points(differences([runs[i] for i in common], ours, correct))
             found[f"{name}, seeds"] = [runs[i].seed for i in common]
             found[f"{name}, its cost"] = _mean_cost(theirs) / largest
     return found
@@ -222,12 +222,12 @@ def equal(runs: Sequence[Run], method: Callable[[Run], Method]) -> dict[str, obj
         if np.mean(found) >= wanted:
             outcomes = [each(target, run.test) for each, run in zip(methods, runs, strict=True)]
             fixed = [run.test.top1[:, 0].astype(float) for run in runs]
-            minus = _points(differences(runs, outcomes, fixed))
+            minus = in_points(differences(runs, outcomes, fixed))
             return {"cost": _mean_cost(outcomes) / largest, "minus largest": minus}
     return None
 
 
-def _points(interval: Interval) -> list[float]:
+def in_points(interval: Interval) -> list[float]:
     """In percentage points."""
     return [100 * interval.value, 100 * interval.low, 100 * interval.high]
 
@@ -256,7 +256,7 @@ def table(lines: Sequence[Mapping[str, object]]) -> str:
             rows.append([str(line["variant"]), fixed, *[""] * (len(heading) - 2)])
             continue
         here = line["targets"][target]
-        cells = [_cell(here.get(name)) for name in names]
+        cells = [cell(here.get(name)) for name in names]
         same = line["equal"]
         rows.append(
             [
@@ -265,13 +265,13 @@ def table(lines: Sequence[Mapping[str, object]]) -> str:
                 f"{here['top1']:.1f}",
                 f"{here['cost']:.2f}",
                 *cells,
-                "never" if same is None else f"{same['cost']:.2f}: {_cell(same['minus largest'])}",
+                "never" if same is None else f"{same['cost']:.2f}: {cell(same['minus largest'])}",
             ]
         )
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 
-def _cell(points: Sequence[float] | None) -> str:
+def cell(points: Sequence[float] | None) -> str:
     return "" if points is None else "{:+.1f} ({:+.1f} to {:+.1f})".format(*points)
 
 
