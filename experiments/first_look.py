@@ -30,7 +30,8 @@ from experiments.first_look_runs import Run, collect, load_all
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "first_look"
 SWEEP = ROOT / "configs" / "sweeps" / "glance_imagenette.py"
-BEST = "what chooses: correctness"
+BEST = "what chooses: Gumbel-softmax on the first look"
+FITTED = "what chooses: correctness"
 PAPER = "what chooses: Gumbel-softmax on the pixels (the paper's)"
 PLAIN = "the same compute: 96 px alone"
 TARGETS = (0.55, 0.6, 0.65)
@@ -280,7 +281,9 @@ def plot(variants: Mapping[str, Sequence[Run]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.5))
     runs = variants[BEST]
     largest = runs[0].cost.classifier_gmacs[0]
-    curves = {"first look, logits reused": (runs, [adaptive(run) for run in runs])}
+    curves = {"first look, trained with the classifier": (runs, [adaptive(run) for run in runs])}
+    if fitted := variants.get(FITTED):
+        curves["first look, fitted"] = (fitted, [adaptive(run) for run in fitted])
     curves["plain cascade (margin)"] = (runs, [plain_cascade(run, "margin") for run in runs])
     if papers := variants.get(PAPER):
         curves["the paper's predictor"] = (papers, [adaptive(run) for run in papers])
@@ -295,7 +298,7 @@ def plot(variants: Mapping[str, Sequence[Run]], path: Path) -> None:
     axes.plot(costs, fixed, "ko--", label="fixed sizes, and their hull")
     if PLAIN in variants:
         plain = 100 * np.mean([run.test.top1[:, 0].mean() for run in variants[PLAIN]])
-        axes.plot([1], [plain], "k*", markersize=11, label="96 px alone, same training compute")
+        axes.plot([1], [plain], "k*", markersize=11, label="96 px alone, compute of stage 1")
     axes.axhline(fixed[0], color="0.8", linewidth=1, zorder=0)
     axes.set(xlabel=f"multiply-adds, over {runs[0].resolutions[0]} px alone", ylabel="top-1, %")
     axes.legend()
