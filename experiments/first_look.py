@@ -125,6 +125,7 @@ def differences(
             lambda means: (means[:, 0 : 2 * seeds : 2] - means[:, 2 * seeds :]).mean(
                 axis=1, keepdims=True
             ),
+            runs[0].test.origin,
         )[0]
     costs = np.array(runs[0].cost.classifier_gmacs)
     fixed = [column for run in runs for column in run.test.top1.T]
@@ -141,7 +142,7 @@ def differences(
             )
         return np.array(found)[:, None]
 
-    return intervals(columns, minus_hull)[0]
+    return intervals(columns, minus_hull, runs[0].test.origin)[0]
 
 
 def row(name: str, variants: Mapping[str, Sequence[Run]]) -> dict[str, object]:
