@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from drnet_jax.config import ConfigError, default_config
     from drnet_jax.config_files import load_config
     from drnet_jax.data.sources import DataError
-    from drnet_jax.inference.adaptive import AdaptiveClassifier
+    from drnet_jax.hub.classifier import AdaptiveClassifier
     from drnet_jax.inference.engine import Classified
-    from drnet_jax.library import load_calibration, load_classifier
+    from drnet_jax.library import load_calibration, load_classifier, save_pretrained
     from drnet_jax.models.create import create_model
     from drnet_jax.models.drnet import DRNet
 
@@ -36,9 +36,10 @@ __all__ = [
     "load_classifier",
     "load_config",
     "load_run",
+    "save_pretrained",
 ]
 _MODULES = {
-    "AdaptiveClassifier": "inference.adaptive",
+    "AdaptiveClassifier": "hub.classifier",
     "BudgetError": "budgets.calibration",
     "Calibration": "budgets.calibration",
     "CheckpointError": "checkpoints.checkpoint",
@@ -53,6 +54,7 @@ _MODULES = {
     "load_classifier": "library",
     "load_config": "config_files",
     "load_run": "checkpoints.runs",
+    "save_pretrained": "library",
 }
 
 
