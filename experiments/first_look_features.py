@@ -141,7 +141,7 @@ class DoubtLoss(PretrainLoss):
         ce = optax.softmax_cross_entropy_with_integer_labels(
             logits, jnp.broadcast_to(batch["label"][:, None], logits.shape[:2])
         )
-        # Of the first look's probability of the label; a mean weight of one.
+        # By the first look's probability of the label; what it is sure of counts a little too.
         weight = 1 - jax.lax.stop_gradient(jnp.exp(-ce[:, -1])) + 0.1
         loss = (weight * ce[:, 0]).mean() / weight.mean() + ce[:, -1].mean()
         return loss, (updated, {"loss": loss})
