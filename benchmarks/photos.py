@@ -26,8 +26,7 @@ from PIL import Image
 
 from drnet_jax.models.backbone import backbones
 from drnet_jax.models.reestimate import reestimate_statistics
-from drnet_jax.pretrained.torch_file import read_state_dict
-from drnet_jax.pretrained.torch_weights import variables_from_torch
+from drnet_jax.pretrained.weights import load_weights
 from drnet_jax.runtime.command_line import CommandLine, a_path
 
 SIZES = (224, 168, 112)
@@ -49,7 +48,7 @@ def main() -> int:
     photos = sorted(arguments.packages.rglob("imagenet_*.jpg"))
     labels = np.array([int(path.stem.split("_")[-1]) for path in photos])
     network = backbones()["efficientnet_lite0"](1000)
-    variables = variables_from_torch(network, read_state_dict(weights), SIZES)
+    variables = load_weights(weights, network, SIZES)
     others = photos
     if arguments.unlabelled:
         found = sorted(arguments.unlabelled.rglob("*.JPEG")) or sorted(

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from drnet_jax.data.sources import DataError
     from drnet_jax.inference.adaptive import AdaptiveClassifier
     from drnet_jax.inference.engine import Classified
-    from drnet_jax.library import load_calibration, load_classifier
+    from drnet_jax.library import export_classifier, load_calibration, load_classifier
     from drnet_jax.models.create import create_model
     from drnet_jax.models.drnet import DRNet
+    from drnet_jax.pretrained.errors import WeightsError
+    from drnet_jax.pretrained.weights import load_weights
 
 __all__ = [
     "AdaptiveClassifier",
@@ -30,12 +32,15 @@ __all__ = [
     "DRNet",
     "DataError",
     "RestoredModel",
+    "WeightsError",
     "create_model",
     "default_config",
+    "export_classifier",
     "load_calibration",
     "load_classifier",
     "load_config",
     "load_run",
+    "load_weights",
 ]
 _MODULES = {
     "AdaptiveClassifier": "inference.adaptive",
@@ -47,12 +52,15 @@ _MODULES = {
     "DRNet": "models.drnet",
     "DataError": "data.sources",
     "RestoredModel": "checkpoints.restore",
+    "WeightsError": "pretrained.errors",
     "create_model": "models.create",
     "default_config": "config",
+    "export_classifier": "library",
     "load_calibration": "library",
     "load_classifier": "library",
     "load_config": "config_files",
     "load_run": "checkpoints.runs",
+    "load_weights": "pretrained.weights",
 }
 
 

@@ -4,6 +4,7 @@ Images are arrays in memory here; for picture files there is `--mode=predict`.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from drnet_jax.budgets import calibration_file
 from drnet_jax.budgets.calibration import Calibration
@@ -15,6 +16,8 @@ from drnet_jax.config_checks import check_config
 from drnet_jax.inference.adaptive import AdaptiveClassifier
 from drnet_jax.inference.arguments import checked_buckets, checked_size
 from drnet_jax.inference.create import adaptive_classifier
+from drnet_jax.models.variables import part_variables
+from drnet_jax.pretrained.export import export_weights
 
 
 def load_classifier(
@@ -67,3 +70,22 @@ def load_calibration(run: RestoredModel) -> Calibration:
     """
     key = model_key(stored_config(run.origin), run)
     return calibration_file.load(calibration_path(run), key)
+
+
+def export_classifier(
+    run: RestoredModel, path: str | Path, resolution: int, *, overwrite: bool = False
+) -> None:
+    """Writes a run's classifier at one resolution as `.safetensors`, for PyTorch.
+
+    Args:
+      run: of `load_run`.
+      path: of the file.
+      resolution: side in pixels, one of `run.model.resolutions`.
+      overwrite: whether a file that is there already may be replaced.
+
+    Raises:
+      WeightsError: see `export_weights`.
+      OSError: the file cannot be written.
+    """
+    variables = part_variables(run.variables, "classifier")
+    export_weights(path, run.model.classifier, variables, resolution, overwrite=overwrite)

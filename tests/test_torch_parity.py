@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 
 from drnet_jax.models.backbone import backbones
-from drnet_jax.pretrained.torch_weights import torch_name, variables_from_torch
+from drnet_jax.models.weight_names import WeightNames, weight_names
+from drnet_jax.pretrained.weights import variables_from_arrays
 
 PYTHON = os.environ.get("DRNET_TORCH_PYTHON", "")
 NETWORKS = ("resnet18", "resnet50", "mobilenetv2", "efficientnet_lite0")
 SIZES = (224, 168, 112, 97)
 # PyTorch is gigabytes that nothing else here needs. Without it the networks are compared with what
 # tests/test_drnet.py and tests/test_mobilenet.py write out, and the names of the weights with
-# those in tests/test_torch_weights.py.
+# those in tests/test_weight_names.py.
 pytestmark = pytest.mark.skipif(
     not PYTHON,
     reason="networks are not compared with PyTorch's: set DRNET_TORCH_PYTHON to a Python that has "
@@ -43,10 +44,16 @@ def network(name: str) -> Any:
     return backbones()[name](10)
 
 
+def names(name: str) -> WeightNames:
+    """Of the libraries that tests/torch_reference.py takes the networks from."""
+    known = {found.library: found for found in weight_names(network(name))}
+    return known.get("efficientnet-lite-pytorch") or known["torchvision"]
+
+
 def part(reference: Any, prefix: str) -> dict[str, np.ndarray]:
     """The arrays under a prefix, by the rest of their names."""
-    names = [name for name in reference.files if name.startswith(prefix)]
-    return {name.removeprefix(prefix): reference[name] for name in names}
+    found = [name for name in reference.files if name.startswith(prefix)]
+    return {name.removeprefix(prefix): reference[name] for name in found}
 
 
 def our_stage(name: str, stage: str) -> str:
@@ -73,7 +80,7 @@ def needs(reference: Any, name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_and_stages(reference: Any, name: str, size: int) -> None:
     needs(reference, name)
-    variables = variables_from_torch(network(name), part(reference, f"{name}/state/"), (size,))
+    variables = variables_from_arrays(network(name), part(reference, f"{name}/state/"), (size,))
     expected = part(reference, f"{name}/{size}/")
     images = expected.pop("images").transpose(0, 2, 3, 1)
     logits, state = jax.jit(
@@ -95,7 +102,7 @@ def test_running_statistics(reference: Any, name: str) -> None:
     """PyTorch keeps the unbiased variance: n / (n - 1) of ours, of n values per channel."""
     needs(reference, name)
     size, state = 64, part(reference, f"{name}/state/")
-    variables = variables_from_torch(network(name), state, (size,))
+    variables = variables_from_arrays(network(name), state, (size,))
     trained = part(reference, f"{name}/trained/")
     images = reference[f"{name}/train/images"].transpose(0, 2, 3, 1)
     collection = f"batch_stats_{size}"
@@ -112,7 +119,7 @@ def test_running_statistics(reference: Any, name: str) -> None:
     found = 0
     for path, values in jax.tree_util.tree_leaves_with_path(updated[collection]):
         keys = tuple(entry.key for entry in path)
-        key = torch_name(network(name), (collection, *keys), f"_{size}")
+        key = names(name).array((collection, *keys), f"_{size}")
         got = np.asarray(values)
         if keys[-1] == "var":
             layer: Any = updated["intermediates"]

@@ -14,6 +14,7 @@ from drnet_jax.models.backbone import Backbone
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.glance import GlanceHead
 from drnet_jax.models.layers import resize
+from drnet_jax.models.variables import part_variables
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def predictor_network(
         return None
     if isinstance(model.predictor, GlanceHead):
         return _first_look(model, model.predictor, variables, mean, std, fold)
-    part = {name: tree["network"] for name, tree in _part(variables, "predictor").items()}
+    part = {name: tree["network"] for name, tree in part_variables(variables, "predictor").items()}
     return _network(model.predictor.network, part, model.predictor.size, mean, std, fold)
 
 
@@ -59,16 +60,11 @@ def classifier_networks(
     model: DRNet, variables: Any, mean: Sequence[float], std: Sequence[float], *, fold: bool
 ) -> tuple[InferenceNetwork, ...]:
     """The classifier per resolution; arguments as of `predictor_network`."""
-    part = _part(variables, "classifier")
+    part = part_variables(variables, "classifier")
     return tuple(
         _network(model.classifier, part, resolution, mean, std, fold)
         for resolution in model.resolutions
     )
-
-
-def _part(variables: Any, part: str) -> dict[str, Any]:
-    """The variables of the classifier or the predictor."""
-    return {name: tree[part] for name, tree in variables.items() if part in tree}
 
 
 def _first_look(
@@ -81,7 +77,7 @@ def _first_look(
 ) -> InferenceNetwork:
     """The classifier at the smallest resolution, with the head that reads what it gives."""
     network, size = model.classifier, model.resolutions[-1]
-    parts = {name: _part(variables, name) for name in ("classifier", "predictor")}
+    parts = {name: part_variables(variables, name) for name in ("classifier", "predictor")}
     if fold:
         network, parts["classifier"] = fold_batch_norm(network, parts["classifier"], size)
 

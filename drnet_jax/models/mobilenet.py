@@ -2,8 +2,13 @@
 
 MobileNetV2: Sandler et al. 2018, arXiv 1801.04381, as torchvision builds it, without dropout.
 EfficientNet-Lite0: Tan and Le 2019, arXiv 1905.11946, in the variant without squeeze-and-excitation
-and with ReLU6 of TensorFlow's `tpu/models/official/efficientnet/lite`, whose padding is
-TensorFlow's (SAME), without drop-connect.
+and with ReLU6 of TensorFlow's `tpu/models/official/efficientnet/lite`, without drop-connect.
+
+Weights are for one padding and one epsilon of BatchNorm, by where they come from. With
+`tensorflow=True` these are TensorFlow's (SAME, 1e-3: Keras's MobileNetV2, EfficientNet-Lite0 and
+timm's `tf_efficientnet_lite0`), with `tensorflow=False` PyTorch's (half the kernel on every side,
+1e-5: torchvision's and timm's MobileNetV2, timm's `efficientnet_lite0`). At stride 2 the two see
+other pixels where the side is even.
 """
 
 from typing import Any
@@ -42,6 +47,7 @@ ONE_BLOCK_PER_STAGE: Stages = tuple(
 )
 _STEM_FEATURES = 32
 _HEAD_FEATURES = 1280
+_TENSORFLOW: dict[str, Any] = dict(same_padding=True, epsilon=1e-3)
 
 
 class InvertedResidual(nn.Module):
@@ -151,10 +157,13 @@ def rounded(features: float, divisor: int = 8) -> int:
 
 
 @register("mobilenetv2")
-def mobilenet_v2(num_classes: int, *, width_multiplier: float = 1.0) -> MobileNet:
+def mobilenet_v2(
+    num_classes: int, *, width_multiplier: float = 1.0, tensorflow: bool = False
+) -> MobileNet:
     """MobileNetV2 of any width multiplier."""
     check_positive(width_multiplier=width_multiplier)
-    return MobileNet(num_classes, MOBILENET_V2, width_multiplier)
+    origin = _TENSORFLOW if tensorflow else {}
+    return MobileNet(num_classes, MOBILENET_V2, width_multiplier, **origin)
 
 
 @register("mobilenetv2_one_block")
@@ -165,14 +174,10 @@ def one_block_per_stage(num_classes: int, *, width_multiplier: float = 1.0) -> M
 
 
 @register("efficientnet_lite0")
-def efficientnet_lite0(num_classes: int, *, width_multiplier: float = 1.0) -> MobileNet:
+def efficientnet_lite0(
+    num_classes: int, *, width_multiplier: float = 1.0, tensorflow: bool = True
+) -> MobileNet:
     """EfficientNet-Lite0 of any width multiplier."""
     check_positive(width_multiplier=width_multiplier)
-    return MobileNet(
-        num_classes,
-        EFFICIENTNET_LITE0,
-        width_multiplier,
-        fixed_ends=True,
-        same_padding=True,
-        epsilon=1e-3,
-    )
+    origin = _TENSORFLOW if tensorflow else {}
+    return MobileNet(num_classes, EFFICIENTNET_LITE0, width_multiplier, fixed_ends=True, **origin)

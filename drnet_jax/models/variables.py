@@ -35,6 +35,11 @@ def classifier_variables(variables: Tree) -> Tree:
     }
 
 
+def part_variables(variables: Tree, part: str) -> Tree:
+    """The variables of the classifier or the predictor, as that network itself takes them."""
+    return {collection: tree[part] for collection, tree in variables.items() if part in tree}
+
+
 def split_classifier(variables: Tree) -> tuple[Tree, Tree]:
     """The classifier's part of `variables`, and the rest."""
     rest = {

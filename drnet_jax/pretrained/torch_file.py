@@ -4,29 +4,50 @@ A pickle may name any function to call. This reader knows the few that a state d
 refuses a file that names another.
 """
 
+import math
 import pickle
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import jax.numpy as jnp
 import numpy as np
+
+from drnet_jax.pretrained.errors import WeightsError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _DTYPES = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
     "HalfStorage": np.float16,
+    "BFloat16Storage": jnp.bfloat16,
     "LongStorage": np.int64,
     "IntStorage": np.int32,
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+# What reading a damaged file raises.
+_DAMAGE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+    RuntimeError,
+)
 Storage = tuple[str, str, int]
 
 
-class TorchFileError(ValueError):
+class TorchFileError(WeightsError):
     """The file is no state dict of PyTorch; the message says why."""
 
 
@@ -34,8 +55,8 @@ class _Tensor:
     """A tensor of the pickle: its storage is read later."""
 
     def __init__(self, storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) -> None:
-        self.storage, self.offset = storage, offset
-        self.shape, self.strides = tuple(shape), tuple(strides)
+        self.storage, self.offset = storage, int(offset)
+        self.shape, self.strides = tuple(map(int, shape)), tuple(map(int, strides))
 
     def array(self, storage: np.ndarray) -> np.ndarray:
         """The tensor's own part of its storage, as an array of its own.
@@ -47,6 +68,11 @@ class _Tensor:
         empty = 0 in self.shape
         if self.offset < 0 or min(self.strides, default=0) < 0:
             raise TorchFileError("a tensor has a negative offset or stride")
+        if min(self.shape, default=0) < 0:
+            raise TorchFileError("a tensor has a negative side")
+        # A stride of zero repeats what is there, as often as the file likes.
+        if math.prod(self.shape) > len(storage):
+            raise TorchFileError("a tensor has more numbers than its storage")
         if not empty and self.offset + reach >= len(storage):
             raise TorchFileError("a tensor reaches beyond its storage")
         steps = tuple(step * storage.itemsize for step in self.strides)
@@ -91,8 +117,10 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
                 return _read_zip(file)
             file.seek(0)
             return _read_legacy(file)
-    except (pickle.UnpicklingError, EOFError, KeyError, AttributeError, TypeError) as error:
-        raise TorchFileError(f"{path} cannot be read as a state dict: {error}") from error
+    except TorchFileError:
+        raise
+    except _DAMAGE as error:
+        raise TorchFileError(f"it is no whole state dict of PyTorch ({error!r})") from error
 
 
 def _read_zip(file: IO[bytes]) -> dict[str, np.ndarray]:

@@ -1,0 +1,121 @@
+"""Arrays by name from a weight file: `.safetensors`, `.npz`, of `torch.save`, or Keras's `.h5`.
+
+What a file is shows in its first bytes; its name counts for nothing. Nothing that a file says is
+run.
+"""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, deserialize
+
+from drnet_jax.pretrained.errors import WeightsError
+from drnet_jax.pretrained.keras_file import read_keras_file
+from drnet_jax.pretrained.torch_file import read_state_dict
+from drnet_jax.runtime.files import NPZ_DAMAGE
+
+_SAFETENSORS = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_KNOWN = "weights are read from .safetensors, .npz, files of torch.save and Keras's .h5"
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a weight file by name, as they are stored.
+
+    Names are those in the file; of Keras's, layer and array alone (`Conv1/kernel`), and the
+    optimiser's are left out.
+
+    Args:
+      path: of a file.
+
+    Raises:
+      WeightsError: it is missing, a folder, damaged, of no known format, or has two arrays of one
+        name or objects of Python. The message names the file.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise WeightsError(f"it is a folder: give the file in it ({_KNOWN})")
+        return _reader(path)(path)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: there is no such file") from error
+    except WeightsError as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _reader(path: Path) -> Callable[[Path], dict[str, np.ndarray]]:
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start:
+        raise WeightsError("it is empty: get the file anew")
+    if start.startswith(_HDF5):
+        return read_keras_file
+    if start.startswith(_ZIP):
+        return _read_zip
+    # Eight bytes of length, then a header in JSON.
+    if start[8:9] == b"{":
+        return _read_safetensors
+    if start.startswith(b"\x80"):
+        return read_state_dict
+    raise WeightsError(f"it is of no known format, it begins with {start!r}: {_KNOWN}")
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        found = deserialize(path.read_bytes())
+    except SafetensorError as error:
+        raise WeightsError(f"it is no whole .safetensors file ({error}): get it anew") from error
+    arrays = {}
+    for name, tensor in found:
+        if tensor["dtype"] not in _SAFETENSORS:
+            raise WeightsError(f"{name} is of type {tensor['dtype']}: store it as F32")
+        array = np.frombuffer(tensor["data"], _SAFETENSORS[tensor["dtype"]])
+        arrays[name] = array.reshape(tensor["shape"])
+    return arrays
+
+
+def _read_zip(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, RuntimeError, ValueError) as error:
+        raise WeightsError(f"it is no whole archive ({error}): get it anew") from error
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise WeightsError(f"it has {len(twice)} names twice, {twice[0]} first: write it anew")
+    if any(name.endswith("/data.pkl") for name in names):
+        return read_state_dict(path)
+    if all(name.endswith(".npy") for name in names):
+        return _read_npz(path)
+    raise WeightsError(f"it is an archive of something else, {names[0]} first: {_KNOWN}")
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {}
+        for name in archive.files:
+            try:
+                arrays[name] = archive[name]
+            except (*NPZ_DAMAGE, MemoryError) as error:
+                raise WeightsError(
+                    f"{name} is damaged or no array of numbers ({error}): write the file anew with "
+                    "numpy.savez"
+                ) from error
+    return arrays
