@@ -10,7 +10,13 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from drnet_jax.checkpoints.picture_sizes import write_sizes
 from drnet_jax.reports.predictions import Unreadable
 from drnet_jax.runtime.checked_json import read_json
-from drnet_jax.runtime.files import check_writable, in_words, replacing, write_json
+from drnet_jax.runtime.files import (
+    check_writable,
+    in_words,
+    new_folder,
+    replacing,
+    write_json,
+)
 from drnet_jax.runtime.metric_writer import MetricWriter, average
 from drnet_jax.runtime.table import Table
 from drnet_jax.training.stage_log import unused_warnings
@@ -40,6 +46,43 @@ def test_resuming_cuts_back(tmp_path: Path) -> None:
         file.write('{"stage": "joint", "st')
     assert write_log(tmp_path, "joint", 10) == whole[:3]
     assert write_log(tmp_path, "pretrain", 15, ("pretrain", 20)) == whole[:2]
+
+
+def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    """Also in the place of an empty one, and through a link to one."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    for name in ("a/b", "link"):
+        with new_folder(tmp_path / name) as temporary:
+            (temporary / "one").write_text("1")
+            assert not (tmp_path / name / "one").exists()
+        assert (tmp_path / name / "one").read_text() == "1"
+    assert (tmp_path / "link").is_symlink()
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "c") as temporary:
+        (temporary / "one").write_text("1")
+        raise KeyboardInterrupt
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "empty", "link"]
+
+
+def test_no_folder_is_overwritten(tmp_path: Path) -> None:
+    """Not even one that is filled meanwhile."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "one").write_text("1")
+    (tmp_path / "file").write_text("1")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name, words in [
+        ("mine", "the folder holds 'one', and nothing is overwritten"),
+        ("file", "it is no folder, and nothing is overwritten"),
+        ("dangling", "it is no folder"),
+    ]:
+        with pytest.raises(FileExistsError, match=words), new_folder(tmp_path / name):
+            raise AssertionError("it is begun")
+    with pytest.raises(OSError, match="late"), new_folder(tmp_path / "late") as temporary:
+        (temporary / "one").write_text("2")
+        (tmp_path / "late").mkdir()
+        (tmp_path / "late" / "one").write_text("1")
+    assert {path.read_text() for path in tmp_path.glob("*/one")} == {"1"}
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_tensorboard_events(tmp_path: Path) -> None:

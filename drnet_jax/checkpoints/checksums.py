@@ -60,10 +60,11 @@ def find_damage(directory: Path, *, under: str = "") -> str:
 def _each(directory: Path, names: list[str]) -> Iterator[str]:
     """Size and checksum of each file, in words."""
     with ThreadPoolExecutor() as pool:
-        yield from pool.map(lambda name: _of_file(directory / name), names)
+        yield from pool.map(lambda name: file_checksum(directory / name), names)
 
 
-def _of_file(path: Path) -> str:
+def file_checksum(path: Path) -> str:
+    """Size and CRC-32 of a file in words, or that it is missing."""
     checksum = size = 0
     try:
         with path.open("rb") as file:

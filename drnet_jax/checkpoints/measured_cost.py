@@ -1,6 +1,7 @@
 """The measured times that a run's choices are made by: a file beside its checkpoints."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,29 @@ def read_measured(origin: Path, num_resolutions: int) -> MeasuredCost:
         )
     content = read_object(path)
     try:
+        return parse_measured(content, num_resolutions)
+    except ValueError as error:
+        raise damaged(path, error) from error
+
+
+def parse_measured(content: Mapping[str, Any], num_resolutions: int) -> MeasuredCost:
+    """The times whose `asdict` was kept as JSON.
+
+    Args:
+      content: the JSON object.
+      num_resolutions: of the model.
+
+    Raises:
+      ValueError: it holds something else, or times of another number of resolutions.
+    """
+    try:
         choice, largest, setting = (content[name] for name in ("choice", "largest", "setting"))
     except KeyError as error:
-        raise damaged(path, f"it has no {error}") from error
+        raise ValueError(f"it has no {error}") from error
     if not isinstance(choice, list) or len(choice) != num_resolutions:
-        raise damaged(path, f"it has no times of {num_resolutions} choices")
+        raise ValueError(f"it has no times of {num_resolutions} choices")
     if not all(map(_is_time, (*choice, largest))) or not isinstance(setting, str):
-        raise damaged(path, "its times are none, or of no setting")
+        raise ValueError("its times are none, or of no setting")
     return MeasuredCost(tuple(choice), largest, setting)
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import secrets
+import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,50 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path`, ending in `.tmp`, that takes its place at the end.
+
+    It is removed on an error; that of a killed process stays.
+
+    Args:
+      path: of a folder that is empty, or not there yet.
+
+    Raises:
+      OSError: naming `path`; `FileExistsError` where it is something else.
+    """
+    check_new_folder(path)
+    # A link to an empty folder stays; `..` has no name to put a temporary one beside.
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with naming(path):
+            temporary.mkdir()
+            yield temporary
+            # Not onto a folder that another process has filled meanwhile.
+            temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def check_new_folder(path: Path) -> None:
+    """Checks that a folder is empty, or not there yet.
+
+    Raises:
+      FileExistsError: it holds something, or is no folder.
+    """
+    if path.is_dir():
+        found = next(path.iterdir(), None)
+        what = "" if found is None else f"the folder holds {found.name!r}"
+    else:
+        what = "it is no folder" if os.path.lexists(path) else ""
+    if what:
+        problem = f"{what}, and nothing is overwritten: name another folder"
+        raise FileExistsError(errno.EEXIST, problem, str(path))
 
 
 @contextmanager
