@@ -36,7 +36,7 @@ import numpy as np
 from sklearn.datasets import load_sample_images
 
 from drnet_jax.config import default_config
-from drnet_jax.inference.adaptive import AdaptiveClassifier
+from drnet_jax.inference.arrays import ArrayClassifier
 from drnet_jax.inference.networks import predictor_network
 from drnet_jax.models.create import create_model
 from drnet_jax.models.variables import init_variables
@@ -85,7 +85,7 @@ def main() -> int:
     variables = with_head(model, init_variables(model, jax.random.key(0)))
     bias = even_bias(score(model, variables, images, mean, std))
     variables = with_bias(model, variables, bias)
-    engine = AdaptiveClassifier(
+    engine = ArrayClassifier(
         model, variables, mean=mean, std=std, buckets=arguments.buckets or usual
     )
     engine = engine.with_times(engine.measure(repeats=3))
@@ -105,7 +105,7 @@ def main() -> int:
 
 
 def report(
-    engine: AdaptiveClassifier, images: np.ndarray, size: int, counts: np.ndarray, goal: float
+    engine: ArrayClassifier, images: np.ndarray, size: int, counts: np.ndarray, goal: float
 ) -> bool:
     """Times everything in turns, images `[n, h, w, 3]` in batches; whether a goal was missed."""
     assert engine.predictor is not None

@@ -44,7 +44,7 @@ from drnet_jax.data.eval_view import EvalView
 from drnet_jax.data.folder import FileReader
 from drnet_jax.data.sources import EncodedSource
 from drnet_jax.evaluate import classify_source
-from drnet_jax.inference.adaptive import AdaptiveClassifier
+from drnet_jax.inference.arrays import ArrayClassifier
 from drnet_jax.inference.files import FileClassifier
 from drnet_jax.models.create import create_model
 from drnet_jax.models.layers import resize
@@ -166,7 +166,7 @@ def end_to_end(files: list[Path], encoded: list[bytes]) -> float:
     own = FileClassifier(model, variables, view=view, **settings)
     variables = with_bias(variables, bias(scores_of(own, encoded)))
     own = FileClassifier(model, variables, view=view, **settings)
-    resizing = AdaptiveClassifier(model, variables, **settings)
+    resizing = ArrayClassifier(model, variables, **settings)
     reader = FileReader(tuple(files))
     labels = np.zeros(COUNT, np.int32)
     source = EncodedSource(reader, np.arange(COUNT), labels, "", RESOLUTIONS[0], (1, 1), CROP)

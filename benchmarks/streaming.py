@@ -26,7 +26,7 @@ from drnet_jax.config import default_config
 from drnet_jax.evaluate import classify_source
 from drnet_jax.evaluation.inputs import restore_and_load
 from drnet_jax.evaluation.outputs import evaluate, make_eval_step
-from drnet_jax.inference.create import adaptive_classifier
+from drnet_jax.inference.create import array_classifier
 from drnet_jax.runtime.command_line import CommandLine, a_path
 
 REPEATS = 5
@@ -42,7 +42,7 @@ def main() -> int:
     arguments = parse(sys.argv[1:])
     config = default_config()
     restored, source = restore_and_load(config, arguments.workdir, "test")
-    engine = adaptive_classifier(config, restored, source.image_size)
+    engine = array_classifier(config, restored, source.image_size)
     eval_step = make_eval_step(restored.model, tuple(config.data.mean), tuple(config.data.std))
     size = config.eval.batch_size
     times: dict[str, list[float]] = {"dense": [], "streaming": []}

@@ -14,9 +14,14 @@ if TYPE_CHECKING:
     from drnet_jax.config import ConfigError, default_config
     from drnet_jax.config_files import load_config
     from drnet_jax.data.sources import DataError
-    from drnet_jax.inference.adaptive import AdaptiveClassifier
+    from drnet_jax.hub.classifier import AdaptiveClassifier
     from drnet_jax.inference.engine import Classified
-    from drnet_jax.library import export_classifier, load_calibration, load_classifier
+    from drnet_jax.library import (
+        export_classifier,
+        load_calibration,
+        load_classifier,
+        save_pretrained,
+    )
     from drnet_jax.models.create import create_model
     from drnet_jax.models.drnet import DRNet
     from drnet_jax.pretrained.errors import WeightsError
@@ -41,9 +46,10 @@ __all__ = [
     "load_config",
     "load_run",
     "load_weights",
+    "save_pretrained",
 ]
 _MODULES = {
-    "AdaptiveClassifier": "inference.adaptive",
+    "AdaptiveClassifier": "hub.classifier",
     "BudgetError": "budgets.calibration",
     "Calibration": "budgets.calibration",
     "CheckpointError": "checkpoints.checkpoint",
@@ -61,6 +67,7 @@ _MODULES = {
     "load_config": "config_files",
     "load_run": "checkpoints.runs",
     "load_weights": "pretrained.weights",
+    "save_pretrained": "library",
 }
 
 

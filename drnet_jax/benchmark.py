@@ -29,9 +29,9 @@ from drnet_jax.evaluation.inputs import (
 )
 from drnet_jax.evaluation.latency import time_in_turns
 from drnet_jax.evaluation.metrics import EvalRecords
-from drnet_jax.inference.adaptive import AdaptiveClassifier
+from drnet_jax.inference.arrays import ArrayClassifier
 from drnet_jax.inference.batches import check_batches
-from drnet_jax.inference.create import adaptive_classifier
+from drnet_jax.inference.create import array_classifier
 from drnet_jax.inference.decision import choose
 from drnet_jax.models.macs import ModelCost
 from drnet_jax.reports.latency_report import Row, markdown, plot, verdicts
@@ -102,7 +102,7 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
     outputs = ModelOutputs(config, workdir, restored).of("calibration", source)
     records = with_origin(outputs.records(), source)
     lambdas = _lambdas(records, restored.cost, tuple(config.benchmark.gmacs))
-    engine = adaptive_classifier(config, restored, source.image_size)
+    engine = array_classifier(config, restored, source.image_size)
     methods = _methods(engine, records, lambdas)
     pool = picture_pool(source)
     rows: list[Row] = []
@@ -152,7 +152,7 @@ def _lambdas(records: EvalRecords, cost: ModelCost, budgets: Sequence[float]) ->
 
 
 def _methods(
-    engine: AdaptiveClassifier, records: EvalRecords, lambdas: Mapping[str, float]
+    engine: ArrayClassifier, records: EvalRecords, lambdas: Mapping[str, float]
 ) -> list[Method]:
     costs = np.array(engine.cost.classifier_gmacs)
     predictor = engine.cost.predictor_gmacs

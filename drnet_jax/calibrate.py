@@ -17,7 +17,7 @@ from drnet_jax.checkpoints.restore import (
 )
 from drnet_jax.config import budget_name
 from drnet_jax.evaluation.inputs import ModelOutputs, find_and_load
-from drnet_jax.inference.create import adaptive_classifier
+from drnet_jax.inference.create import array_classifier
 from drnet_jax.runtime.files import check_writable
 from drnet_jax.runtime.progress import log
 
@@ -89,7 +89,7 @@ def known_times(path: Path, model: str) -> Times | None:
 
 def measure(config: ConfigDict, restored: RestoredModel, image_size: tuple[int, int]) -> Times:
     """Times of every bucket of every network."""
-    engine = adaptive_classifier(config, restored, image_size)
+    engine = array_classifier(config, restored, image_size)
     return Times(times_setting(config, image_size), engine.times or engine.measure())
 
 

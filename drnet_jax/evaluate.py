@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.budgets.solve import budget_lambda
 from drnet_jax.checkpoints.finite import NotFiniteError
+from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.checkpoints.restore import TrainedModel
 from drnet_jax.checkpoints.runs import is_finished
 from drnet_jax.data.pipeline import eval_host_batches
@@ -27,8 +28,8 @@ from drnet_jax.evaluation.inputs import (
 )
 from drnet_jax.evaluation.metrics import EvalRecords, by_class, by_resolution, by_size, summarise
 from drnet_jax.evaluation.outputs import check_corrupt, name_images
-from drnet_jax.inference.adaptive import AdaptiveClassifier
-from drnet_jax.inference.create import adaptive_classifier
+from drnet_jax.inference.arrays import ArrayClassifier
+from drnet_jax.inference.create import array_classifier
 from drnet_jax.inference.decision import choose
 from drnet_jax.inference.engine import Classified
 from drnet_jax.models.macs import GIGA, ModelCost
@@ -80,6 +81,7 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     summary["num_corrupt"] = len(source) - len(records.index)
     summary |= {"stage": trained.stage, "checkpoint_step": trained.step, "finished": finished}
     summary |= {"split": split, "identities": trained.identities}
+    summary["model"] = model_key(config, trained)
     summary["config"] = trained.config | evaluation_fields(config)
     summary["environment"] = environment() | {"outputs": str(logits.device)}
     write_json(workdir / "eval.json", summary)
@@ -192,7 +194,7 @@ def restore_and_evaluate_bucketed(config: ConfigDict, workdir: Path) -> dict[str
     check_writable(workdir)
     restored, source = restore_and_load(config, workdir, config.eval.split)
     lam = budget_lambda(config, restored, source.image_size)
-    engine = adaptive_classifier(config, restored, source.image_size)
+    engine = array_classifier(config, restored, source.image_size)
     start = time.perf_counter()
     labels, got, corrupt = classify_source(engine, source, config.eval.batch_size, lam)
     seconds = time.perf_counter() - start
@@ -243,7 +245,7 @@ def _without_padding(batch: Sample) -> _Batch:
 
 
 def classify_source(
-    engine: AdaptiveClassifier, source: Source, batch_size: int, lam: float
+    engine: ArrayClassifier, source: Source, batch_size: int, lam: float
 ) -> tuple[np.ndarray, Classified, np.ndarray]:
     """Streams every image of `source` through the classifier.
 

@@ -1,7 +1,4 @@
-"""What a program makes of a trained run: a classifier, and lambdas for its budgets.
-
-Images are arrays in memory here; for picture files there is `--mode=predict`.
-"""
+"""What a program makes of a trained run: a classifier, lambdas for its budgets, a folder, weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +9,9 @@ from drnet_jax.budgets.solve import calibration_path
 from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.checkpoints.restore import RestoredModel
 from drnet_jax.checkpoints.runs import stored_config
-from drnet_jax.config_checks import check_config
-from drnet_jax.inference.adaptive import AdaptiveClassifier
-from drnet_jax.inference.arguments import checked_buckets, checked_size
-from drnet_jax.inference.create import adaptive_classifier
+from drnet_jax.hub.classifier import AdaptiveClassifier
+from drnet_jax.hub.folder import write_folder
+from drnet_jax.hub.saved_model import of_run
 from drnet_jax.models.variables import part_variables
 from drnet_jax.pretrained.export import export_weights
 
@@ -44,15 +40,28 @@ def load_classifier(
         that do not fit into the memory.
       ValueError: buckets or an image size that are not what they should be.
     """
-    config = stored_config(run.origin)
-    if buckets is not None:
-        config.inference.buckets = checked_buckets(buckets)
-    if measure is not None:
-        config.inference.measure = bool(measure)
-    check_config(config, 1)
-    largest = run.model.resolutions[0]
-    size = (largest, largest) if image_size is None else checked_size(image_size)
-    return adaptive_classifier(config, run, size)
+    saved = of_run(stored_config(run.origin), run)
+    classifier = AdaptiveClassifier(saved, image_size=image_size, buckets=buckets, measure=measure)
+    return classifier.compile(arrays=True)
+
+
+def save_pretrained(run: RestoredModel, folder: str | Path) -> None:
+    """Writes the model of a run as a folder for `AdaptiveClassifier.from_pretrained`.
+
+    With its calibration and its figures, where `--mode=calibrate` and `--mode=eval` have written
+    them; see `write_folder`.
+
+    Args:
+      run: of `load_run`.
+      folder: empty, or not there yet.
+
+    Raises:
+      FileExistsError: the folder holds something, or is no folder.
+      CheckpointError: the run has no trained predictor, or a file of it is missing or damaged.
+      BudgetError: its calibration is damaged, or of another model.
+      OSError: the folder cannot be written.
+    """
+    write_folder(of_run(stored_config(run.origin), run), Path(folder))
 
 
 def load_calibration(run: RestoredModel) -> Calibration:

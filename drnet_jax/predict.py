@@ -36,7 +36,7 @@ from drnet_jax.reports.predictions import (
     GlancePrediction,
     Prediction,
     Unreadable,
-    as_prediction,
+    as_predictions,
 )
 from drnet_jax.runtime.files import write_text
 from drnet_jax.runtime.progress import Progress, log
@@ -249,15 +249,12 @@ def classify_files(
         for start in range(0, len(names), batch_size)
     )
     for files, result in engine.classify_batches(batches, lam=lam):
-        predictions: list[Prediction] = []
-        unreadable: list[Unreadable] = []
-        for row, file in enumerate(files):
-            name = file.relative_to(root).as_posix()
-            if row in result.problems:
-                unreadable.append(Unreadable(name, result.problems[row]))
-            else:
-                predictions.append(as_prediction(name, result, row, classes))
-        yield predictions, unreadable
+        listed = [file.relative_to(root).as_posix() for file in files]
+        rows = as_predictions(listed, result, classes)
+        yield (
+            [row for row in rows if isinstance(row, Prediction)],
+            [row for row in rows if isinstance(row, Unreadable)],
+        )
 
 
 def _shares(predictions: Sequence[Prediction], resolutions: Sequence[int]) -> list[float]:

@@ -15,7 +15,7 @@ from drnet_jax.evaluate import (
     restore_and_evaluate_bucketed,
 )
 from drnet_jax.evaluation.inputs import restore_and_load
-from drnet_jax.inference.create import adaptive_classifier
+from drnet_jax.inference.create import array_classifier
 from drnet_jax.models.create import create_model
 from drnet_jax.models.macs import model_cost
 from tests.random_model import write_run
@@ -71,7 +71,7 @@ def test_streaming_keeps_first_looks(calibrated: Path) -> None:
     """Across batches: what each said, and of which images there was a second."""
     config = config_for()
     restored, source = restore_and_load(config, calibrated, "calibration")
-    engine = adaptive_classifier(config, restored, source.image_size)
+    engine = array_classifier(config, restored, source.image_size)
     _, got, _ = classify_source(engine, source, 40, 0.0)
     with np.load(calibrated / "logits.npz") as kept:
         expected = kept["calibration/logits"][:, 1]

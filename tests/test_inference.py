@@ -15,7 +15,7 @@ from scipy.special import log_softmax
 from drnet_jax.checkpoints.finite import NotFiniteError
 from drnet_jax.config import default_config
 from drnet_jax.data.preprocess import normalise
-from drnet_jax.inference.adaptive import AdaptiveClassifier
+from drnet_jax.inference.arrays import ArrayClassifier
 from drnet_jax.inference.buckets import BucketPlan
 from drnet_jax.inference.decision import choose, lambda_changes
 from drnet_jax.inference.engine import Classified
@@ -62,9 +62,9 @@ class Case:
         self.answers = np.asarray(dense.answers)
         self.scores = np.asarray(dense.scores)
 
-    def engine(self, **arguments: Any) -> AdaptiveClassifier:
+    def engine(self, **arguments: Any) -> ArrayClassifier:
         settings = {"mean": MEAN, "std": STD, "buckets": BUCKETS} | arguments
-        return AdaptiveClassifier(self.model, self.variables, **settings)
+        return ArrayClassifier(self.model, self.variables, **settings)
 
     def check(self, got: Classified, rows: np.ndarray, *, tolerance: float) -> None:
         """Choices and logits of some images against the dense model's."""
@@ -84,7 +84,7 @@ def case() -> Case:
 
 
 @pytest.fixture(scope="module")
-def engine(case: Case) -> AdaptiveClassifier:
+def engine(case: Case) -> ArrayClassifier:
     return case.engine(fold=False)
 
 
@@ -107,13 +107,13 @@ def test_every_resolution_is_chosen(case: Case) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 13, 60])
-def test_any_batch_size(case: Case, engine: AdaptiveClassifier, count: int) -> None:
+def test_any_batch_size(case: Case, engine: ArrayClassifier, count: int) -> None:
     got = engine.classify(case.images[:count])
     assert got.logits.shape == (count, NUM_CLASSES)
     case.check(got, np.arange(count), tolerance=1e-5)
 
 
-def test_any_order(case: Case, engine: AdaptiveClassifier) -> None:
+def test_any_order(case: Case, engine: ArrayClassifier) -> None:
     rows = np.random.default_rng(2).permutation(60)
     case.check(engine.classify(case.images[rows]), rows, tolerance=1e-5)
 
@@ -159,7 +159,7 @@ def test_one_resolution_needs_no_predictor() -> None:
     assert set(got.macs) == set(engine.cost.classifier)
 
 
-def test_costs(case: Case, engine: AdaptiveClassifier) -> None:
+def test_costs(case: Case, engine: ArrayClassifier) -> None:
     got = engine.classify(case.images)
     for choice, resolution, macs in zip(got.choices, got.resolutions, got.macs, strict=True):
         assert resolution == (48, 32, 16)[choice]
@@ -167,7 +167,7 @@ def test_costs(case: Case, engine: AdaptiveClassifier) -> None:
 
 
 @pytest.mark.parametrize("lam", [-1e6, -300.0, 0.0, 100.0, 1e6])
-def test_lambda(case: Case, engine: AdaptiveClassifier, lam: float) -> None:
+def test_lambda(case: Case, engine: ArrayClassifier, lam: float) -> None:
     got = engine.classify(case.images, lam=lam)
     costs = np.array(engine.cost.classifier_gmacs)
     values = log_softmax(case.scores.astype(np.float64), axis=1) - lam * costs
@@ -177,7 +177,7 @@ def test_lambda(case: Case, engine: AdaptiveClassifier, lam: float) -> None:
 
 
 @pytest.mark.parametrize("max_waiting", [0, 1, 3, 100])
-def test_batches_in_order(case: Case, engine: AdaptiveClassifier, max_waiting: int) -> None:
+def test_batches_in_order(case: Case, engine: ArrayClassifier, max_waiting: int) -> None:
     sizes = [5, 0, 1, 17, 2, 2, 8, 25]
     starts = np.cumsum([0, *sizes])
     batches = [case.images[a:b] for a, b in zip(starts, starts[1:], strict=False)]
@@ -188,7 +188,7 @@ def test_batches_in_order(case: Case, engine: AdaptiveClassifier, max_waiting: i
         case.check(got, np.arange(start, start + size), tolerance=1e-5)
 
 
-def test_whatever_a_batch_is_comes_back(case: Case, engine: AdaptiveClassifier) -> None:
+def test_whatever_a_batch_is_comes_back(case: Case, engine: ArrayClassifier) -> None:
     """With labels, say, and in whatever order the buckets of later batches are done."""
     batches = [{"name": str(start), "pixels": case.images[start:][:9]} for start in range(0, 60, 9)]
     pairs = list(engine.classify_batches(batches, images=itemgetter("pixels"), max_waiting=3))
@@ -199,7 +199,7 @@ def test_whatever_a_batch_is_comes_back(case: Case, engine: AdaptiveClassifier) 
         assert got.problems == {}
 
 
-def test_waiting_batches_are_bounded(case: Case, engine: AdaptiveClassifier) -> None:
+def test_waiting_batches_are_bounded(case: Case, engine: ArrayClassifier) -> None:
     """An endless stream: the results come though one resolution is never full."""
     rare, usual = (int(np.argmax(case.scores.argmax(1) == choice)) for choice in (0, 2))
     read = 0
@@ -216,7 +216,7 @@ def test_waiting_batches_are_bounded(case: Case, engine: AdaptiveClassifier) -> 
     assert read == 12
 
 
-def test_full_buckets_only(case: Case, engine: AdaptiveClassifier, monkeypatch: Any) -> None:
+def test_full_buckets_only(case: Case, engine: ArrayClassifier, monkeypatch: Any) -> None:
     started: list[int] = []
     for program in engine.classifiers:
         original = program.run
@@ -233,14 +233,14 @@ def test_full_buckets_only(case: Case, engine: AdaptiveClassifier, monkeypatch: 
     assert started == [8] * sum(counts // 8) + rests
 
 
-def test_a_fixed_resolution(case: Case, engine: AdaptiveClassifier) -> None:
+def test_a_fixed_resolution(case: Case, engine: ArrayClassifier) -> None:
     got = engine.fixed(1).classify(case.images[:11])
     expected = case.branches[:11, 1]
     assert np.abs(got.logits - expected).max() <= 1e-5 * case.branches.std()
     assert set(got.resolutions) == {32} and set(got.macs) == {engine.cost.classifier[1]}
 
 
-def test_everywhere(case: Case, engine: AdaptiveClassifier) -> None:
+def test_everywhere(case: Case, engine: ArrayClassifier) -> None:
     scores, logits = engine.classify_everywhere(case.images[:13])
     assert scores is not None
     np.testing.assert_allclose(scores, case.scores[:13], atol=1e-5 * case.scores.std())
@@ -248,7 +248,7 @@ def test_everywhere(case: Case, engine: AdaptiveClassifier) -> None:
 
 
 def test_no_compilation_after_the_constructor(
-    case: Case, engine: AdaptiveClassifier, compilations: list[str]
+    case: Case, engine: ArrayClassifier, compilations: list[str]
 ) -> None:
     jax.jit(lambda x: x + 1)(np.float32(1))
     assert compilations
@@ -281,7 +281,7 @@ def test_gathering(where: type, compilations: list[str]) -> None:
     assert not compilations
 
 
-def test_images_on_the_device(case: Case, engine: AdaptiveClassifier, monkeypatch: Any) -> None:
+def test_images_on_the_device(case: Case, engine: ArrayClassifier, monkeypatch: Any) -> None:
     """As on a GPU."""
     on_device = DeviceImages(engine.image_size, BUCKETS, jax.devices()[0])
     monkeypatch.setattr(engine, "_images", on_device)
@@ -304,7 +304,7 @@ def test_images_on_the_device(case: Case, engine: AdaptiveClassifier, monkeypatc
         ([np.zeros((48, 48, 3), np.uint8)], "got list"),
     ],
 )
-def test_bad_images(case: Case, engine: AdaptiveClassifier, images: Any, words: str) -> None:
+def test_bad_images(case: Case, engine: ArrayClassifier, images: Any, words: str) -> None:
     with pytest.raises(ValueError, match=r"expected uint8 images \[n, 48, 48, 3\], " + words):
         engine.classify(images)
     # And none the worse for it.
@@ -312,7 +312,7 @@ def test_bad_images(case: Case, engine: AdaptiveClassifier, images: Any, words: 
 
 
 @pytest.mark.parametrize("lam", [np.nan, np.inf, -np.inf, "1", None, True, 1j])
-def test_a_lambda_that_is_no_number(engine: AdaptiveClassifier, case: Case, lam: Any) -> None:
+def test_a_lambda_that_is_no_number(engine: ArrayClassifier, case: Case, lam: Any) -> None:
     """Any choice would follow from it."""
     with pytest.raises(
         ValueError, match=r"lam=.* must be a finite number, in units of the scores a"
@@ -336,7 +336,7 @@ def test_scores_and_costs_that_are_no_numbers() -> None:
                 function(bad_scores, bad_gmacs)
 
 
-def broken(engine: AdaptiveClassifier, part: str) -> AdaptiveClassifier:
+def broken(engine: ArrayClassifier, part: str) -> ArrayClassifier:
     """The same engine with one network whose weights are NaN; nothing is compiled."""
     other = copy(engine)
     program = copy(engine.predictor if part == "predictor" else engine.classifiers[1])
@@ -352,7 +352,7 @@ def broken(engine: AdaptiveClassifier, part: str) -> AdaptiveClassifier:
 @pytest.mark.parametrize("waiting", [0, 3])
 @pytest.mark.parametrize("part", ["predictor", "classifier"])
 def test_outputs_that_are_not_finite(
-    part: str, waiting: int, case: Case, engine: AdaptiveClassifier
+    part: str, waiting: int, case: Case, engine: ArrayClassifier
 ) -> None:
     """Name the images whose outputs they are, and give nothing of their batch."""
     bad = broken(engine, part)
@@ -394,11 +394,11 @@ def test_bad_arguments(case: Case, argument: dict[str, Any], words: str) -> None
     """Before anything is compiled."""
     settings = {"mean": MEAN, "std": STD, "buckets": (1,)} | argument
     with pytest.raises(ValueError, match=words):
-        AdaptiveClassifier(case.model, case.variables, **settings)
+        ArrayClassifier(case.model, case.variables, **settings)
 
 
 @pytest.mark.parametrize("waiting", [-1, 1.5, None])
-def test_bad_waiting(case: Case, engine: AdaptiveClassifier, waiting: Any) -> None:
+def test_bad_waiting(case: Case, engine: ArrayClassifier, waiting: Any) -> None:
     with pytest.raises(ValueError, match=f"max_waiting={waiting} must be an integer, 0 or more"):
         list(engine.classify_batches([case.images], max_waiting=waiting))
 
@@ -409,7 +409,7 @@ def test_times_that_are_none() -> None:
             BucketPlan({1: 1.0, 4: seconds})
 
 
-def test_threads(case: Case, engine: AdaptiveClassifier) -> None:
+def test_threads(case: Case, engine: ArrayClassifier) -> None:
     failures: list[BaseException] = []
 
     def work(seed: int) -> None:
@@ -429,7 +429,7 @@ def test_threads(case: Case, engine: AdaptiveClassifier) -> None:
     assert not failures
 
 
-def test_measured_times_pad_where_it_is_cheaper(case: Case, engine: AdaptiveClassifier) -> None:
+def test_measured_times_pad_where_it_is_cheaper(case: Case, engine: ArrayClassifier) -> None:
     cheap = {1: 5.0, 2: 5.1, 4: 5.2, 8: 5.3}
     planned = engine.with_times(CostTable(cheap, (cheap,) * 3))
     assert planned.classifiers[0].plan.split(5) == [8]
@@ -445,7 +445,7 @@ def test_measured_times_pad_where_it_is_cheaper(case: Case, engine: AdaptiveClas
         engine.with_times(CostTable(cheap, ({1: 1.0},) * 3))
 
 
-def test_measured_times(engine: AdaptiveClassifier) -> None:
+def test_measured_times(engine: ArrayClassifier) -> None:
     table = engine.measure(repeats=1)
     assert table.predictor is not None
     for times in (table.predictor, *table.classifiers):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drnet_jax.budgets.calibration import Times
-from drnet_jax.inference.adaptive import AdaptiveClassifier
+from drnet_jax.inference.arrays import ArrayClassifier
 from drnet_jax.inference.engine import Classified
 from drnet_jax.inference.images import DeviceImages, HostImages
 from drnet_jax.inference.programs import CostTable
@@ -24,21 +24,21 @@ KINDS: dict[str, dict[str, Any]] = {
     "glance": {"predictor.kind": "glance", "predictor.objective": "correctness"} | INPUTS,
     "glance with reuse": {"predictor.kind": "glance", "model.reuse": "logits"} | INPUTS,
 }
-_CASES: dict[str, tuple[Case, AdaptiveClassifier]] = {}
+_CASES: dict[str, tuple[Case, ArrayClassifier]] = {}
 
 
-def made(kind: str) -> tuple[Case, AdaptiveClassifier]:
+def made(kind: str) -> tuple[Case, ArrayClassifier]:
     """The case and its engine, compiled once."""
     if kind not in _CASES:
         case = Case(**KINDS[kind])
-        engine = AdaptiveClassifier(
+        engine = ArrayClassifier(
             case.model, case.variables, mean=MEAN, std=STD, buckets=BUCKETS, fold=False
         )
         _CASES[kind] = case, engine
     return _CASES[kind]
 
 
-def costs(engine: AdaptiveClassifier) -> np.ndarray:
+def costs(engine: ArrayClassifier) -> np.ndarray:
     """MACs of an image by its choice, the predictor's included, counted by hand."""
     large, middle, small = engine.cost.classifier
     first = small if engine.cost.glances else 0
@@ -111,7 +111,7 @@ def test_equal_to_the_dense_model(
 _ON_DEVICE: list[DeviceImages] = []
 
 
-def _on_device(engine: AdaptiveClassifier) -> DeviceImages:
+def _on_device(engine: ArrayClassifier) -> DeviceImages:
     """The gather of a GPU, compiled once: it is the same for all engines."""
     if not _ON_DEVICE:
         _ON_DEVICE.append(DeviceImages(engine.image_size, BUCKETS, jax.devices()[0]))

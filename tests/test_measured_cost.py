@@ -21,7 +21,7 @@ from drnet_jax.evaluate import with_lambda
 from drnet_jax.evaluation.control_figures import control_figures
 from drnet_jax.evaluation.curves import drnet_curve
 from drnet_jax.evaluation.inputs import ModelOutputs, load_split
-from drnet_jax.inference.create import adaptive_classifier
+from drnet_jax.inference.create import array_classifier
 from drnet_jax.inference.programs import CostTable
 from drnet_jax.models.create import create_model
 from drnet_jax.models.macs import MeasuredCost, ModelCost
@@ -128,7 +128,7 @@ def test_everything_that_chooses_counts_ms(trained: tuple[ConfigDict, Path]) -> 
     records = ModelOutputs(config, workdir, model).of("calibration", source).records()
     assert (with_lambda(records, model.cost, 1e3).choice == 0).all()
     images = np.stack([source[index]["image"] for index in range(20)])
-    engine = adaptive_classifier(config, model, source.image_size)
+    engine = array_classifier(config, model, source.image_size)
     assert (engine.classify(images, lam=1e3).choices == 0).all()
     assert (engine.classify(images, lam=-1e3).choices == 1).all()
     points = restore_and_calibrate(config, workdir).points

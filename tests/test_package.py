@@ -21,6 +21,7 @@ from drnet_jax.budgets.solve import calibration_path
 from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.data.preprocess import normalise
 from drnet_jax.models.macs import model_cost
+from drnet_jax.runtime.environment import VERSION
 from tests.random_model import write_run
 from tests.small_run import small_config
 
@@ -155,6 +156,12 @@ def test_every_file_of_the_package_is_installed() -> None:
         else:
             installed = any(PurePath(name).match(pattern) for pattern in patterns)
             assert installed, f"{name} is not installed"
+
+
+def test_the_version() -> None:
+    """What a folder says that it was written by, also where nothing is installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == VERSION
 
 
 def test_every_folder_of_configs_is_installed() -> None:

@@ -1,27 +1,50 @@
-"""From a restored model and a configuration to an adaptive classifier."""
+"""From a trained model and a configuration to a compiled classifier."""
 
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import jax
 from ml_collections import ConfigDict
 
-from drnet_jax.checkpoints.restore import RestoredModel, check_predictor
+from drnet_jax.checkpoints.restore import TrainedModel, check_predictor
 from drnet_jax.config import ConfigError
 from drnet_jax.data.eval_view import EvalView
-from drnet_jax.inference.adaptive import AdaptiveClassifier
+from drnet_jax.inference.arrays import ArrayClassifier
 from drnet_jax.inference.batches import check_batches
 from drnet_jax.inference.engine import InferenceEngine
 from drnet_jax.inference.files import FileClassifier
 from drnet_jax.inference.programs import CostTable
+from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.macs import ModelCost
 from drnet_jax.runtime.progress import log
 
 EngineT = TypeVar("EngineT", bound=InferenceEngine)
 
 
-def adaptive_classifier(
-    config: ConfigDict, restored: RestoredModel, image_size: tuple[int, int]
-) -> AdaptiveClassifier:
-    """Compiles the restored model for `config.inference.buckets`, on the first device.
+class UsableModel(Protocol):
+    """What a classifier is made of: a `RestoredModel`, or a model that a folder holds."""
+
+    @property
+    def model(self) -> DRNet:
+        """The network."""
+
+    @property
+    def variables(self) -> Any:
+        """Its parameters and statistics."""
+
+    @property
+    def cost(self) -> ModelCost:
+        """Of its networks."""
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """That the variables are from, for messages; None: unknown."""
+
+
+def array_classifier(
+    config: ConfigDict, restored: UsableModel, image_size: tuple[int, int]
+) -> ArrayClassifier:
+    """Compiles a model for `config.inference.buckets`, on the first device.
 
     Args:
       config: with the model the checkpoint was trained with.
@@ -33,13 +56,13 @@ def adaptive_classifier(
       ConfigError: several hosts, or buckets that do not fit into the memory.
     """
     settings = _settings(config, restored)
-    return _measured(config, AdaptiveClassifier(**settings, image_size=image_size))
+    return _measured(config, ArrayClassifier(**settings, image_size=image_size))
 
 
 def file_classifier(
-    config: ConfigDict, restored: RestoredModel, view: EvalView, times: CostTable | None = None
+    config: ConfigDict, restored: UsableModel, view: EvalView, times: CostTable | None = None
 ) -> FileClassifier:
-    """As `adaptive_classifier`, for picture files.
+    """As `array_classifier`, for picture files.
 
     Args:
       config: with the model the checkpoint was trained with.
@@ -55,9 +78,10 @@ def file_classifier(
     return classifier.with_times(times) if times else _measured(config, classifier)
 
 
-def _settings(config: ConfigDict, restored: RestoredModel) -> dict[str, Any]:
+def _settings(config: ConfigDict, restored: UsableModel) -> dict[str, Any]:
     """Arguments of a classifier."""
-    check_predictor(restored)
+    if isinstance(restored, TrainedModel):
+        check_predictor(restored)
     largest = restored.model.resolutions[0]
     check_batches(config, "inference.buckets", (largest, largest))
     if jax.process_count() > 1:

@@ -19,7 +19,7 @@ from drnet_jax.models.macs import ModelCost
 
 
 class FileClassifier(InferenceEngine):
-    """As `AdaptiveClassifier`, of picture files (of any format of `decode`) of any size.
+    """As `ArrayClassifier`, of picture files (of any format of `decode`) of any size.
 
     They are decoded and resized on the host; every network takes images of its own size.
 
@@ -80,9 +80,9 @@ class FileClassifier(InferenceEngine):
         The `problems` of a result name the files that cannot be read.
 
         Args:
-          batches: see `AdaptiveClassifier.classify_batches`.
+          batches: see `ArrayClassifier.classify_batches`.
           lam: lambda, see `choose`.
-          max_waiting: see `AdaptiveClassifier.classify_batches`.
+          max_waiting: see `ArrayClassifier.classify_batches`.
 
         Raises:
           ValueError: `max_waiting` below zero, or `lam` is no finite number.

@@ -59,6 +59,24 @@ class Unreadable:
     reason: str
 
 
+def as_predictions(
+    names: Sequence[str], result: Classified, classes: Sequence[str]
+) -> list[Prediction | Unreadable]:
+    """The lines of a batch of pictures, in its order.
+
+    Args:
+      names: `[n]`, of the files.
+      result: of the batch.
+      classes: their names, in the order of the logits.
+    """
+    return [
+        Unreadable(name, result.problems[row])
+        if row in result.problems
+        else as_prediction(name, result, row, classes)
+        for row, name in enumerate(names)
+    ]
+
+
 def as_prediction(name: str, result: Classified, row: int, classes: Sequence[str]) -> Prediction:
     """The line of one picture, a `GlancePrediction` where the model takes a first look.
 

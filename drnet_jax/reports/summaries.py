@@ -24,6 +24,7 @@ _NEEDED: dict[str, Any] = {
 _CHOSEN = {"top1": float, "gmacs": float, "shares": [float]}
 # Of newer versions, or of some data and settings only.
 _FURTHER: dict[str, Any] = {
+    "model": str,
     "stage": str,
     "checkpoint_step": int,
     "finished": bool,

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import jax
 
+# Of this package, which may run without being installed.
+VERSION = "0.1.0"
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from drnet_jax.budgets.calibration import Times
 from drnet_jax.budgets.solve import times_setting
 from drnet_jax.config import ConfigError
-from drnet_jax.inference.adaptive import AdaptiveClassifier
+from drnet_jax.inference.arrays import ArrayClassifier
 from drnet_jax.inference.batches import check_batches
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.macs import MeasuredCost
@@ -33,7 +33,7 @@ def measure_cost(config: ConfigDict, model: DRNet, image_size: tuple[int, int]) 
     largest = model.resolutions[0]
     check_batches(config, "inference.buckets", (largest, largest))
     log("joint.cost='ms': compiling and timing every resolution and bucket ...")
-    engine = AdaptiveClassifier(
+    engine = ArrayClassifier(
         model,
         init_variables(model, jax.random.key(config.seed)),
         mean=tuple(config.data.mean),

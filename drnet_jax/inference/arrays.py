@@ -1,4 +1,4 @@
-"""Adaptive inference: every image is classified at its own resolution, and at no other."""
+"""Adaptive inference on images in memory: each is classified at its own resolution only."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from drnet_jax.models.macs import ModelCost
 T = TypeVar("T")
 
 
-class AdaptiveClassifier(InferenceEngine):
+class ArrayClassifier(InferenceEngine):
     """Scores images, groups them by the chosen resolution and classifies each group in buckets.
 
     Of images in memory; `FileClassifier` takes picture files. Results are those of the dense model,

@@ -1,0 +1,166 @@
+"""`README.md` of a folder: a model card, with the figures that are known and no others."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from drnet_jax.budgets.calibration import BudgetError, Calibration
+from drnet_jax.data.files import printable
+from drnet_jax.hub.saved_model import SavedModel
+
+_CLASSES_SHOWN = 20
+# In points of top-1.
+_DROP = 0.5
+# What Markdown or HTML would take for something else.
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$-])")
+
+
+def model_card(
+    saved: SavedModel, calibration: Calibration | None, evaluation: Mapping[str, Any] | None
+) -> str:
+    """The card in Markdown, with the front matter that model hubs read.
+
+    Args:
+      saved: the model.
+      calibration: its lambdas; None: it has none.
+      evaluation: its figures, as `find_evaluation` gives them; None: it is not evaluated.
+    """
+    parts = [
+        _front_matter(evaluation),
+        _summary(saved),
+        _use(calibration),
+        _figures(saved, evaluation),
+    ]
+    return "\n".join(parts)
+
+
+def _front_matter(evaluation: Mapping[str, Any] | None) -> str:
+    lines = [
+        "library_name: drnet_jax",
+        "pipeline_tag: image-classification",
+        "tags:",
+        "- image-classification",
+        "- dynamic-resolution",
+        "- jax",
+    ]
+    if evaluation is not None:
+        name = _yaml(evaluation["config"]["data.name"])
+        lines += [
+            "model-index:",
+            "- name: drnet_jax",
+            "  results:",
+            "  - task:",
+            "      type: image-classification",
+            "    dataset:",
+            f"      name: {name}",
+            f"      type: {name}",
+            f"      split: {_yaml(evaluation['split'])}",
+            "    metrics:",
+            "    - type: accuracy",
+            f"      value: {evaluation['top1']:.6g}",
+        ]
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def _summary(saved: SavedModel) -> str:
+    sizes = saved.model.resolutions
+    shown = ", ".join(_text(name) for name in saved.classes[:_CLASSES_SHOWN])
+    more = ", ..." if len(saved.classes) > _CLASSES_SHOWN else ""
+    if len(sizes) == 1:
+        does = f"Classifies pictures at {sizes[0]} px."
+    else:
+        first = f" after a first look at {sizes[-1]} px" if saved.model.glances else ""
+        does = (
+            f"Classifies every picture at its own resolution, one of {_sides(sizes)} px, which a "
+            f"predictor picks{first}."
+        )
+    network = _text(saved.config.model.name)
+    return f"""# Image classifier of drnet_jax
+
+{does} Network: {network}.
+
+{len(saved.classes)} classes: {shown}{more}.
+"""
+
+
+def _use(calibration: Calibration | None) -> str:
+    return f"""## Use
+
+```python
+from drnet_jax import AdaptiveClassifier
+
+classifier = AdaptiveClassifier.from_pretrained("FOLDER")  # the one that this file is in
+classifier.classify_files(["picture.jpg"])
+```
+{"" if calibration is None else _budget(calibration)}"""
+
+
+def _budget(calibration: Calibration) -> str:
+    """How to spend less; nothing where so small a drop cannot be kept."""
+    try:
+        point = calibration.for_drop(_DROP)
+    except BudgetError:
+        return ""
+    within = f"within {_DROP:g} points of the largest resolution's top-1"
+    cost = (
+        f"{point.gmacs:.4g} GMACs a picture, as {calibration.num_images:,} calibration images tell"
+    )
+    return f"""
+As cheap as can be {within} ({cost}):
+
+```python
+lam = classifier.calibration.for_drop({_DROP:g}).lam
+classifier.classify_files(["picture.jpg"], lam=lam)
+```
+"""
+
+
+def _figures(saved: SavedModel, evaluation: Mapping[str, Any] | None) -> str:
+    rows = list(_rows(saved, evaluation))
+    table = "\n".join(["| | GMACs a picture | top-1, % |", "|---|---|---|", *rows])
+    if evaluation is None:
+        return f"## Figures\n\nNot evaluated. Its costs:\n\n{table}\n"
+    lam = evaluation["lambda"]
+    chosen = f" Choices at lambda {lam:.4g}." if lam else ""
+    words = evaluation.get("controls", {}).get("verdict", "")
+    verdict = f"\n{_text(words)}\n" if words else ""
+    data, seed = _text(evaluation["config"]["data.name"]), evaluation["config"]["seed"]
+    images = f"{evaluation['num_images']:,} images of the {_text(evaluation['split'])} split"
+    return f"""## Figures
+
+On {images} of {data}, one training (seed {seed}).{chosen} GMACs: 10^9 multiply-adds.
+
+{table}
+{verdict}"""
+
+
+def _rows(saved: SavedModel, evaluation: Mapping[str, Any] | None) -> Iterator[str]:
+    """A line of the table for each resolution alone, and one for the adaptive classifier."""
+    sizes, costs = saved.model.resolutions, saved.cost.classifier_gmacs
+    fixed = [None] * len(sizes) if evaluation is None else evaluation["fixed"]
+    for size, gmacs, found in zip(sizes, costs, fixed, strict=True):
+        top1 = "not evaluated" if found is None else f"{100 * found['top1']:.2f}"
+        yield f"| {size} px alone | {gmacs:.4g} | {top1} |"
+    if len(sizes) == 1:
+        return
+    if evaluation is None:
+        spent = [gmacs + saved.cost.predictor_gmacs for gmacs in saved.cost.choice_gmacs]
+        yield f"| adaptive | {min(spent):.4g} to {max(spent):.4g} | not evaluated |"
+    else:
+        gmacs, top1 = evaluation["gmacs"], 100 * evaluation["top1"]
+        yield f"| adaptive | {gmacs:.4g} | {top1:.2f} |"
+
+
+def _sides(sizes: tuple[int, ...]) -> str:
+    return f"{', '.join(map(str, sizes[:-1]))} and {sizes[-1]}"
+
+
+def _yaml(text: str) -> str:
+    """JSON's strings are YAML's too."""
+    return json.dumps(text)
+
+
+def _text(text: str) -> str:
+    """A name as Markdown shows it, in one line."""
+    return _MARKUP.sub(r"\\\1", printable(text))
