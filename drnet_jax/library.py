@@ -1,4 +1,4 @@
-"""What a program makes of a trained run: a classifier, lambdas for its budgets, a folder, weights."""
+"""What a program makes of a trained run: a classifier, its budgets, a folder, weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
