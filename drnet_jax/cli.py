@@ -21,11 +21,11 @@ from drnet_jax.config_overrides import set_fields, take_overrides
 from drnet_jax.runtime.command_line import CommandLine, SetOnce, a_path
 from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_line
 
-MODES = ("train", "eval", "calibrate", "benchmark", "predict", "report")
+MODES = ("train", "convert", "eval", "calibrate", "benchmark", "predict", "report")
 _DEFAULT_FILE = "configs/digits_on_photos.py"
 _FLAGS = ("config", "workdir", "mode", "help")
 # Those that the same command goes on with after an interruption.
-_RESUMED = ("train", "predict")
+_RESUMED = ("train", "convert", "predict")
 _RESUME = "run the same command to resume"
 # In XLA's errors.
 _NO_MEMORY = "RESOURCE_EXHAUSTED"
@@ -158,12 +158,15 @@ def one_line_errors(mode: str) -> Iterator[None]:
     from drnet_jax.budgets.calibration import BudgetError
     from drnet_jax.checkpoints.checkpoint import CheckpointError
     from drnet_jax.data.sources import DataError
+    from drnet_jax.pretrained.errors import WeightsError
     from drnet_jax.runtime.files import in_words
     from drnet_jax.training.stops import TrainingError
 
     try:
         yield
-    except (ConfigError, DataError, CheckpointError, TrainingError, BudgetError) as error:
+    except (ConfigError, DataError, WeightsError) as error:
+        _fail(str(error))
+    except (CheckpointError, TrainingError, BudgetError) as error:
         _fail(str(error))
     except OSError as error:
         _fail(in_words(error))
@@ -214,6 +217,10 @@ def _job(mode: str, config: ConfigDict) -> Callable[[ConfigDict, Path], object]:
         from drnet_jax.train import train_and_evaluate
 
         return train_and_evaluate
+    if mode == "convert":
+        from drnet_jax.convert import convert
+
+        return convert
     if mode == "calibrate":
         from drnet_jax.calibrate import restore_and_calibrate
 

@@ -35,12 +35,13 @@ def check_config(config: ConfigDict, num_devices: int, mode: str = "train") -> N
     _check_budget(config.budget)
     _check_stages(config)
     _check_kind(config)
-    if mode == "train":
+    _check_import(config, mode)
+    if mode in ("train", "convert"):
         for section in _sections(config, config.stages):
             _check_batch(config, section, config[section].accumulate, num_devices)
     # Dispatch and predictions run on one device.
     dense = mode == "eval" and config.eval.dispatch == "dense"
-    if dense or mode in ("train", "calibrate", "benchmark"):
+    if dense or mode in ("train", "convert", "calibrate", "benchmark"):
         _check_batch(config, "eval", 1, num_devices)
 
 
@@ -147,6 +148,43 @@ def _check_start(config: ConfigDict) -> None:
                 f"stages={tuple(config.stages)} begins with random weights: add 'pretrain' to "
                 f"stages, set joint.init_from, or set it to {only!r}"
             )
+
+
+def _check_import(config: ConfigDict, mode: str) -> None:
+    """What only imported weights have, and what a conversion of them needs."""
+    convert = config.convert
+    if not convert.weights:
+        for name, value, only in (
+            ("convert.classes", convert.classes, ""),
+            ("convert.head", convert.head, "auto"),
+            ("convert.labels", convert.labels, True),
+            ("pretrain.train", config.pretrain.train, "all"),
+        ):
+            if value != only:
+                raise ConfigError(
+                    f"{name}={value!r} is of imported weights: add --config.convert.weights=FILE, "
+                    f"or leave it at {only!r}"
+                )
+        if mode == "convert":
+            raise ConfigError("--mode=convert needs weights: add --config.convert.weights=FILE")
+        return
+    if "pretrain" not in config.stages:
+        raise ConfigError(
+            f"convert.weights are what stage 1 starts from, and stages={tuple(config.stages)} has "
+            "none: add 'pretrain' to stages, or leave them out"
+        )
+    if mode == "convert" and (len(config.stages) == 1 or len(config.model.resolutions) == 1):
+        raise ConfigError(
+            "--mode=convert makes a classifier that chooses: give it stages=('pretrain', 'joint') "
+            "and two or more of model.resolutions"
+        )
+    if not convert.labels and config.data.name != "folder":
+        raise ConfigError("convert.labels=False needs a folder of pictures: data.name='folder'")
+    if not convert.labels and convert.head == "new":
+        raise ConfigError(
+            "convert.head='new' is fitted to labels, and convert.labels=False has none: keep the "
+            "weights' own head"
+        )
 
 
 def _check_batch(config: ConfigDict, section: str, parts: int, num_devices: int) -> None:

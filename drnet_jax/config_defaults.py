@@ -24,9 +24,15 @@ def default_config() -> ConfigDict:
     config.model = _model()
     config.predictor = _predictor()
     config.data = _data()
+    config.convert = _convert()
     config.pretrain = _stage(num_epochs=4, batch_size=32, base_learning_rate=4e-3)
-    # Weight of the distillation between resolutions, from the ensemble of all; 0: none.
+    # Weight of the distillation between resolutions; 0: none.
     config.pretrain.distillation = 0.0
+    # What is distilled from: the 'ensemble' of all resolutions, or the 'largest' one.
+    config.pretrain.teacher = "ensemble"
+    # What is trained of imported weights: 'all', 'last_stage' (all layers at the last size of the
+    # feature map), 'batch_norm' or only the 'head', which is trained in any case.
+    config.pretrain.train = "all"
     config.joint = _joint()
 
     config.eval = _eval()
@@ -202,6 +208,23 @@ def _data() -> ConfigDict:
     data.train_images = 0
     data.eval_images = 0
     return data
+
+
+def _convert() -> ConfigDict:
+    convert = ConfigDict()
+    # A weight file of torchvision, timm, Keras and the like, which stage 1 starts from (docs/
+    # models.md says which); empty: random weights.
+    convert.weights = ""
+    # Its classes, where the data have some of them only: a file with a name a line, in the order of
+    # the outputs.
+    convert.classes = ""
+    # The file's last layer: 'keep', 'new' (fitted to the data), or 'auto': kept where it is of the
+    # data's classes.
+    convert.head = "auto"
+    # False: `data.dir` is any folder of pictures, and their labels are what the imported network
+    # says at the largest resolution.
+    convert.labels = True
+    return convert
 
 
 def _joint() -> ConfigDict:

@@ -13,6 +13,8 @@ from drnet_jax.config import (
     OBJECTIVES,
     SPLITS,
     STAGES,
+    TEACHERS,
+    TRAINED_PARTS,
     TWO_STAGES,
 )
 
@@ -224,8 +226,14 @@ FIELDS: Mapping[str, Field] = {
     "data.images_per_class": _COUNT,
     "data.train_images": _COUNT,
     "data.eval_images": _COUNT,
+    "convert.weights": _PATH,
+    "convert.classes": _PATH,
+    "convert.head": Text(("auto", "keep", "new")),
+    "convert.labels": Flag(),
     **{f"{stage}.{name}": field for stage in TWO_STAGES for name, field in _STAGE.items()},
     "pretrain.distillation": _ZERO_OR_MORE,
+    "pretrain.teacher": Text(TEACHERS),
+    "pretrain.train": Text(TRAINED_PARTS),
     "joint.init_from": _PATH,
     "joint.fit_split": Text(("calibration", "train")),
     "joint.predictor_lr_scale": _POSITIVE,

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from drnet_jax.budgets.solve import budget_lambda
+from drnet_jax.checkpoints.conversion import read_conversion
 from drnet_jax.checkpoints.finite import NotFiniteError
 from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.checkpoints.restore import TrainedModel
@@ -82,6 +83,8 @@ def restore_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     summary |= {"stage": trained.stage, "checkpoint_step": trained.step, "finished": finished}
     summary |= {"split": split, "identities": trained.identities}
     summary["model"] = model_key(config, trained)
+    if (conversion := read_conversion(trained.origin)) is not None:
+        summary["conversion"] = conversion
     summary["config"] = trained.config | evaluation_fields(config)
     summary["environment"] = environment() | {"outputs": str(logits.device)}
     write_json(workdir / "eval.json", summary)

@@ -1,30 +1,24 @@
 """Training: stage 1 `pretrain`, stage 2 `joint`, or both as `single`, resuming what is done."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
-from drnet_jax.checkpoints.checkpoint import CheckpointError, ContentError, StageCheckpoints
+from drnet_jax.checkpoints.checkpoint import StageCheckpoints
 from drnet_jax.checkpoints.config_history import comparable
-from drnet_jax.checkpoints.finite import check_restored
+from drnet_jax.checkpoints.conversion import timed
 from drnet_jax.checkpoints.measured_cost import is_measured, read_measured, write_measured
 from drnet_jax.checkpoints.picture_sizes import check_sizes, write_sizes
-from drnet_jax.checkpoints.restore import (
-    check_data,
-    load_variables,
-    read_config,
-    trained_config,
-    write_data,
-)
+from drnet_jax.checkpoints.restore import check_data, read_classes, read_config, write_data
 from drnet_jax.checkpoints.runs import finished_path, is_finished
-from drnet_jax.checkpoints.training_lock import other_training, training_lock
+from drnet_jax.checkpoints.training_lock import training_lock
 from drnet_jax.config import (
     SPLITS,
-    STAGE_ONE_FIELDS,
-    STAGES,
     ConfigError,
     alpha_target,
     budget_name,
@@ -41,17 +35,26 @@ from drnet_jax.evaluate import restore_and_evaluate
 from drnet_jax.models.create import check_model, create_model
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.macs import ModelCost, model_cost
-from drnet_jax.models.variables import init_variables, split_classifier
+from drnet_jax.models.variables import init_variables, merge_variables, split_classifier
 from drnet_jax.runtime.files import remove_file, write_json
 from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
 from drnet_jax.training.create import create_stage_step, noise_key
 from drnet_jax.training.fit_stage import fit_reuse, fit_stage
+from drnet_jax.training.import_weights import import_weights, with_labels
+from drnet_jax.training.imported import read_imported, weights_classes
 from drnet_jax.training.measure_cost import measure_cost
 from drnet_jax.training.stage import Run, Stage
+from drnet_jax.training.start import (
+    check_stage_one,
+    has_checkpoint,
+    has_checkpoints,
+    load_state,
+    stage_two_variables,
+)
 from drnet_jax.training.tracing import trace_stages
 from drnet_jax.training.train_loop import run_stage
-from drnet_jax.training.train_state import TrainState, create_train_state
+from drnet_jax.training.train_state import create_train_state
 
 # The training state counts them in 32 bits.
 _MAX_STEPS = 2**31 - 1
@@ -67,6 +70,7 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       ConfigError: a bad field, one that differs from the run that `workdir` holds, or another
         process trains there.
       DataError: the data cannot be read.
+      WeightsError: `convert.weights` cannot be read, or are of another network.
       CheckpointError: `joint.init_from` has no checkpoint of stage 1 of this model, or a file
         beside checkpoints is missing or damaged.
       TrainingError: a non-finite loss, or an interruption by a signal.
@@ -75,13 +79,30 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     # Before there is a lock file.
     check_config(config, jax.device_count())
     with training_lock(workdir):
-        run = prepare(config, workdir)
-        for index, stage in enumerate(config.stages):
-            later = config.stages[index + 1 :]
-            if any(_has_checkpoint(workdir / name) for name in later):
-                continue
-            train_stage(run, stage)
+        train_stages(config, workdir)
         return restore_and_evaluate(config, workdir)
+
+
+def train_stages(config: ConfigDict, workdir: Path) -> None:
+    """Trains what is left of the configured stages; raises as `train_and_evaluate` does.
+
+    No other process may train there meanwhile: `training_lock`.
+
+    Args:
+      config: that `check_config` lets pass.
+      workdir: of the run.
+    """
+    run = prepare(config, workdir)
+    imports = bool(config.convert.weights)
+    if imports and not has_checkpoints(workdir):
+        run = import_weights(run)
+    elif imports and not config.convert.labels:
+        run = with_labels(run)
+    for index, stage in enumerate(config.stages):
+        if any(has_checkpoint(workdir / name) for name in config.stages[index + 1 :]):
+            continue
+        with timed(workdir, stage) if imports else nullcontext():
+            train_stage(run, stage)
 
 
 def prepare(config: ConfigDict, workdir: Path) -> Run:
@@ -98,16 +119,18 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     _check_other_modes(config)
     _check_workdir(config, workdir)
     splits = DataSplits(data_settings(config, workdir))
-    classes = splits.classes
+    classes = _classes(config, workdir, splits)
     if config.data.num_classes not in (0, len(classes)):
         raise DataError(
             f"{config.data.name} in {config.data.dir} has {len(classes)} classes, not "
             f"data.num_classes={config.data.num_classes}; correct one of them"
         )
     model = create_model(config, len(classes))
-    if config.joint.init_from and not _has_checkpoint(workdir / "joint"):
+    if config.joint.init_from and not has_checkpoint(workdir / "joint"):
         check_stage_one(config, Path(config.joint.init_from))
-    _check_images(config, workdir, splits)
+    if config.convert.weights and not has_checkpoints(workdir):
+        read_imported(config, model, classes)
+    _check_images(config, workdir, splits, classes)
     train, calibration = splits.load("train"), splits.load("calibration")
     for stage in config.stages:
         if not is_fitted(config, stage):
@@ -129,8 +152,17 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     mesh = create_mesh()
     run = Run(config, workdir, model, cost, target, mesh, train, calibration, stage_steps)
     trace_stages(run, [stage for stage in _unfinished(config, workdir) if stage in stage_steps])
-    _describe_run(run, splits)
+    _describe_run(run, splits, classes)
     return run
+
+
+def _classes(config: ConfigDict, workdir: Path, splits: DataSplits) -> tuple[str, ...]:
+    """Of the data; of pictures without labels those of the imported network."""
+    if config.convert.labels:
+        return splits.classes
+    if has_checkpoints(workdir):
+        return read_classes(workdir)
+    return weights_classes(config, create_model(config, num_classes=1).classifier)
 
 
 def _check_other_modes(config: ConfigDict) -> None:
@@ -155,7 +187,7 @@ def _cost(
     cost = model_cost(model)
     if not is_measured(config.joint.cost, config.stages[-1], model):
         return cost
-    if _has_checkpoints(workdir):
+    if has_checkpoints(workdir):
         measured = read_measured(workdir, len(model.resolutions))
     else:
         measured = measure_cost(config, model, image_size)
@@ -179,21 +211,23 @@ def _check_steps(config: ConfigDict, stage: str, num_images: int) -> None:
         )
 
 
-def _check_images(config: ConfigDict, workdir: Path, splits: DataSplits) -> None:
+def _check_images(
+    config: ConfigDict, workdir: Path, splits: DataSplits, classes: tuple[str, ...]
+) -> None:
     """Compares the images with those of the run in `workdir` and of `joint.init_from`.
 
     Those of the test split too: missing ones would else be noticed only after the training.
     """
     identities = {split: splits.identity(split) for split in SPLITS}
     sizes = {split: splits.sizes(split) for split in SPLITS}
-    origins = [workdir] if _has_checkpoints(workdir) else []
+    origins = [workdir] if has_checkpoints(workdir) else []
     origins += [Path(config.joint.init_from)] if config.joint.init_from else []
     for origin in origins:
-        check_data(origin, splits.classes, identities)
+        check_data(origin, classes, identities)
         check_sizes(origin, sizes, config.data.max_corrupt)
 
 
-def _describe_run(run: Run, splits: DataSplits) -> None:
+def _describe_run(run: Run, splits: DataSplits, classes: tuple[str, ...]) -> None:
     """Writes the files that say of what the checkpoints beside them are."""
     config, workdir = run.config, run.workdir
     # A finished run was trained with what the file says already.
@@ -201,14 +235,14 @@ def _describe_run(run: Run, splits: DataSplits) -> None:
         write_json(workdir / "config.json", flatten(config))
     if run.cost.measured is not None:
         write_measured(workdir, run.cost.measured)
-    write_data(workdir, splits.classes, {split: splits.identity(split) for split in SPLITS})
+    write_data(workdir, classes, {split: splits.identity(split) for split in SPLITS})
     # The sizes that it began with.
-    if not _has_checkpoints(workdir):
+    if not has_checkpoints(workdir):
         write_sizes(workdir, {split: splits.sizes(split) for split in SPLITS})
 
 
 def _check_workdir(config: ConfigDict, workdir: Path) -> None:
-    if not _has_checkpoints(workdir):
+    if not has_checkpoints(workdir):
         return
     changed = changed_fields(read_config(workdir), comparable(flatten(config)))
     if changed:
@@ -223,25 +257,9 @@ def _check_workdir(config: ConfigDict, workdir: Path) -> None:
 
 def _unfinished(config: ConfigDict, workdir: Path) -> list[str]:
     """The stages of which something is left to train."""
-    last = [stage for stage in config.stages if _has_checkpoint(workdir / stage)][-1:]
+    last = [stage for stage in config.stages if has_checkpoint(workdir / stage)][-1:]
     first = config.stages.index(last[0]) if last else 0
     return [stage for stage in config.stages[first:] if not is_finished(workdir, stage)]
-
-
-def _has_checkpoints(workdir: Path) -> bool:
-    """Of any stage."""
-    return any(_has_checkpoint(workdir / stage) for stage in STAGES)
-
-
-def _has_checkpoint(directory: Path) -> bool:
-    return _latest_step(directory) is not None
-
-
-def _latest_step(directory: Path) -> int | None:
-    if not directory.is_dir():
-        return None
-    with StageCheckpoints(directory, read_only=True) as checkpoints:
-        return checkpoints.latest_step
 
 
 def train_stage(run: Run, name: str) -> None:
@@ -262,6 +280,10 @@ def train_stage(run: Run, name: str) -> None:
         fresh = init_variables(run.model, jax.random.key(run.config.seed))
         fresh = jax.device_put(fresh, replicated)
         initial = fresh
+        if name == "pretrain" and run.start is not None:
+            # Copies: resolutions share their arrays, and a buffer cannot be donated twice.
+            imported = jax.tree.map(np.array, run.start)
+            initial = merge_variables(fresh, jax.device_put(imported, replicated))
         if name == "joint" and not start:
             initial = stage_two_variables(run, fresh)
             if run.model.reuses and not fitted:
@@ -285,54 +307,3 @@ def _run_steps(stage: Stage, initial: Any) -> None:
         log(f"{stage.name}: resuming after step {stage.start_step} of {stage.num_steps}")
         state = load_state(stage.checkpoints, stage.start_step, state)
     run_stage(stage, state, train_step)
-
-
-def load_state(checkpoints: StageCheckpoints, step: int, like: TrainState) -> TrainState:
-    """The training state of a checkpoint, with structure and placement of `like`.
-
-    Raises:
-      CheckpointError: it is damaged, not finite, or of another optimiser or model.
-    """
-    try:
-        state = checkpoints.load(step, like)
-    except ContentError as error:
-        raise CheckpointError(
-            f"the training in {checkpoints.directory} cannot be resumed: step {step} does not hold "
-            "the state of the configured optimiser (RMSProp's was another in earlier versions); "
-            f"train in another --workdir, or evaluate this one as it is ({error})"
-        ) from error
-    check_restored(state, checkpoints.directory / str(step))
-    return state
-
-
-def stage_two_variables(run: Run, fresh: Any) -> Any:
-    """What stage 2 starts from: the end of stage 1 and a fresh predictor."""
-    config = run.config
-    if config.joint.init_from:
-        origin = Path(config.joint.init_from)
-    elif "pretrain" in config.stages:
-        origin = run.workdir
-    else:
-        log("joint: no stage 1 and no joint.init_from, starting from random weights")
-        return fresh
-    trained, step = check_stage_one(config, origin)
-    with StageCheckpoints(origin / "pretrain", read_only=True) as checkpoints:
-        log(f"joint: starting from step {step} of {checkpoints.directory}")
-        ema = trained["pretrain.ema_decay"] > 0
-        return load_variables(checkpoints, step, fresh, stage="pretrain", ema=ema)
-
-
-def check_stage_one(config: ConfigDict, origin: Path) -> tuple[dict[str, Any], int]:
-    """The flattened configuration of the finished stage 1 in `origin`, and its last step.
-
-    Raises:
-      CheckpointError: there is none, it is not finished, or it is of another model.
-    """
-    step = _latest_step(origin / "pretrain")
-    if step is None or not is_finished(origin, "pretrain"):
-        other = other_training(origin)
-        raise CheckpointError(
-            f"no finished stage 1 in {origin}: "
-            + (f"{other}; wait until it is" if other else "finish it, or name another run")
-        )
-    return trained_config(config, origin, fields=STAGE_ONE_FIELDS), step

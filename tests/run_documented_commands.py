@@ -31,6 +31,7 @@ from drnet_jax.config_overrides import set_fields, take_overrides
 from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.sweep import base_config, load_sweep, parse
 from drnet_jax.sweeps.plan import make_plan
+from tests.conversion_data import write_weights
 from tests.documented import Command, documented_commands
 from tests.xla import QUICK_COMPILATION
 
@@ -58,16 +59,18 @@ TINY = {
     "log.tensorboard": False,
 }
 # What documents call the reader's own folders and runs.
-STANDING_FOR = {"PATH": "pictures", "FOLDER": "pictures/0", "runs/a": "runs/digits_on_photos"}
-STANDING_FOR["runs/b"] = "runs/eta05"
+STANDING_FOR = {"PATH": "pictures", "FOLDER": "pictures/0", "FILE": "weights.safetensors"}
+STANDING_FOR |= {"runs/a": "runs/digits_on_photos", "runs/b": "runs/eta05"}
 LEFT_BY = {
     "train": ("eval.json", "report.html", "logits.npz"),
+    "convert": ("eval.json", "report.html", "conversion.json", "calibration.json"),
     "eval": ("eval.json", "report.html"),
     "calibrate": ("calibration.json",),
     "benchmark": ("benchmark/*/table.md", "benchmark/*/throughput.png"),
     "predict": ("predictions/*/predictions.csv", "predictions/*/gallery.html"),
     "report": ("comparison.html", "comparison.json"),
 }
+TRAININGS = ("train", "convert")
 # After the training, in the order in which they need each other.
 MODES = ("calibrate", "eval", "benchmark", "predict", "report")
 
@@ -86,6 +89,7 @@ class Run:
 
 def main() -> int:
     write_pictures(Path("pictures"))
+    write_weights(Path("weights.safetensors"), 3, stage_sizes=(1,))
     commands = [
         command
         for command, where in documented_commands().items()
@@ -93,10 +97,10 @@ def main() -> int:
     ]
     # `python main.py` and `drnet-jax` are the same program.
     runs = {(run.mode, run.arguments): run for c in commands for run in runs_of(c)}
-    trainings = [run for run in runs.values() if run.mode == "train"]
+    trainings = [run for run in runs.values() if run.mode in TRAININGS]
     # A budget needs the calibration.
     rest = sorted(
-        (run for run in runs.values() if run.mode != "train"),
+        (run for run in runs.values() if run.mode not in TRAININGS),
         key=lambda run: ("--config.budget" in str(run.command), MODES.index(run.mode)),
     )
     with ThreadPoolExecutor(2) as pool:
@@ -130,6 +134,8 @@ def runs_of(command: Command) -> Iterator[Run]:
         # Other networks than the smallest take minutes to compile for more than this.
         short = {"stages": ("pretrain",), "model.resolutions": (64,)}
         short = short if mode == "train" and "model.name" in given else {}
+        # Of so few pictures a narrow one may not be kept.
+        short |= {"budget.max_drop": 100.0} if mode == "convert" else {}
         fields = {n: value for n, value in (TINY | short).items() if n not in given}
         words += [f"--config.{name}={value}" for name, value in fields.items()]
         left = ("eval_bucketed.json",) if config.eval.dispatch == "bucketed" else LEFT_BY[mode]
@@ -171,7 +177,7 @@ def succeeds(run: Run) -> bool:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     # What a command before has left would hide that this one leaves nothing.
-    for pattern in run.left if run.mode != "train" else ():
+    for pattern in run.left if run.mode not in TRAININGS else ():
         for old in run.workdir.glob(pattern):
             old.unlink()
     start = time.perf_counter()

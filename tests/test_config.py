@@ -35,7 +35,10 @@ BASES = ("paper", "mobilenet_paper")
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in BASES)
 
 
-PATHS = ("restore_from", "data.dir", "joint.init_from", "predict.input", "predict.output")
+PATHS = (
+    *("restore_from", "data.dir", "joint.init_from", "predict.input", "predict.output"),
+    *("convert.weights", "convert.classes"),
+)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -100,21 +103,22 @@ def test_bad_fields(field: str, value: object, words: str) -> None:
     ("field", "modes"),
     [
         # Who divides these batches among the devices, of which there are five.
-        ("pretrain.batch_size", ["train"]),
-        ("joint.batch_size", ["train"]),
-        ("eval.batch_size", ["train", "eval", "calibrate", "benchmark"]),
+        ("pretrain.batch_size", ["train", "convert"]),
+        ("joint.batch_size", ["train", "convert"]),
+        ("eval.batch_size", ["train", "convert", "eval", "calibrate", "benchmark"]),
     ],
 )
 def test_only_a_mode_that_uses_a_batch_minds_its_size(field: str, modes: list[str]) -> None:
     config = default_config()
     sizes = {"pretrain.batch_size": 40, "joint.batch_size": 40, "eval.batch_size": 40}
-    config.update_from_flattened_dict(sizes | {field: 32})
+    config.update_from_flattened_dict(sizes | {field: 32, "convert.weights": "file"})
     for mode in MODES:
         if mode in modes:
             with pytest.raises(ConfigError, match=f"{field}=32 is not divisible by the 5 devices"):
                 check_config(config, 5, mode)
         else:
             check_config(config, 5, mode)
+    config.convert.weights = ""
     config.eval.dispatch = "bucketed"
     check_config(config, 5, "eval")
     config.stages = ("pretrain",) if field == "joint.batch_size" else ("joint",)

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError, StageCheckpoints
-from drnet_jax.train import load_state
 from drnet_jax.training.optim import create_optimizer
+from drnet_jax.training.start import load_state
 from drnet_jax.training.train_state import create_train_state
 from tests.small_run import small_config
 

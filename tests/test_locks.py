@@ -22,7 +22,8 @@ from drnet_jax.checkpoints.training_lock import other_training, training_lock
 from drnet_jax.config import ConfigError
 from drnet_jax.report import _summary
 from drnet_jax.runtime.locks import locked, other_holder
-from drnet_jax.train import check_stage_one, train_and_evaluate
+from drnet_jax.train import train_and_evaluate
+from drnet_jax.training.start import check_stage_one
 from tests.random_model import write_run
 from tests.small_run import small_config
 from tests.test_summaries import evaluated

@@ -19,7 +19,8 @@ from drnet_jax.evaluation.inputs import ModelOutputs
 from drnet_jax.reports.summaries import read_summary
 from drnet_jax.runtime.checked_json import read_json
 from drnet_jax.runtime.files import write_json
-from drnet_jax.train import check_stage_one, prepare
+from drnet_jax.train import prepare
+from drnet_jax.training.start import check_stage_one
 from tests.random_model import write_run
 from tests.small_run import small_config
 

@@ -34,13 +34,9 @@ from drnet_jax.models.create import create_model
 from drnet_jax.models.variables import init_variables
 from drnet_jax.runtime.files import write_json
 from drnet_jax.runtime.sharding import create_mesh
-from drnet_jax.train import (
-    check_stage_one,
-    prepare,
-    stage_two_variables,
-    train_and_evaluate,
-)
+from drnet_jax.train import prepare, train_and_evaluate
 from drnet_jax.training import create
+from drnet_jax.training.start import check_stage_one, stage_two_variables
 from drnet_jax.training.stops import TrainingError
 from tests.small_run import OVERRIDES, small_config
 from tests.xla import QUICK_COMPILATION

@@ -11,6 +11,7 @@ from drnet_jax.data.eval_view import EvalView
 from drnet_jax.data.folder import Folder
 from drnet_jax.data.imagenet100 import ClassSubset, imagenet100_classes
 from drnet_jax.data.imagenet_tars import TRAIN_TAR, ImagenetTars
+from drnet_jax.data.pictures import Pictures
 from drnet_jax.data.settings import DataSettings, check_outside
 from drnet_jax.data.sources import DataError, Dataset, EncodedDataset, Source
 from drnet_jax.data.tfds_source import TfdsDataset
@@ -36,7 +37,7 @@ class DataSplits:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names, in the order of the labels."""
+        """Their names, in the order of the labels; none of pictures without labels."""
         return self._dataset.classes
 
     def load(self, split: str) -> Source:
@@ -101,7 +102,7 @@ def _open_encoded(settings: DataSettings) -> EncodedDataset:
             raise DataError("data.name='folder' needs data.dir: add --config.data.dir=PATH")
         root = Path(settings.dir)
         check_outside("data.dir", root, "--workdir", settings.cache_dir)
-        return Folder(root)
+        return Folder(root) if settings.labelled else Pictures(root)
     name = "imagenet2012" if settings.name == "imagenet100" else settings.name
     classes = imagenet100_classes() if settings.name == "imagenet100" else None
     root = Path(settings.dir)

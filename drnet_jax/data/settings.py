@@ -25,6 +25,7 @@ class DataSettings:
       split_seed: which images go where.
       crop_scale: see `EncodedSource`.
       eval_crop: see `EncodedSource`.
+      labelled: pictures lie in folders of their classes; False: anywhere in `dir`, without labels.
     """
 
     name: str
@@ -39,6 +40,7 @@ class DataSettings:
     split_seed: int = 0
     crop_scale: tuple[float, float] = (0.08, 1.0)
     eval_crop: float = 0.875
+    labelled: bool = True
 
 
 def check_places(config: ConfigDict, workdir: Path) -> None:
@@ -64,8 +66,16 @@ def check_outside(read_field: str, read: Path, written_field: str, written: Path
         )
 
 
-def data_settings(config: ConfigDict, workdir: Path) -> DataSettings:
-    """How to read the configured data set; images get the largest resolution's size."""
+def data_settings(
+    config: ConfigDict, workdir: Path, *, labelled: bool | None = None
+) -> DataSettings:
+    """How to read the configured data set; images get the largest resolution's size.
+
+    Args:
+      config: the whole configuration.
+      workdir: of the run.
+      labelled: whether the data have labels; default: `convert.labels`.
+    """
     data = config.data
     return DataSettings(
         name=data.name,
@@ -80,4 +90,5 @@ def data_settings(config: ConfigDict, workdir: Path) -> DataSettings:
         split_seed=data.split_seed,
         crop_scale=tuple(data.crop_scale),
         eval_crop=data.eval_crop,
+        labelled=config.convert.labels if labelled is None else labelled,
     )

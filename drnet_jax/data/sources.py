@@ -1,7 +1,7 @@
 """One split of a data set: labelled images by index, in memory or encoded."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -180,6 +180,14 @@ class EncodedSource:
 
 
 Source = ArraySource | EncodedSource
+
+
+def part(source: Source, indices: Sequence[int]) -> Source:
+    """A source of some of the images, whose indices begin at 0 again; without metadata."""
+    labels = source.labels[indices]
+    if isinstance(source, EncodedSource):
+        return replace(source, positions=source.positions[indices], labels=labels, metadata={})
+    return replace(source, images=source.images[indices], labels=labels, metadata={})
 
 
 class Dataset(Protocol):

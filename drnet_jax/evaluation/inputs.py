@@ -1,6 +1,6 @@
 """What an evaluation starts from: a trained model, the splits of its data, its outputs for them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from drnet_jax.checkpoints.answers import with_answers
 from drnet_jax.checkpoints.finite import rows_not_finite
 from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.checkpoints.picture_sizes import check_sizes
@@ -23,7 +24,7 @@ from drnet_jax.config import EVALUATION_FIELDS, flatten
 from drnet_jax.data.crops import problem
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.settings import data_settings
-from drnet_jax.data.sources import EncodedSource, Source
+from drnet_jax.data.sources import Source, part
 from drnet_jax.evaluation import logits
 from drnet_jax.evaluation.logits import Logits, LogitsError
 from drnet_jax.evaluation.metrics import EvalRecords
@@ -61,45 +62,53 @@ def load_split(config: ConfigDict, workdir: Path, trained: TrainedModel, split: 
     Raises:
       DataError: the data cannot be read, or is other data.
     """
-    splits = DataSplits(data_settings(config, workdir))
-    check_data(trained.origin, splits.classes, {split: splits.identity(split)})
+    labelled = bool(trained.config["convert.labels"])
+    splits = DataSplits(data_settings(config, workdir, labelled=labelled))
+    classes = splits.classes if labelled else trained.classes
+    check_data(trained.origin, classes, {split: splits.identity(split)})
     check_sizes(trained.origin, {split: splits.sizes(split)}, config.data.max_corrupt)
-    return splits.load(split)
+    source = splits.load(split)
+    return source if labelled else with_answers(trained.origin, source)
 
 
-class ModelOutputs:
-    """A model's outputs for the splits of its data: from `logits.npz` where it has them.
+class KeptOutputs:
+    """Outputs for the splits of a data set: from a file where it has them.
 
-    Other outputs are computed and kept there too (`eval.keep_logits`), before anything is said of
-    images that cannot be decoded: once those are repaired, they alone are computed. So are images
-    that were changed under the same name, which the size of their files and the time of the last
-    change tell: on a copy with other times everything is computed anew. A file of another
-    checkpoint or other data is not used, and replaced.
+    Other outputs are computed and kept there too, before anything is said of images that cannot be
+    decoded: once those are repaired, they alone are computed. So are images that were changed under
+    the same name, which the size of their files and the time of the last change tell: on a copy
+    with other times everything is computed anew. A file of another key is not used, and replaced.
 
     Args:
-      config: with the model the checkpoint was trained with.
-      workdir: where the file is.
-      trained: the model; its variables are read when they are first needed.
+      path: of the file.
+      key: of all that the outputs depend on but the images.
+      compute: runs the network over every image of a source.
+      skip_corrupt: images that cannot be decoded are left out, instead of an error.
+      keep: write the file.
     """
 
-    def __init__(self, config: ConfigDict, workdir: Path, trained: TrainedModel) -> None:
-        self._config = config
-        self._trained = trained
-        self._restored = trained if isinstance(trained, RestoredModel) else None
-        self._path = workdir / "logits.npz"
-        self._key = logits_key(config, trained)
-        mean, std = tuple(config.data.mean), tuple(config.data.std)
-        self._eval_step = make_eval_step(trained.model, mean, std)
+    def __init__(
+        self,
+        path: Path,
+        key: str,
+        compute: Callable[[Source], Logits],
+        *,
+        skip_corrupt: bool,
+        keep: bool = True,
+    ) -> None:
+        self._path = path
+        self._key = key
+        self._compute = compute
+        self._skip_corrupt = skip_corrupt
+        self._keep = keep
 
     def of(self, split: str, source: Source, *, skip_corrupt: bool = False) -> Logits:
         """The outputs for a split, which are computed where they are not known.
 
         Raises:
-          DataError: an image cannot be decoded, and neither `skip_corrupt` nor
-            `data.skip_corrupt` is set; or none can.
+          DataError: an image cannot be decoded, and none is to be left out; or none can.
           CheckpointError: the checkpoint is damaged or of another model, or outputs are not finite.
         """
-        skip_corrupt = skip_corrupt or self._config.data.skip_corrupt
         known = self._load(split, source)
         if known is None:
             known = self._compute(source)
@@ -111,29 +120,17 @@ class ModelOutputs:
                 log(f"and of {len(lacking)} images that it lacks, or had before they were changed")
                 known = joined(known, self._compute(part(source, lacking)), lacking)
                 self._save(split, known)
+        skip_corrupt = skip_corrupt or self._skip_corrupt
         check_corrupt(source, missing(known, source), skip=skip_corrupt)
         return known
 
-    def _compute(self, source: Source) -> Logits:
-        """Runs the model over every image of the source."""
-        if self._restored is None:
-            self._restored = restore_variables(self._trained)
-        return evaluate_logits(
-            self._eval_step,
-            self._restored.variables,
-            source,
-            batch_size=self._config.eval.batch_size,
-            mesh=self._restored.mesh,
-            checkpoint=self._trained.checkpoint,
-        )
-
     def _save(self, split: str, found: Logits) -> None:
-        if not self._config.eval.keep_logits:
+        if not self._keep:
             return
         try:
             logits.save(self._path, self._key, split, found)
         except OSError as error:
-            log(f"{self._path} is not written, the next evaluation runs the model anew: {error}")
+            log(f"{self._path} is not written, the next time they are computed anew: {error}")
 
     def _load(self, split: str, source: Source) -> Logits | None:
         # Several processes may not see the same file, and have to do the same.
@@ -153,6 +150,43 @@ class ModelOutputs:
             return same
         log(f"{self._path} is of other images of the {split} split: computed anew")
         return None
+
+
+class ModelOutputs(KeptOutputs):
+    """A model's outputs for the splits of its data, in `logits.npz` (`eval.keep_logits`).
+
+    Args:
+      config: with the model the checkpoint was trained with.
+      workdir: where the file is.
+      trained: the model; its variables are read when they are first needed.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path, trained: TrainedModel) -> None:
+        super().__init__(
+            workdir / "logits.npz",
+            logits_key(config, trained),
+            self._run_model,
+            skip_corrupt=config.data.skip_corrupt,
+            keep=config.eval.keep_logits,
+        )
+        self._config = config
+        self._trained = trained
+        self._restored = trained if isinstance(trained, RestoredModel) else None
+        mean, std = tuple(config.data.mean), tuple(config.data.std)
+        self._eval_step = make_eval_step(trained.model, mean, std)
+
+    def _run_model(self, source: Source) -> Logits:
+        """Over every image of the source."""
+        if self._restored is None:
+            self._restored = restore_variables(self._trained)
+        return evaluate_logits(
+            self._eval_step,
+            self._restored.variables,
+            source,
+            batch_size=self._config.eval.batch_size,
+            mesh=self._restored.mesh,
+            checkpoint=self._trained.checkpoint,
+        )
 
 
 def with_origin(records: EvalRecords, source: Source) -> EvalRecords:
@@ -181,14 +215,6 @@ def of_unchanged(known: Logits, source: Source) -> Logits:
 def missing(known: Logits, source: Source) -> np.ndarray:
     """Indices of the images of a source whose outputs are not known."""
     return np.setdiff1d(np.arange(len(source)), known.index)
-
-
-def part(source: Source, indices: Sequence[int]) -> Source:
-    """A source of some of the images, whose indices begin at 0 again; without metadata."""
-    labels = source.labels[indices]
-    if isinstance(source, EncodedSource):
-        return replace(source, positions=source.positions[indices], labels=labels, metadata={})
-    return replace(source, images=source.images[indices], labels=labels, metadata={})
 
 
 def joined(known: Logits, further: Logits, indices: Sequence[int]) -> Logits:

@@ -95,6 +95,32 @@ def variables_from_arrays(
     )
 
 
+def num_outputs(
+    network: Backbone,
+    arrays: Mapping[str, np.ndarray],
+    resolution: int,
+    *,
+    origin: str | Path = "the weights",
+) -> int | None:
+    """Classes of the last layer of `arrays`; None where they have none.
+
+    Args:
+      network: the one that they are for, whatever its own number of classes.
+      arrays: see `variables_from_arrays`.
+      resolution: one that the network takes.
+      origin: what messages call the weights.
+
+    Raises:
+      WeightsError: the network is not made for these arrays.
+    """
+    wanted = _abstract_variables(network, resolution)
+    names = _chosen(network, wanted, arrays, resolution, origin)
+    path = next(path for path in wanted if path[1:-1] == HEAD and path[-1] == "bias")
+    name = names.array(path, _suffix(network, resolution))
+    bias = arrays.get(name.replace(names.layer(HEAD), _head_layer(names, arrays)))
+    return None if bias is None or bias.ndim != 1 else len(bias)
+
+
 def _abstract_variables(network: Backbone, resolution: int) -> dict[tuple[str, ...], Any]:
     """Shapes by path, without computing anything."""
     image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32)

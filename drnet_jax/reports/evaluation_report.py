@@ -16,6 +16,7 @@ from drnet_jax.data.sources import Source
 from drnet_jax.evaluation.logits import Logits
 from drnet_jax.evaluation.metrics import EvalRecords, hull_top1
 from drnet_jax.reports.cards import CardMaker, Pixels, hardest
+from drnet_jax.reports.conversion import conversion_section
 from drnet_jax.reports.pages import render
 from drnet_jax.reports.plots import classes_plot, cost_plot, needed_plot, sizes_plot, training_plot
 from drnet_jax.reports.tables import as_good_as_largest, named
@@ -68,6 +69,7 @@ def write_report(
         "as_good": as_good_as_largest(summary) if "controls" in summary else None,
         "glance": glance(logits.weight, resolutions) if glances and chosen else None,
         "facts": facts(summary, trained),
+        "conversion": conversion_section(summary),
         "table": table(summary),
         "plots": plots(summary, trained.origin),
         "classes": sorted(summary.get("by_class", []), key=lambda row: row["top1"]),

@@ -13,6 +13,7 @@ from drnet_jax.models.macs import ModelCost
 from drnet_jax.training.optim import create_learning_rate_fn, create_optimizer
 from drnet_jax.training.stage_losses import JointLoss, Loss, PretrainLoss, create_tau_fn
 from drnet_jax.training.train_step import StepFn, TrainPreprocess, make_train_step
+from drnet_jax.training.trained_part import PartLoss, TrainedPart, last_stage
 
 
 class StageStep(NamedTuple):
@@ -44,10 +45,16 @@ def create_stage_step(
         part: create_learning_rate_fn(section, steps_per_epoch, scale)
         for part, scale in scales.items()
     }
-    tx = create_optimizer(section, learning_rate_fns)
+    loss = create_loss(config, stage, model, cost, target, steps_per_epoch)
+    trains = None
+    if stage == "pretrain" and section.train != "all":
+        layers = last_stage(model.classifier, model.resolutions[0])
+        part = TrainedPart(section.train, layers)
+        loss, trains = PartLoss(loss, part), part.trains
+    tx = create_optimizer(section, learning_rate_fns, trains)
     data = config.data
     train_step = make_train_step(
-        create_loss(config, stage, model, cost, target, steps_per_epoch),
+        loss,
         tx,
         TrainPreprocess(tuple(data.mean), tuple(data.std), data.flip),
         learning_rate_fns=learning_rate_fns,
@@ -77,7 +84,7 @@ def create_loss(
     """
     section = config[section_name(stage)]
     if stage == "pretrain":
-        return PretrainLoss(model, section.label_smoothing, section.distillation)
+        return PretrainLoss(model, section.label_smoothing, section.distillation, section.teacher)
     return JointLoss(
         model,
         cost.choice_costs,

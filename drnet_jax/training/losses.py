@@ -82,19 +82,23 @@ def resource_regulariser(cost: jax.Array, costs: jax.Array, target: float | jax.
     return jnp.where(spread > 0, jnp.maximum(0.0, cost - target) / jnp.maximum(spread, 1e-12), 0.0)
 
 
-def distillation_loss(branch_logits: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-    """Kullback-Leibler divergence `[m]` of every resolution from the ensemble of all, in nats.
+def distillation_loss(
+    branch_logits: jax.Array, *, teacher: str = "ensemble", mask: jax.Array | None = None
+) -> jax.Array:
+    """Kullback-Leibler divergence `[m]` of every resolution from a teacher, in nats.
 
-    The teacher is the mean of the logits over the resolutions, without gradient: the ensemble
-    distillation of RS-Nets (Wang et al., "Resolution Switchable Networks", ECCV 2020, arXiv
-    2007.09558). There the weights of the ensemble are learned; here they are equal, so that nothing
-    is trained that is not used afterwards.
+    Of the ensemble the teacher's logits are the mean over the resolutions: the distillation of
+    RS-Nets (Wang et al., "Resolution Switchable Networks", ECCV 2020, arXiv 2007.09558). There the
+    weights of the ensemble are learned; here they are equal, so that nothing is trained that is not
+    used afterwards. No teacher gets a gradient.
 
     Args:
-      branch_logits: `[n, m, k]`, of the same crops.
+      branch_logits: `[n, m, k]`, of the same crops, the largest resolution first.
+      teacher: `'ensemble'`, or `'largest'`, the largest resolution, whose own divergence is zero.
       mask: `[n]` bool; samples marked False are left out.
     """
-    teacher = jax.lax.stop_gradient(branch_logits.mean(axis=1, keepdims=True))
-    log_p, log_q = jax.nn.log_softmax(teacher), jax.nn.log_softmax(branch_logits)
+    logits = branch_logits[:, :1] if teacher == "largest" else branch_logits
+    target = jax.lax.stop_gradient(logits.mean(axis=1, keepdims=True))
+    log_p, log_q = jax.nn.log_softmax(target), jax.nn.log_softmax(branch_logits)
     divergence = (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
     return jax.vmap(masked_mean, (1, None))(divergence, mask)

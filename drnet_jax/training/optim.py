@@ -1,7 +1,9 @@
 """Optimisers and learning-rate schedules, per stage and per part of the network."""
 
+from collections.abc import Callable
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,6 +12,9 @@ from ml_collections import ConfigDict
 # TF-Slim's defaults (`train_image_classifier.py`).
 _RMS_DECAY = 0.9
 _RMS_EPSILON = 1.0
+# What is not trained, as a part.
+_FROZEN = "frozen"
+Path = tuple[Any, ...]
 
 
 def create_learning_rate_fn(
@@ -48,7 +53,9 @@ def create_learning_rate_fn(
 
 
 def create_optimizer(
-    stage: ConfigDict, learning_rate_fns: dict[str, optax.Schedule]
+    stage: ConfigDict,
+    learning_rate_fns: dict[str, optax.Schedule],
+    trains: Callable[[Path], bool] | None = None,
 ) -> optax.GradientTransformation:
     """One optimiser a part ('classifier', 'predictor'), after an optional global-norm clip.
 
@@ -58,14 +65,23 @@ def create_optimizer(
     momentum (m = momentum * m + rate * g / sqrt(ms + epsilon)). `'adamw'`: decoupled decay.
     `decay_all=True` decays BatchNorm parameters and biases too (PyTorch's default, hence the
     paper's); otherwise only kernels (rank 2 and more).
+
+    Args:
+      stage: the stage's section of the config.
+      learning_rate_fns: of every part.
+      trains: from the names that lead to a parameter to whether it is trained; others keep their
+        values, and have no state. Default: all are.
     """
     parts = {part: _part_optimizer(stage, fn) for part, fn in learning_rate_fns.items()}
+    # Only where it is needed: checkpoints of runs without it lack its (empty) state.
+    if trains is not None:
+        parts[_FROZEN] = optax.set_to_zero()
 
     def labels(params: Any) -> Any:
         """Every leaf's part."""
-        return {
-            part: jax.tree.map(lambda _, part=part: part, tree) for part, tree in params.items()
-        }
+        return flax.traverse_util.path_aware_map(
+            lambda path, _: path[0] if trains is None or trains(path) else _FROZEN, params
+        )
 
     optimizer = optax.partition(parts, labels)
     if stage.clip_norm:

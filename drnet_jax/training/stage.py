@@ -31,6 +31,7 @@ class Run:
       train: the training images.
       calibration: the images that checkpoints are chosen by.
       stage_steps: how every stage is trained, by its name.
+      start: variables of the classifier that stage 1 starts from; None: random ones.
     """
 
     config: ConfigDict
@@ -42,6 +43,7 @@ class Run:
     train: Source
     calibration: Source
     stage_steps: Mapping[str, StageStep]
+    start: Any = None
 
 
 @dataclass(frozen=True)

@@ -51,11 +51,13 @@ class PretrainLoss:
       model: the network, whose predictor is not used.
       label_smoothing: of the cross-entropies.
       distillation: weight of `distillation_loss`; 0: none.
+      teacher: of `distillation_loss`.
     """
 
     model: DRNet
     label_smoothing: float = 0.0
     distillation: float = 0.0
+    teacher: str = "ensemble"
 
     def __call__(
         self, params: Any, collections: Any, batch: Batch, key: jax.Array, step: jax.Array
@@ -77,7 +79,7 @@ class PretrainLoss:
         loss = ce = ces.sum()
         metrics: Metrics = {}
         if self.distillation:
-            divergence = distillation_loss(branch_logits, mask=mask).sum()
+            divergence = distillation_loss(branch_logits, teacher=self.teacher, mask=mask).sum()
             loss = ce + self.distillation * divergence
             metrics["distillation"] = divergence
         metrics |= {"loss": loss, "ce": ce, **_branch_accuracies(branch_logits, batch)}

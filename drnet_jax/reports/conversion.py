@@ -1,0 +1,114 @@
+"""Before and after a conversion: what `report.html` says of a run that began with weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from drnet_jax.evaluation.metrics import hull_top1
+
+_STEPS = {
+    "outputs": "outputs of the imported network",
+    "head": "head",
+    "pretrain": "training",
+    "joint": "first look",
+    "calibration": "calibration",
+    "timing": "timing",
+}
+_CASCADES = {"cascade": "confidence cascade", "margin_cascade": "margin cascade"}
+
+
+def conversion_section(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the template shows; None of a run that began with random weights, as far as is known.
+
+    Args:
+      summary: what `eval.json` holds.
+    """
+    noted = summary.get("conversion")
+    # Without the figures before, the file was removed and holds later minutes only.
+    if noted is None or "before" not in noted:
+        return None
+    times = noted.get("milliseconds", [])
+    return {
+        "words": _words(summary, noted),
+        "batch_sizes": [entry["batch_size"] for entry in times],
+        "rows": [*_fixed_rows(summary, noted, times), *_other_rows(summary, times)],
+        "minutes": _minutes(noted.get("seconds", {})),
+    }
+
+
+def _words(summary: Mapping[str, Any], noted: Mapping[str, Any]) -> str:
+    """The head, what was trained, and what top-1 is of."""
+    classes = len(summary.get("by_class", [])) or None
+    trained = {
+        "all": "all of the network",
+        "last_stage": "its last stage and the head",
+        "batch_norm": "BatchNorm and the head",
+        "head": "the head alone",
+    }[summary["config"]["pretrain.train"]]
+    if noted["new_head"]:
+        head = "A new head was fitted to the imported network's features"
+    else:
+        head = "The head is the weights' own"
+        if classes is not None and noted["outputs"] != classes and noted["labels"]:
+            head += (
+                f", {classes} of its {noted['outputs']} classes: every figure, before and after, "
+                "is among those"
+            )
+    words = f"{head}. Trained: {trained}."
+    if not noted["labels"]:
+        largest = summary["resolutions"][0]
+        words += (
+            " The pictures have no labels: each top-1 is agreement with what the imported network "
+            f"says at {largest} px, right or wrong."
+        )
+    return words
+
+
+def _fixed_rows(
+    summary: Mapping[str, Any], noted: Mapping[str, Any], times: list[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    no_figures: list[Any] = [None] * len(summary["fixed"])
+    before = noted["before"].get(summary["split"], {}).get("fixed", no_figures)
+    return [
+        {
+            "name": f"fixed {entry['resolution']} px",
+            "before": None if old is None else 100 * old["top1"],
+            **_row(summary, entry["top1"], entry["gmacs"]),
+            "ms": [time["fixed"][index] for time in times],
+        }
+        for index, (entry, old) in enumerate(zip(summary["fixed"], before, strict=True))
+    ]
+
+
+def _other_rows(summary: Mapping[str, Any], times: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    if summary["top1"] is None or len(summary["fixed"]) == 1:
+        return []
+    gmacs, no_times = summary["gmacs"], [None] * len(times)
+    rows = [
+        {
+            "name": "adaptive",
+            **_row(summary, summary["top1"], gmacs),
+            "ms": [time["adaptive"] for time in times],
+        },
+        {
+            "name": "hull of the fixed sizes",
+            **_row(summary, hull_top1(dict(summary), gmacs), gmacs),
+            "ms": no_times,
+        },
+    ]
+    controls: Mapping[str, Any] = summary.get("controls", {})
+    for name, label in _CASCADES.items() if controls else ():
+        value, spent = controls["intervals"][name]["value"], controls["gmacs"][name]
+        rows.append({"name": label, **_row(summary, value, spent), "ms": no_times})
+    return [{"before": None, **row} for row in rows]
+
+
+def _row(summary: Mapping[str, Any], top1: float, gmacs: float) -> dict[str, float]:
+    """Top-1 in %, GMACs, and these over the largest resolution's."""
+    return {"after": 100 * top1, "gmacs": gmacs, "share": gmacs / summary["fixed"][0]["gmacs"]}
+
+
+def _minutes(seconds: Mapping[str, float]) -> str:
+    if not seconds:
+        return ""
+    parts = [f"{_STEPS[name]} {value / 60:.1f}" for name, value in seconds.items()]
+    return f"{sum(seconds.values()) / 60:.1f} minutes, this evaluation aside: {', '.join(parts)}"

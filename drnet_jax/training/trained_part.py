@@ -1,0 +1,108 @@
+"""Training a part of a classifier: the rest keeps its values, and has no backward pass."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from drnet_jax.models.backbone import Backbone
+from drnet_jax.models.layers import ResolutionBatchNorm
+from drnet_jax.models.weight_names import HEAD
+from drnet_jax.training.stage_losses import Batch, Loss, Metrics
+
+Path = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class TrainedPart:
+    """Which parameters of a classifier are trained, and which BatchNorms see their batches.
+
+    Attributes:
+      what: `'all'`, `'last_stage'`, `'batch_norm'` or `'head'`; the head is trained in any case.
+      last_stage: the outermost layers that are in the last stage, see `last_stage`.
+    """
+
+    what: str
+    last_stage: frozenset[str]
+
+    def trains(self, path: Path) -> bool:
+        """Whether a parameter of the model is trained, by the names that lead to it."""
+        _, *layers, name = path
+        if self.what == "all" or layers[:1] == list(HEAD):
+            return True
+        # Convolutions have no bias: all but kernels is of BatchNorms.
+        return self.normalises(layers[0]) and (self.what == "last_stage" or name != "kernel")
+
+    def normalises(self, layer: str) -> bool:
+        """Whether BatchNorms in an outermost layer use their batch's statistics, and update theirs.
+
+        Those of frozen layers stay as they are: what the layers above get is what it was.
+        """
+        if self.what == "last_stage":
+            return layer in self.last_stage
+        return self.what != "head"
+
+
+def last_stage(network: Backbone, resolution: int) -> frozenset[str]:
+    """The outermost layers and blocks of a network that give its last, smallest feature maps.
+
+    Args:
+      network: a classifier.
+      resolution: side in pixels of its images.
+    """
+    sides: dict[str, int] = {}
+
+    def note(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        """Keeps the side of what an outermost layer gives."""
+        output = next_fun(*args, **kwargs)
+        if len(context.module.path) == 1 and getattr(output, "ndim", 0) == 4:
+            sides[context.module.path[0]] = output.shape[1]
+        return output
+
+    def initialise(images: jax.Array) -> Any:
+        """Visits every layer."""
+        with nn.intercept_methods(note):
+            return network.init(jax.random.key(0), images, resolution=resolution, train=False)
+
+    jax.eval_shape(initialise, jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32))
+    return frozenset(name for name, side in sides.items() if side == min(sides.values()))
+
+
+@dataclass(frozen=True)
+class PartLoss:
+    """A loss of which a part of the classifier's parameters is trained.
+
+    Gradients of the others are zero, and nothing is computed for them.
+
+    Attributes:
+      loss: of all parameters.
+      part: which are trained.
+    """
+
+    loss: Loss
+    part: TrainedPart
+
+    def __call__(
+        self, params: Any, collections: Any, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[Any, Metrics]]:
+        """See `Loss`."""
+        stopped = flax.traverse_util.path_aware_map(
+            lambda path, leaf: leaf if self.part.trains(path) else jax.lax.stop_gradient(leaf),
+            params,
+        )
+        with nn.intercept_methods(self._keep_statistics):
+            return self.loss(stopped, collections, batch, key, step)
+
+    def _keep_statistics(
+        self, next_fun: Callable[..., Any], args: Any, kwargs: dict[str, Any], context: Any
+    ) -> Any:
+        """Runs a BatchNorm of a frozen layer as in evaluation."""
+        part, *layers = context.module.path or ("",)
+        norm = isinstance(context.module, ResolutionBatchNorm)
+        if norm and part == "classifier" and not self.part.normalises(layers[0]):
+            kwargs = kwargs | {"train": False}
+        return next_fun(*args, **kwargs)

@@ -1,0 +1,173 @@
+"""A conversion, end to end: its head and figures by hand, its end when resumed, pictures alone."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from ml_collections import ConfigDict
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from drnet_jax.checkpoints.runs import load_run
+from drnet_jax.convert import convert
+from drnet_jax.data.datasets import DataSplits
+from drnet_jax.data.eval_view import eval_image
+from drnet_jax.data.settings import data_settings
+from drnet_jax.evaluate import restore_and_evaluate
+from drnet_jax.train import train_stages
+from tests.conversion_data import (
+    conversion,
+    network,
+    random_variables,
+    write_pictures,
+    write_weights,
+)
+
+SIZES = (32, 16)
+FIELDS = {"pretrain.train": "batch_norm", "checkpoint.keep_latest": 9}
+NUM_STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of three classes, and weights of a classifier of five."""
+    folder = tmp_path_factory.mktemp("conversion")
+    write_pictures(folder / "pictures")
+    write_weights(folder / "weights.safetensors", 5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(place: Path) -> Path:
+    """The workdir of a finished conversion."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("drnet_jax.evaluation.intervals.RESAMPLES", 100)
+        convert(conversion(place, **FIELDS, **{"budget.max_drop": 50.0}), place / "run")
+    return place / "run"
+
+
+def seen(config: ConfigDict, workdir: Path, split: str) -> tuple[Any, np.ndarray]:
+    """What the network takes of a split's pictures at 32 px, and their labels."""
+    source = DataSplits(data_settings(config, workdir)).load(split)
+    pictures = [eval_image(source, index, SIZES[0]) for index in range(len(source))]
+    mean, std = np.array(config.data.mean), np.array(config.data.std)
+    return jnp.asarray((np.stack(pictures) / 255 - mean) / std, jnp.float32), source.labels
+
+
+def looks(images: Any, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and features `[n, 2, ...]` of the network before its conversion, without the file."""
+    found = []
+    for size in SIZES:
+        resized = jax.image.resize(images, (len(images), size, size, 3), "bilinear")
+        found.append(
+            network(num_classes).apply(
+                random_variables(num_classes), resized, resolution=32, train=False, method="look"
+            )
+        )
+    logits = np.stack([look.logits for look in found], axis=1)
+    return logits, np.stack([look.pooled for look in found], axis=1)
+
+
+def test_figures_before_are_those_of_a_head_by_hand(place: Path, converted: Path) -> None:
+    config = conversion(place)
+    noted = json.loads((converted / "conversion.json").read_text())
+    images, label = seen(config, converted, "train")
+    _, features = looks(images, 5)
+    pipeline = make_pipeline(
+        StandardScaler(), LogisticRegression(C=noted["head_strength"], max_iter=1000)
+    )
+    pipeline.fit(features.reshape(-1, features.shape[-1]).astype(float), np.repeat(label, 2))
+    for split in ("calibration", "test"):
+        images, label = seen(config, converted, split)
+        _, features = looks(images, 5)
+        for index, entry in enumerate(noted["before"][split]["fixed"]):
+            right = (pipeline.predict(features[:, index].astype(float)) == label).mean()
+            # One picture may lie on the border.
+            assert entry["top1"] == pytest.approx(right, abs=1.01 / len(label))
+    assert (noted["new_head"], noted["outputs"], noted["labels"]) == (True, 5, True)
+
+
+def test_the_report_has_before_and_after(converted: Path) -> None:
+    summary = json.loads((converted / "eval.json").read_text())
+    page = (converted / "report.html").read_text()
+    page = page[page.index("Before and after") :]
+    noted = summary["conversion"]
+    for old, new in zip(noted["before"]["test"]["fixed"], summary["fixed"], strict=True):
+        row = f"<td>{100 * old['top1']:.2f}</td><td>{100 * new['top1']:.2f}</td>"
+        assert f"<th>fixed {new['resolution']} px</th>{row}" in page
+    assert f"<th>adaptive</th><td></td><td>{100 * summary['top1']:.2f}</td>" in page
+    (times,) = noted["milliseconds"]
+    assert f"<td>{times['adaptive']:.3g}</td>" in page
+    assert times["batch_size"] == 2 and len(times["fixed"]) == 2
+    steps = {"outputs", "head", "pretrain", "joint", "calibration", "timing"}
+    assert set(noted["seconds"]) == steps and min(noted["seconds"].values()) > 0
+    assert "A new head was fitted" in page and "BatchNorm and the head" in page
+    # What is chosen is within the budget on the calibration split.
+    calibration = json.loads((converted / "calibration.json").read_text())
+    assert summary["lambda"] in [point["lam"] for point in calibration["points"]]
+
+
+def test_what_is_frozen_is_the_file_s(converted: Path) -> None:
+    trained = load_run(converted).variables["params"]["classifier"]
+    before = random_variables(5)["params"]
+    kernels = 0
+    for layer, arrays in jax.tree_util.tree_leaves_with_path(before):
+        keys = [entry.key for entry in layer]
+        if keys[-1] == "kernel" and keys[0] != "fc":
+            found = trained
+            for key in keys:
+                found = found[key]
+            np.testing.assert_array_equal(found, arrays)
+            kernels += 1
+    assert kernels == 6
+    assert not np.array_equal(trained["bn1"]["scale_32"], trained["bn1"]["scale_16"])
+
+
+def final_state(workdir: Path) -> Any:
+    return ocp.load((workdir / "pretrain" / str(NUM_STEPS)).resolve())
+
+
+@pytest.mark.parametrize("left", [0, 3])
+def test_it_resumes_from_any_step(
+    left: int, place: Path, converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the first checkpoint from the kept features; the end is equal to the bit."""
+    resumed = tmp_path / "run"
+    shutil.copytree(converted, resumed)
+    for name in ("joint", *(f"pretrain/{step}" for step in range(left + 1, NUM_STEPS + 1))):
+        shutil.rmtree(resumed / name, ignore_errors=True)
+    for name in ("pretrain_finished.json", "joint_finished.json"):
+        (resumed / name).unlink()
+    train_stages(conversion(place, **FIELDS), resumed)
+    jax.tree.map(np.testing.assert_array_equal, final_state(resumed), final_state(converted))
+    assert ("train split: outputs from" in capsys.readouterr().out) == (not left)
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_pictures_without_labels(place: Path, tmp_path: Path) -> None:
+    """Their labels are what the network says at the largest size; it keeps head and classes."""
+    config = conversion(place, **FIELDS, **{"convert.labels": False, "pretrain.num_epochs": 1})
+    train_stages(config, tmp_path)
+    summary = restore_and_evaluate(config, tmp_path)
+    images, no_label = seen(config, tmp_path, "test")
+    assert not no_label.any()
+    logits, _ = looks(images, 5)
+    with np.load(tmp_path / "logits.npz") as kept:
+        np.testing.assert_array_equal(kept["test/label"], logits[:, 0].argmax(axis=1))
+    noted = summary["conversion"]
+    agreement = (logits[:, 1].argmax(axis=1) == logits[:, 0].argmax(axis=1)).mean()
+    found = [entry["top1"] for entry in noted["before"]["test"]["fixed"]]
+    assert found == pytest.approx([1.0, agreement], abs=1.01 / len(images))
+    assert found[0] == 1.0
+    assert (noted["new_head"], noted["labels"]) == (False, False)
+    assert load_run(tmp_path).classes == tuple(f"class {index}" for index in range(5))
+    assert "agreement with what the imported network says at 32 px" in (
+        tmp_path / "report.html"
+    ).read_text().replace("\n", " ")

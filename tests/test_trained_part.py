@@ -1,0 +1,125 @@
+"""What is frozen stays to the bit, has no optimiser state, and costs no backward pass."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from drnet_jax.models.backbone import Backbone
+from drnet_jax.models.create import create_model
+from drnet_jax.models.macs import model_cost
+from drnet_jax.models.mobilenet import MobileNet
+from drnet_jax.models.resnet import ResNet
+from drnet_jax.models.variables import init_variables, split_classifier
+from drnet_jax.training.create import create_loss, create_stage_step
+from drnet_jax.training.train_state import create_train_state
+from drnet_jax.training.trained_part import PartLoss, TrainedPart, last_stage
+from tests.small_run import small_config
+
+CONFIG = {"model.args": "stage_sizes=(1, 1, 1), width=4, stem='small'"}
+RESNET = ResNet(3, (1, 1, 1), width=4, stem="small")
+MOBILENET = MobileNet(3, ((1, 8, 1, 1, 3), (2, 8, 1, 2, 3), (2, 16, 2, 1, 3)), head_features=24)
+# By hand: what is behind the last convolution of stride 2, that one's block included.
+LAST = {
+    RESNET: {"layer3_0"},
+    MOBILENET: {"stage1_0", "stage2_0", "stage2_1", "head_conv", "head_bn"},
+}
+
+
+@pytest.mark.parametrize("network", LAST, ids=lambda network: type(network).__name__)
+def test_last_stage(network: Backbone) -> None:
+    assert last_stage(network, 32) == LAST[network]
+    assert last_stage(network.clone(remat=True), 32) == LAST[network]
+
+
+def is_trained(what: str, path: tuple[str, ...]) -> bool:
+    """By hand, for the parameters of the ResNet."""
+    layer, name = path[1], path[-1]
+    of_norm = name.startswith(("scale", "bias")) and layer != "fc"
+    by_part = {
+        "all": True,
+        "last_stage": layer == "layer3_0",
+        "batch_norm": of_norm,
+        "head": False,
+    }
+    return layer == "fc" or by_part[what]
+
+
+@pytest.mark.parametrize("what", ["all", "last_stage", "batch_norm", "head"])
+def test_the_rest_stays_as_it_is(what: str) -> None:
+    config = small_config(**CONFIG, **{"pretrain.train": what, "pretrain.optimizer": "adamw"})
+    model = create_model(config, 3)
+    variables, _ = split_classifier(init_variables(model, jax.random.key(0)))
+    tx, train_step = create_stage_step(config, "pretrain", model, model_cost(model), None, 4)
+    state = create_train_state(variables, tx, ema=False)
+    before = jax.device_get((state.params, state.collections))
+    trained = [
+        leaf.size
+        for path, leaf in flax.traverse_util.flatten_dict(state.params).items()
+        if is_trained(what, path)
+    ]
+    # Adam's two moments of what is trained, and counts of steps.
+    moments = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim)
+    assert moments == 2 * sum(trained)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": jnp.asarray(rng.integers(0, 256, (8, 32, 32, 3), np.uint8)),
+        "label": jnp.asarray(rng.integers(0, 3, 8)),
+    }
+    for _ in range(2):
+        state, metrics = train_step(state, batch, jax.random.key(1))
+    assert metrics["grad_norm"] > 0
+    params, collections = jax.device_get((state.params, state.collections))
+    old = flax.traverse_util.flatten_dict(before[0])
+    for path, leaf in flax.traverse_util.flatten_dict(params).items():
+        assert np.array_equal(leaf, old[path]) != is_trained(what, path), path
+    # Statistics move where the BatchNorm is trained.
+    old = flax.traverse_util.flatten_dict(before[1])
+    for path, leaf in flax.traverse_util.flatten_dict(collections).items():
+        moves = what in ("all", "batch_norm") or (what == "last_stage" and path[2] == "layer3_0")
+        assert np.array_equal(leaf, old[path]) != moves, path
+
+
+def test_frozen_layers_give_what_they_give_in_evaluation() -> None:
+    """With the head alone, the loss of a training step is that of the evaluated network."""
+    config = small_config(**CONFIG)
+    model = create_model(config, 3)
+    variables, _ = split_classifier(init_variables(model, jax.random.key(0)))
+    params = variables.pop("params")
+    collections = jax.tree.map(lambda statistic: statistic + 0.3, variables)
+    images = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
+    batch = {"image": images, "label": jnp.array([0, 1, 2, 0])}
+    loss = create_loss(config, "pretrain", model, model_cost(model), None, 1)
+    part = PartLoss(loss, TrainedPart("head", last_stage(RESNET, 32)))
+    value, _ = part(params, collections, batch, jax.random.key(0), jnp.int32(0))
+    everything = {"params": params, **collections}
+    logits: Any = model.apply(everything, images, train=False, method="classify_all")
+    log_p = np.asarray(jax.nn.log_softmax(logits))[np.arange(4), :, np.array(batch["label"])]
+    np.testing.assert_allclose(value, -log_p.mean(axis=0).sum(), rtol=1e-5)
+
+
+def gradient_flops(what: str) -> float:
+    """Of loss and gradient, as XLA counts them after it has left out what nothing needs."""
+    config = small_config(**CONFIG)
+    model = create_model(config, 3)
+    loss: Any = create_loss(config, "pretrain", model, model_cost(model), None, 1)
+    if what != "all":
+        loss = PartLoss(loss, TrainedPart(what, last_stage(RESNET, 32)))
+    variables, _ = split_classifier(init_variables(model, jax.random.key(0)))
+    collections = {name: tree for name, tree in variables.items() if name != "params"}
+    batch = {"image": jnp.zeros((4, 32, 32, 3)), "label": jnp.zeros(4, jnp.int32)}
+    grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    arguments = (variables["params"], collections, batch, jax.random.key(0), jnp.int32(0))
+    analysis: Any = grad.lower(*arguments).compile().cost_analysis()
+    return analysis["flops"]
+
+
+def test_freezing_saves_the_backward_pass() -> None:
+    """A forward pass is a third of a step: the gradients of inputs and of weights are the rest."""
+    flops = {w: gradient_flops(w) for w in ("head", "last_stage", "batch_norm", "all")}
+    assert flops["head"] < 0.45 * flops["all"]
+    assert flops["head"] < flops["last_stage"] < 0.75 * flops["all"]
+    assert flops["last_stage"] < flops["batch_norm"] < 0.85 * flops["all"]
