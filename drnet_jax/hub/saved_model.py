@@ -127,6 +127,9 @@ def find_evaluation(saved: SavedModel) -> Mapping[str, Any] | None:
     summary = read_summary(saved.origin)
     if summary is None:
         return None
+    if not saved.config.convert.labels:
+        log(f"{saved.origin / EVALUATION} has agreement with the imported network, no accuracy")
+        return None
     same = summary["resolutions"] == list(saved.model.resolutions)
     if summary.get("model") != saved.key or not same:
         log(

@@ -22,6 +22,8 @@ def print_tables(summary: dict[str, Any]) -> None:
         return f"{name:<{_WIDTH}}{100 * top1:8.2f}{gmacs:12.5f}{relative:10.2f}"
 
     log(f"\n{summary['num_images']} images of the {summary['split']} split")
+    if not summary["config"]["convert.labels"]:
+        log(f"top-1: agreement with the imported network at {largest['resolution']} px")
     log(f"{'':<{_WIDTH}}{'top-1 %':>8}{'GMACs':>12}{'of largest':>12}".rstrip())
     for entry in summary["fixed"]:
         log(row(f"fixed {entry['resolution']}", entry["top1"], entry["gmacs"]))

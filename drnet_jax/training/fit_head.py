@@ -1,8 +1,10 @@
 """A head for the classes of the data, fitted to features of a network that is not trained."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
@@ -55,7 +57,10 @@ def fit_head(
     regression = LogisticRegression(max_iter=_MAX_ITERATIONS, warm_start=True)
     best: tuple[float, LinearHead] | None = None
     for strength in _STRENGTHS:
-        regression.set_params(C=strength).fit(inputs, targets)
+        with warnings.catch_warnings():
+            # Held-out images judge how far it came.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            regression.set_params(C=strength).fit(inputs, targets)
         loss = log_loss(
             held_out_targets, regression.predict_proba(held_out), labels=regression.classes_
         )
