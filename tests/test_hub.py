@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.checkpoints.measured_cost import write_measured
 from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.evaluate import restore_and_evaluate
+from drnet_jax.hub.saved_model import find_evaluation
 from drnet_jax.library import save_pretrained
 from drnet_jax.models.macs import MeasuredCost
 from drnet_jax.predict import restore_and_predict
@@ -244,6 +245,12 @@ def test_what_is_of_another_model_is_left_out_or_refused(
         *("README.md", "config.json", "model.safetensors"),
     ]
     assert "Not evaluated." in (tmp_path / "second" / "README.md").read_text()
+    summary = read_json(case.run / "eval.json") | {"model": "joint/2", "top1": None}
+    saved = replace(case.loaded._saved, origin=case.run, key="joint/2")
+    (case.run / "eval.json").write_text(json.dumps(summary | {"top1": 0.5}))
+    assert find_evaluation(saved) is not None
+    (case.run / "eval.json").write_text(json.dumps(summary))
+    assert find_evaluation(saved) is None
     for place in (case.run, tmp_path / "second"):
         shutil.copy(tmp_path / "calibration.json", place)
     with pytest.raises(BudgetError, match="is of joint/1 .*, and the model is joint/2"):

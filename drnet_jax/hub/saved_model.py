@@ -117,7 +117,8 @@ def find_evaluation(saved: SavedModel) -> Mapping[str, Any] | None:
     if summary is None:
         return None
     same = summary["resolutions"] == list(saved.model.resolutions)
-    if summary.get("model") != saved.key or not same:
+    # Without a choice it is of stage 1 alone.
+    if summary.get("model") != saved.key or not same or summary["top1"] is None:
         log(
             f"{saved.origin / EVALUATION} is not known to be of {saved.key}: its figures are left "
             "out; --mode=eval writes them anew"
