@@ -13,7 +13,7 @@ from drnet_jax.budgets.solve import budget_lambda
 from drnet_jax.checkpoints.conversion import read_conversion
 from drnet_jax.checkpoints.finite import NotFiniteError
 from drnet_jax.checkpoints.model_key import model_key
-from drnet_jax.checkpoints.restore import TrainedModel
+from drnet_jax.checkpoints.restore import TrainedModel, check_predictor
 from drnet_jax.checkpoints.runs import is_finished
 from drnet_jax.data.pipeline import eval_host_batches
 from drnet_jax.data.sources import DataError, Sample, Source
@@ -196,6 +196,7 @@ def restore_and_evaluate_bucketed(config: ConfigDict, workdir: Path) -> dict[str
     """
     check_writable(workdir)
     restored, source = restore_and_load(config, workdir, config.eval.split)
+    check_predictor(restored)
     lam = budget_lambda(config, restored, source.image_size)
     engine = array_classifier(config, restored, source.image_size)
     start = time.perf_counter()

@@ -11,7 +11,12 @@ from ml_collections import ConfigDict
 
 from drnet_jax.budgets.solve import budget_lambda
 from drnet_jax.checkpoints.model_key import model_key
-from drnet_jax.checkpoints.restore import TrainedModel, find_model, restore_variables
+from drnet_jax.checkpoints.restore import (
+    TrainedModel,
+    check_predictor,
+    find_model,
+    restore_variables,
+)
 from drnet_jax.config import ConfigError, budget_name
 from drnet_jax.data.datasets import eval_view
 from drnet_jax.data.decode import SUFFIXES, CorruptImageError, resize_square
@@ -120,6 +125,7 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             "use budget.gmacs or budget.max_drop"
         )
     trained = find_model(config, Path(config.restore_from) if config.restore_from else workdir)
+    check_predictor(trained)
     largest = trained.model.resolutions[0]
     lam = budget_lambda(config, trained, (largest, largest))
     view = eval_view(data_settings(config, workdir))

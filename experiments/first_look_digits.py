@@ -25,7 +25,15 @@ from drnet_jax.runtime.command_line import CommandLine, a_path
 from drnet_jax.runtime.files import write_json, write_text
 from drnet_jax.sweep import base_config, load_sweep
 from drnet_jax.sweeps.plan import make_plan
-from experiments.first_look import adaptive, cell, differences, equal, in_points, plain_cascade
+from experiments.first_look_methods import (
+    adaptive,
+    cell,
+    differences,
+    equal,
+    in_points,
+    minus_hull,
+    plain_cascade,
+)
 from experiments.first_look_runs import Run, read
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +96,6 @@ def row(name: str, runs: Sequence[Run], papers: Sequence[Run]) -> dict[str, Any]
         "minus the paper's": [each.correct for each in theirs],
         "minus margin cascade": [each.correct for each in cascades],
         "minus largest": fixed,
-        "minus hull": None,
     }
     return {
         "variant": name,
@@ -97,6 +104,7 @@ def row(name: str, runs: Sequence[Run], papers: Sequence[Run]) -> dict[str, Any]
         "top1": 100 * float(np.mean([each.top1 for each in outcomes])),
         "cost": float(np.mean([each.gmacs for each in outcomes])) / largest,
         "equal": equal(runs, adaptive),
+        "minus hull": in_points(minus_hull(runs, outcomes)),
         **{key: in_points(differences(runs, outcomes, other)) for key, other in found.items()},
     }
 

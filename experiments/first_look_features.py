@@ -52,7 +52,14 @@ from drnet_jax.training.reuse import fit_weights
 from drnet_jax.training.stage_losses import Batch, Metrics, PretrainLoss
 from drnet_jax.training.train_state import create_train_state
 from drnet_jax.training.train_step import TrainPreprocess, make_train_step
-from experiments.first_look import TARGETS, adaptive, cell, differences, in_points, plain_cascade
+from experiments.first_look_methods import (
+    TARGETS,
+    adaptive,
+    cell,
+    differences,
+    in_points,
+    plain_cascade,
+)
 from experiments.first_look_runs import SPLITS, Run, load_all, save
 
 RESULTS = Path(__file__).parent / "first_look"

@@ -117,7 +117,7 @@ def test_every_option_of_a_builder_can_be_left_out_and_given() -> None:
         (
             {"model.name": "mobilenetv2", "model.args": "width=4, stem='small'"},
             "model.args=\"width=4, stem='small'\" does not fit mobilenetv2: there is no width and "
-            'no stem. It takes width_multiplier=1.0; give --config.model.args="" for',
+            'no stem. It takes width_multiplier=1.0, tensorflow=False; give --config.model.args=""',
         ),
         (
             {"model.name": "resnet10", "model.args": "width=0"},

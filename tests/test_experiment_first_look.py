@@ -8,8 +8,15 @@ import pytest
 from drnet_jax.evaluation.controls import Outcome
 from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.models.macs import ModelCost
-from experiments.first_look import adaptive, differences, equal, lambda_within
 from experiments.first_look_both import both
+from experiments.first_look_methods import (
+    adaptive,
+    differences,
+    equal,
+    lambda_within,
+    minus_hull,
+    with_seeds_of,
+)
 from experiments.first_look_runs import Run, load_all, save
 
 COST = ModelCost(3_000_000, (900_000_000, 100_000_000), glances=True)
@@ -64,9 +71,18 @@ def test_differences_are_means_over_the_seeds() -> None:
         large, small = one.test.top1.mean(axis=0)
         share = (outcome.cost.mean() - 0.1) / 0.8
         minus.append(outcome.correct.mean() - (small + share * (large - small)))
-    found = differences(runs, outcomes, None)
+    found = minus_hull(runs, outcomes)
     assert found.value == pytest.approx(np.mean(minus))
     assert found.low < found.value < found.high
+
+
+def test_only_common_seeds_are_compared() -> None:
+    runs = [run(0), run(2), run(1)]
+    outcomes = [adaptive(one)(0.5, one.test) for one in runs]
+    others = [run(1), run(0), run(5)]
+    ours, common = with_seeds_of(others, runs, outcomes)
+    assert ours == [outcomes[0], outcomes[2]]
+    assert common == [others[1], others[0]]
 
 
 def test_as_good_as_the_largest_by_the_calibration_split() -> None:

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.checkpoints.measured_cost import write_measured
 from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.evaluate import restore_and_evaluate
+from drnet_jax.hub.saved_model import find_evaluation
 from drnet_jax.library import save_pretrained
 from drnet_jax.models.macs import MeasuredCost
 from drnet_jax.predict import restore_and_predict
@@ -174,6 +175,18 @@ def test_budgets_and_figures(tmp_path: Path, images: np.ndarray) -> None:
     drop = 100 * (dearest.lost - dearest.won) / known.num_images + 1
     assert classifier.calibration.for_gmacs(middle) == known.for_gmacs(middle)
     assert classifier.calibration.for_drop(drop) == known.for_drop(drop)
+    # The times of the device on which it is used, in its setting.
+    with pytest.raises(BudgetError, match="no times are measured: .* with measure=True"):
+        classifier.calibration.for_ms(1e6)
+    timed = AdaptiveClassifier.from_pretrained(tmp_path / "folder", buckets=(1,), measure=True)
+    assert timed.calibration.times is None
+    found = timed.compile(arrays=True).calibration
+    assert found.times is not None and "buckets 1, images 32x32, folded" in found.times.setting
+    first, (second, _) = found.times.table.predictor, found.times.table.classifiers
+    assert first is not None
+    spent_ms = [1000 * (first[1] + point.shares[0] * second[1]) for point in (dearest, cheapest)]
+    assert found.for_ms(spent_ms[0] * 1.001) == known.for_gmacs(1e6)
+    assert found.for_ms(spent_ms[1] * 1.001).shares == cheapest.shares
     spent = [
         classifier.classify(images[:, ::2, ::2], lam=point.lam).macs.mean() / 1e9
         for point in (dearest, cheapest)
@@ -183,10 +196,14 @@ def test_budgets_and_figures(tmp_path: Path, images: np.ndarray) -> None:
     summary = read_json(tmp_path / "gone" / "eval.json")
     card = (tmp_path / "folder" / "README.md").read_text()
     assert f"On {summary['num_images']:,} images of the test split of digits\\_on\\_photos" in card
+    largest = summary["fixed"][0]["gmacs"]
     for entry in summary["fixed"]:
-        line = f"| {entry['resolution']} px alone | {entry['gmacs']:.4g} | "
-        assert f"{line}{100 * entry['top1']:.2f} |" in card
-    assert f"| adaptive | {summary['gmacs']:.4g} | {100 * summary['top1']:.2f} |" in card
+        name, top1 = f"{entry['resolution']} px alone", f"{100 * entry['top1']:.2f}"
+        assert (
+            f"| {name} | {entry['gmacs']:.4g} | {entry['gmacs'] / largest:.2f} | {top1} |" in card
+        )
+    cost = f"{summary['gmacs']:.4g} | {summary['gmacs'] / largest:.2f}"
+    assert f"| adaptive | {cost} | {100 * summary['top1']:.2f} |" in card
     assert f"value: {summary['top1']:.6g}\n" in card
     for path in (tmp_path / "folder").iterdir():
         assert str(tmp_path).encode() not in path.read_bytes()
@@ -205,7 +222,9 @@ def test_what_is_of_another_model_is_left_out_or_refused(
 ) -> None:
     """Figures are those of this checkpoint or none; a budget is of this model or an error."""
     case = make(tmp_path, {})
-    with pytest.raises(BudgetError, match=r"calibration.json is missing: calibrate the run"):
+    with pytest.raises(
+        BudgetError, match=r"calibration.json is missing: run --mode=calibrate on its run"
+    ):
         _ = case.loaded.calibration
     with pytest.raises(BudgetError, match=r"calibration.json is missing: run --mode=calibrate"):
         _ = load_classifier(load_run(case.run)).calibration
@@ -213,31 +232,49 @@ def test_what_is_of_another_model_is_left_out_or_refused(
     restore_and_evaluate(case.config, case.run)
     restore_and_calibrate(case.config, case.run)
     write_run(case.config, case.run, CLASSES, step=2)
+    content = read_json(case.run / "calibration.json")
+    content["points"][0]["lam"] = -(10**400)
     (case.run / "calibration.json").rename(tmp_path / "calibration.json")
+    (case.run / "calibration.json").write_text(json.dumps(content))
+    with pytest.raises(BudgetError, match="damaged .* an integer of 401 digits"):
+        save_pretrained(load_run(case.run), tmp_path / "second")
+    (case.run / "calibration.json").unlink()
     save_pretrained(load_run(case.run), tmp_path / "second")
     assert "eval.json is not known to be of joint/2" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "second").iterdir()) == [
         *("README.md", "config.json", "model.safetensors"),
     ]
     assert "Not evaluated." in (tmp_path / "second" / "README.md").read_text()
+    summary = read_json(case.run / "eval.json") | {"model": "joint/2", "top1": None}
+    saved = replace(case.loaded._saved, origin=case.run, key="joint/2")
+    (case.run / "eval.json").write_text(json.dumps(summary | {"top1": 0.5}))
+    assert find_evaluation(saved) is not None
+    (case.run / "eval.json").write_text(json.dumps(summary))
+    assert find_evaluation(saved) is None
     for place in (case.run, tmp_path / "second"):
         shutil.copy(tmp_path / "calibration.json", place)
     with pytest.raises(BudgetError, match="is of joint/1 .*, and the model is joint/2"):
         save_pretrained(load_run(case.run), tmp_path / "third")
     assert not (tmp_path / "third").exists()
-    with pytest.raises(BudgetError, match="is of joint/1 .*: calibrate the run"):
+    with pytest.raises(BudgetError, match="is of joint/1 .*: run --mode=calibrate on its run"):
         _ = AdaptiveClassifier.from_pretrained(tmp_path / "second").calibration
 
 
-def test_the_snippets_of_the_document(
+def blocks(document: str) -> list[str]:
+    """The blocks of Python in a document."""
+    text = (Path(__file__).parents[1] / document).read_text()
+    return re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+
+
+def test_the_snippets_of_the_documents(
     tmp_path: Path,
     images: np.ndarray,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Written as the second one says, and read as the first one says."""
-    text = (Path(__file__).parents[1] / "docs" / "inference.md").read_text()
-    use, save = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    """Written as the second one says, and read as the first one says, and as the README does."""
+    use, save = blocks("docs/inference.md")
+    *_, readme = blocks("README.md")
     monkeypatch.chdir(tmp_path)
     write_run(small_config(), Path("runs/digits_on_photos"), CLASSES)
     for name, image in zip(("cat.jpg", "dog.png"), images, strict=False):
@@ -250,6 +287,9 @@ def test_the_snippets_of_the_document(
         "Prediction(file='cat.jpg'",
         "Prediction(file='dog.png'",
     ]
+    Path("FOLDER").rename("before")
+    exec(compile(readme, "readme", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[-1] == f"[{', '.join(printed[-2:])}]"
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
@@ -285,6 +325,10 @@ def test_arguments(tmp_path: Path, images: np.ndarray, pictures: Path) -> None:
         classifier.classify(shown).logits, expected.classify(shown).logits
     )
     assert classifier.classify_files([]) == []
+    with pytest.raises(
+        TypeError, match="revision, bucket: not for .*folder, which is on this mach"
+    ):
+        AdaptiveClassifier.from_pretrained(case.folder, revision="v1", bucket=(2,))
     with pytest.raises(ValueError, match="must be a sequence of paths: put it in a list"):
         classifier.classify_files(pictures / "00.png")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batch_size=0 must be an integer, 1 or more"):

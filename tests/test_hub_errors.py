@@ -200,7 +200,9 @@ def test_another_config(kind: str, folder: Path) -> None:
         read_folder(folder)
 
 
-@pytest.mark.parametrize("text", ["[1]", "null", "[" * 100_000, '{"a":' * 100_000])
+@pytest.mark.parametrize(
+    "text", ["[1]", "null", "[" * 100_000, '{"a":' * 100_000, f'{{"a": 1{"0" * 400}}}']
+)
 def test_no_object(text: str, folder: Path) -> None:
     (folder / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=f"^{folder / 'config.json'} is damaged"):

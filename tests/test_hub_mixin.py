@@ -46,7 +46,7 @@ EVALUATION: dict[str, Any] = {
     "gmacs": 0.00015,
     "fixed": [{"top1": 0.875, "gmacs": 0.1}, {"top1": 0.5, "gmacs": 0.1}],
     "config": {"seed": 7, "data.name": "a: 'set'"},
-    "controls": {"verdict": "DRNet is above the hull."},
+    "controls": {"verdict": "above the hull"},
 }
 
 
@@ -66,6 +66,9 @@ def test_the_card_of_what_is_not_evaluated(folder: Path) -> None:
     assert r"cat \| dog, \<b\>\*bold\*\</b\>, line\\nbreak, 3, 4" in body
     assert "Not evaluated." in body and body.count("| not evaluated |") == 3
     assert "lam" not in body
+    assert "Data: digits\\_on\\_photos." in body
+    # A first look alone, or with one at 32 px.
+    assert "| adaptive | 3.978e-05 to 0.0001986 | 0.25 to 1.25 | not evaluated |" in body
     assert "after a first look at 16 px" in body
 
 
@@ -81,10 +84,10 @@ def test_the_card_with_figures(folder: Path) -> None:
         }
     ]
     assert "On 1,234 images of the test split of a: 'set', one training (seed 7)." in body
-    assert "Choices at lambda 2.5." in body and "DRNet is above the hull." in body
-    assert "| 32 px alone | 0.0001588 | 87.50 |" in body
-    assert "| 16 px alone | 3.976e-05 | 50.00 |" in body
-    assert "| adaptive | 0.00015 | 81.25 |" in body
+    assert "Choices at lambda 2.5." in body and "The adaptive classifier is above the hull." in body
+    assert "| 32 px alone | 0.0001588 | 1.00 | 87.50 |" in body
+    assert "| 16 px alone | 3.976e-05 | 0.25 | 50.00 |" in body
+    assert "| adaptive | 0.00015 | 0.94 | 81.25 |" in body
     # One of 200 lost is half a point; two are a whole one.
     assert "top-1 (0.2 GMACs a picture, as 200 calibration images tell):" in body
     assert "for_drop(0.5)" in body

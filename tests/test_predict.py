@@ -17,6 +17,7 @@ from PIL import Image
 from scipy.special import log_softmax, softmax
 
 from drnet_jax.budgets.calibration import BudgetError
+from drnet_jax.checkpoints.checkpoint import CheckpointError
 from drnet_jax.checkpoints.finite import NotFiniteError
 from drnet_jax.checkpoints.restore import RestoredModel, restore_model
 from drnet_jax.config import ConfigError
@@ -296,6 +297,12 @@ def test_clear_errors(workdir: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="use budget.gmacs or budget.max_drop"):
         budget = {"budget.ms": 1.0}
         restore_and_predict(config_for(tmp_path / "empty", tmp_path / "two", **budget), workdir)
+    write_run(small_config(**MODEL), tmp_path / "stage 1", CLASSES, stage="pretrain")
+    with pytest.raises(CheckpointError, match="holds stage 1 only"):
+        # Before the budget, which nothing could calibrate.
+        budget = {"budget.gmacs": 1.0}
+        config = config_for(tmp_path / "empty", tmp_path / "two", **budget)
+        restore_and_predict(config, tmp_path / "stage 1")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ConfigError, match="file exists and is not overwritten"):
         restore_and_predict(config_for(tmp_path / "empty", tmp_path / "file"), workdir)

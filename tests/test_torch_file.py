@@ -1,5 +1,7 @@
 """State dicts of PyTorch: what the restricted reader reads, and what it refuses."""
 
+import tracemalloc
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drnet_jax.pretrained.torch_file import TorchFileError, read_state_dict
+from drnet_jax.pretrained import torch_file
+from drnet_jax.pretrained.arrays import read_arrays
+from drnet_jax.pretrained.errors import WeightsError
+from drnet_jax.pretrained.torch_file import read_state_dict
 from tests import torch_pickles
 from tests.torch_pickles import Tensor, write_legacy, write_zip
 
@@ -47,7 +52,7 @@ def test_a_file_that_calls_anything_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(Path("weights.pth"), OrderedDict(tensors(), evil=Evil()), ARRAYS)
-    with pytest.raises(TorchFileError, match="names __builtin__.eval, which no state dict needs"):
+    with pytest.raises(WeightsError, match="names __builtin__.eval, which no state dict needs"):
         read_state_dict(Path("weights.pth"))
     assert not Path("evil").exists()
 
@@ -55,17 +60,70 @@ def test_a_file_that_calls_anything_is_refused(
 def test_damaged_files(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     write_legacy(path, tensors(offset=1), ARRAYS)
-    with pytest.raises(TorchFileError, match="reaches beyond its storage"):
+    with pytest.raises(WeightsError, match="reaches beyond its storage"):
         read_state_dict(path)
     write_legacy(path, tensors(), ARRAYS)
     whole = path.read_bytes()
     for content in (b"", whole[:20], whole[:200], whole[:-8], b"no pickle at all"):
         path.write_bytes(content)
-        with pytest.raises(TorchFileError):
-            read_state_dict(path)
-    write_zip(path, OrderedDict(tensors(), epoch=3), ARRAYS)
-    with pytest.raises(TorchFileError, match="epoch is no tensor"):
+        with pytest.raises(WeightsError):
+            read_arrays(path)
+
+
+@pytest.mark.parametrize("write", [write_zip, write_legacy])
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (OrderedDict(tensors(), epoch=3), "epoch is no tensor: save the state dict alone"),
+        (list(tensors().values()), "no state dict but a list: save the state dict alone"),
+        ({3: tensors()["count"]}, "it has 3 for a name: save the state dict alone"),
+    ],
+)
+def test_something_else(write: Any, content: Any, match: str, tmp_path: Path) -> None:
+    write(tmp_path / "weights.pth", content, ARRAYS)
+    with pytest.raises(WeightsError, match=match):
+        read_state_dict(tmp_path / "weights.pth")
+
+
+def pickled(path: Path, opcodes: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + opcodes + b".")
+    return path
+
+
+def test_a_pickle_cannot_change_the_reader(tmp_path: Path) -> None:
+    """It may set attributes of whatever it is given (`BUILD`), of a class for good."""
+    before = dict(vars(torch_file._Tensor))
+    attribute = b"}X\x05\x00\x00\x00arrayccollections\nOrderedDict\ns"
+    path = pickled(
+        tmp_path / "evil", b"ctorch._utils\n_rebuild_tensor_v2\nN" + attribute + b"\x86b"
+    )
+    with pytest.raises(WeightsError, match="no state dict but a function"):
         read_state_dict(path)
+    assert dict(vars(torch_file._Tensor)) == before
+
+
+def test_a_number_of_objects_claims_no_memory(tmp_path: Path) -> None:
+    """The unpickler in C makes room for as many as are numbered: here 1 GB, and seconds."""
+    path = pickled(tmp_path / "evil", b"}r" + (2**26).to_bytes(4, "little"))
+    tracemalloc.start()
+    assert read_state_dict(path) == {}
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**24
+
+
+def test_tensors_share_their_storage(tmp_path: Path) -> None:
+    """Else a file of many tensors and one storage claims many times its own size."""
+    array = np.ones(10**6, np.float32)
+    shared = OrderedDict((f"tensor{i}", Tensor(array, "0")) for i in range(100))
+    write_zip(tmp_path / "weights.pth", shared, {"": array})
+    tracemalloc.start()
+    found = read_state_dict(tmp_path / "weights.pth")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == 100 and found["tensor99"].sum() == 10**6
+    assert peak < 5 * array.nbytes
 
 
 def test_a_tensor_cannot_be_larger_than_its_storage(tmp_path: Path) -> None:
@@ -73,5 +131,5 @@ def test_a_tensor_cannot_be_larger_than_its_storage(tmp_path: Path) -> None:
     huge = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (10**12,), (0,))
     path, content = tmp_path / "weights.pth", OrderedDict(tensors(), huge=Tensor(huge, "0"))
     write_zip(path, content, ARRAYS)
-    with pytest.raises(TorchFileError, match="more numbers than its storage"):
+    with pytest.raises(WeightsError, match="more numbers than its storage"):
         read_state_dict(path)

@@ -1,6 +1,7 @@
 """Weights written for PyTorch, without PyTorch: back to the same bits, one resolution at a time."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from drnet_jax.pretrained.weights import WeightsError, load_weights, variables_f
 from tests.networks import shapes
 from tests.random_model import randomised
 from tests.test_weight_names import KNOWN, Known, built, random_arrays
+from tests.weight_files import write_torch
 
 SIZES = (64, 32)
 # In the names that files are written in.
@@ -91,7 +93,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="params/fc/bias is not finite"):
         export_weights(path, network, flax.traverse_util.unflatten_dict(broken), 64)
     of_keras = backbones()["mobilenetv2"](10, tensorflow=True)
-    with pytest.raises(WeightsError, match="torchvision has no such network"):
+    with pytest.raises(
+        WeightsError, match="torchvision has no such network: .*another padding and epsilon"
+    ):
         export_weights(path, of_keras, {}, 64)
     assert not list(tmp_path.iterdir())
 
@@ -121,3 +125,22 @@ def test_the_classifier_of_a_run(tmp_path: Path) -> None:
     for place, value in flax.traverse_util.flatten_dict(found).items():
         assert value.shape == wanted[place].shape
         np.testing.assert_array_equal(value, flat[place])
+
+
+def test_the_example_of_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There and back: what it writes is what it read."""
+    text = (Path(__file__).parents[1] / "docs" / "pretrained.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    # Small kernels: the logits stay finite.
+    known = random_arrays(KNOWN[0])[0].items()
+    arrays = {name: np.ascontiguousarray(array * np.float32(1e-3)) for name, array in known}
+    monkeypatch.chdir(tmp_path)
+    write_torch(Path("resnet18.pth"), arrays)
+    names: dict[str, Any] = {"images": np.zeros((1, 168, 168, 3), np.float32)}
+    assert "resnet18" in example and "(1000)" in example
+    exec(compile(example.replace("(1000)", "(10)"), "pretrained.md", "exec"), names)
+    assert names["logits"].shape == (1, 10) and np.isfinite(names["logits"]).all()
+    found = read_arrays("resnet18_168.safetensors")
+    assert set(found) == set(arrays)
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, arrays[name])

@@ -207,6 +207,11 @@ def test_every_resolution_starts_alike() -> None:
     np.testing.assert_array_equal(norm["scale_64"], norm["scale_32"])
 
 
+def test_no_resolution() -> None:
+    with pytest.raises(WeightsError, match="the weights: name at least one resolution"):
+        variables_from_arrays(built(KNOWN[0]), {}, ())
+
+
 def test_one_batch_norm_for_all_resolutions() -> None:
     arrays, _ = random_arrays(KNOWN[0])
     shared = built(KNOWN[0]).clone(resolution_aware=False)

@@ -20,7 +20,6 @@ TRAINED_SIZE = 64
 NETWORKS = {
     "resnet18": ["layer1", "layer2", "layer3", "layer4"],
     "resnet50": ["layer1", "layer2", "layer3", "layer4"],
-    "resnet101": ["layer1", "layer2", "layer3", "layer4"],
     "mobilenetv2": [f"features.{i}" for i in (1, 3, 6, 10, 13, 16, 17)],
     "efficientnet_lite0": [f"_blocks.{i}" for i in (0, 2, 4, 7, 10, 14, 15)],
 }

@@ -74,6 +74,8 @@ def get_sweep() -> Sweep:
                 # 20 epochs of 96 and 32 px, in multiply-adds; with the 8 of stage 2, 28.
                 "96 px alone": PLAIN | {"joint.num_epochs": 22},
                 "96 px alone, both stages": PLAIN | {"joint.num_epochs": 31},
+                # As many as both stages have, and nothing but the choice afterwards.
+                "stage 1 of 28 epochs": {"pretrain.num_epochs": 28},
             },
         },
     )

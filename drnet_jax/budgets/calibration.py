@@ -140,7 +140,10 @@ class Calibration:
         _check_budget("ms", budget)
         times = self.times
         if times is None:
-            raise BudgetError("no times are measured: run --mode=calibrate with the same budget.ms")
+            raise BudgetError(
+                "no times are measured: run --mode=calibrate with the same budget.ms, or take the "
+                "calibration of a classifier that was compiled for arrays with measure=True"
+            )
         shares = np.array([point.shares for point in self.points])
         each = times.milliseconds(shares, batch_size).tolist()
         size = f"batch {batch_size}, " if batch_size else ""

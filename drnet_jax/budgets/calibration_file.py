@@ -17,18 +17,23 @@ def save(calibration: Calibration, path: Path) -> None:
     write_json(path, asdict(calibration))
 
 
-def load(path: Path, model: str) -> Calibration:
+def load(path: Path, model: str, remedy: str = "run --mode=calibrate") -> Calibration:
     """Reads what `save` wrote.
+
+    Args:
+      path: of the file.
+      model: that it must be of.
+      remedy: for a file that is missing, damaged or of another model.
 
     Raises:
       BudgetError: nothing is calibrated, or it was another model, or the file is damaged.
     """
     if not path.exists():
-        raise BudgetError(f"{path} is missing: run --mode=calibrate before a budget is used")
+        raise BudgetError(f"{path} is missing: {remedy} before a budget is used")
     try:
         return read(path, model)
     except ValueError as error:
-        raise BudgetError(f"{error}: run --mode=calibrate") from error
+        raise BudgetError(f"{error}: {remedy}") from error
 
 
 def read(path: Path, model: str) -> Calibration:

@@ -8,10 +8,12 @@ from typing import Any
 from drnet_jax.budgets.calibration import BudgetError, Calibration
 from drnet_jax.data.files import printable
 from drnet_jax.hub.saved_model import SavedModel
+from drnet_jax.runtime.environment import VERSION
 
 _CLASSES_SHOWN = 20
 # In points of top-1.
 _DROP = 0.5
+_HEADER = ("| | GMACs a picture | of the largest | top-1, % |", "|---|---|---|---|")
 # What Markdown or HTML would take for something else.
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$-])")
 
@@ -66,7 +68,7 @@ def _front_matter(evaluation: Mapping[str, Any] | None) -> str:
 def _summary(saved: SavedModel) -> str:
     sizes = saved.model.resolutions
     shown = ", ".join(_text(name) for name in saved.classes[:_CLASSES_SHOWN])
-    more = ", ..." if len(saved.classes) > _CLASSES_SHOWN else ""
+    more = "; the others are in `config.json`" if len(saved.classes) > _CLASSES_SHOWN else ""
     if len(sizes) == 1:
         does = f"Classifies pictures at {sizes[0]} px."
     else:
@@ -75,10 +77,10 @@ def _summary(saved: SavedModel) -> str:
             f"Classifies every picture at its own resolution, one of {_sides(sizes)} px, which a "
             f"predictor picks{first}."
         )
-    network = _text(saved.config.model.name)
+    network, data = _text(saved.config.model.name), _text(saved.config.data.name)
     return f"""# Image classifier of drnet_jax
 
-{does} Network: {network}.
+{does} Network: {network}. Data: {data}.
 
 {len(saved.classes)} classes: {shown}{more}.
 """
@@ -87,12 +89,17 @@ def _summary(saved: SavedModel) -> str:
 def _use(calibration: Calibration | None) -> str:
     return f"""## Use
 
+With drnet_jax {VERSION} or later installed; FOLDER is the one that this file is in:
+
 ```python
 from drnet_jax import AdaptiveClassifier
 
-classifier = AdaptiveClassifier.from_pretrained("FOLDER")  # the one that this file is in
-classifier.classify_files(["picture.jpg"])
+classifier = AdaptiveClassifier.from_pretrained("FOLDER")
+print(classifier.classify_files(["picture.jpg"]))
 ```
+
+The first call compiles the networks and may time them; for a few pictures
+`from_pretrained("FOLDER", buckets=(1,), measure=False)` is ready soonest.
 {"" if calibration is None else _budget(calibration)}"""
 
 
@@ -111,20 +118,20 @@ As cheap as can be {within} ({cost}):
 
 ```python
 lam = classifier.calibration.for_drop({_DROP:g}).lam
-classifier.classify_files(["picture.jpg"], lam=lam)
+print(classifier.classify_files(["picture.jpg"], lam=lam))
 ```
 """
 
 
 def _figures(saved: SavedModel, evaluation: Mapping[str, Any] | None) -> str:
     rows = list(_rows(saved, evaluation))
-    table = "\n".join(["| | GMACs a picture | top-1, % |", "|---|---|---|", *rows])
+    table = "\n".join([*_HEADER, *rows])
     if evaluation is None:
         return f"## Figures\n\nNot evaluated. Its costs:\n\n{table}\n"
     lam = evaluation["lambda"]
     chosen = f" Choices at lambda {lam:.4g}." if lam else ""
     words = evaluation.get("controls", {}).get("verdict", "")
-    verdict = f"\n{_text(words)}\n" if words else ""
+    verdict = f"\nThe adaptive classifier is {_text(words)}.\n" if words else ""
     data, seed = _text(evaluation["config"]["data.name"]), evaluation["config"]["seed"]
     images = f"{evaluation['num_images']:,} images of the {_text(evaluation['split'])} split"
     return f"""## Figures
@@ -140,16 +147,22 @@ def _rows(saved: SavedModel, evaluation: Mapping[str, Any] | None) -> Iterator[s
     sizes, costs = saved.model.resolutions, saved.cost.classifier_gmacs
     fixed = [None] * len(sizes) if evaluation is None else evaluation["fixed"]
     for size, gmacs, found in zip(sizes, costs, fixed, strict=True):
-        top1 = "not evaluated" if found is None else f"{100 * found['top1']:.2f}"
-        yield f"| {size} px alone | {gmacs:.4g} | {top1} |"
+        yield _row(f"{size} px alone", (gmacs,), costs[0], found and found["top1"])
     if len(sizes) == 1:
         return
     if evaluation is None:
         spent = [gmacs + saved.cost.predictor_gmacs for gmacs in saved.cost.choice_gmacs]
-        yield f"| adaptive | {min(spent):.4g} to {max(spent):.4g} | not evaluated |"
+        yield _row("adaptive", (min(spent), max(spent)), costs[0], None)
     else:
-        gmacs, top1 = evaluation["gmacs"], 100 * evaluation["top1"]
-        yield f"| adaptive | {gmacs:.4g} | {top1:.2f} |"
+        yield _row("adaptive", (evaluation["gmacs"],), costs[0], evaluation["top1"])
+
+
+def _row(name: str, gmacs: tuple[float, ...], largest: float, top1: float | None) -> str:
+    """A line: a cost, or the least and the most, also over that of the largest resolution."""
+    absolute = " to ".join(f"{value:.4g}" for value in gmacs)
+    relative = " to ".join(f"{value / largest:.2f}" for value in gmacs)
+    right = "not evaluated" if top1 is None else f"{100 * top1:.2f}"
+    return f"| {name} | {absolute} | {relative} | {right} |"
 
 
 def _sides(sizes: tuple[int, ...]) -> str:

@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from drnet_jax.budgets.calibration import Calibration
+from drnet_jax.budgets.calibration import Calibration, Times
+from drnet_jax.budgets.solve import times_setting
 from drnet_jax.config_checks import check_config
 from drnet_jax.hub.folder import FILES, read_folder, write_folder
 from drnet_jax.hub.mixin import HubMixin, downloaded
@@ -96,17 +98,23 @@ class AdaptiveClassifier(HubMixin):
           image_size: see the class.
           buckets: see the class.
           measure: see the class.
-          **download: of `huggingface_hub.snapshot_download`, for what is not on this machine.
+          **download: of `huggingface_hub.snapshot_download`, only for what is not on this machine.
 
         Raises:
           CheckpointError: there is no such folder; or a file is missing, damaged, of another
             program or of a newer format; or the weights are not those of the network, or not
             finite.
+          TypeError: arguments of a download for a folder on this machine.
           ValueError: buckets or an image size that are not what they should be.
         """
         path = Path(folder)
         if not path.exists():
             path = downloaded(str(folder), FILES, **download)
+        elif download:
+            raise TypeError(
+                f"{', '.join(download)}: not for {path}, which is on this machine; from_pretrained "
+                "takes image_size, buckets and measure there"
+            )
         return cls(read_folder(path), image_size=image_size, buckets=buckets, measure=measure)
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
@@ -136,10 +144,18 @@ class AdaptiveClassifier(HubMixin):
     def calibration(self) -> Calibration:
         """Which lambda keeps which budget: `calibration.for_drop(0.5).lam`, say.
 
+        With the times of this classifier for images in memory where those are compiled and measured
+        (`measure`), else with those of the run, if it has any; a folder has none.
+
         Raises:
           BudgetError: nothing is calibrated, or the file is damaged or of another model.
         """
-        return get_calibration(self._saved)
+        found = get_calibration(self._saved)
+        engine = self._arrays
+        if engine is None or engine.times is None:
+            return found
+        setting = times_setting(self._config, self.image_size)
+        return replace(found, times=Times(setting, engine.times))
 
     def compile(self, *, arrays: bool = False, files: bool = False) -> Self:
         """Compiles now for images in memory, for files, or for both; gives itself.

@@ -108,9 +108,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is missing: name a folder that save_pretrained wrote"
         ) from error
-    # Of an object within an object, a thousand times.
-    except RecursionError as error:
-        raise damaged(path, error) from error
 
 
 def _check_format(path: Path, content: Mapping[str, Any]) -> None:

@@ -82,40 +82,29 @@ def of_run(config: ConfigDict, run: RestoredModel) -> SavedModel:
     )
 
 
+def get_calibration(saved: SavedModel) -> Calibration:
+    """The calibration of the model.
+
+    Raises:
+      BudgetError: it is missing, damaged, or of another model.
+    """
+    remedy = "run --mode=calibrate"
+    if saved.checkpoint is None:
+        remedy += " on its run, and save the model in a new folder"
+    path = saved.origin / CALIBRATION
+    found = calibration_file.load(path, saved.key, remedy)
+    if len(found.points[0].shares) != len(saved.model.resolutions):
+        raise BudgetError(f"{path} is of another number of resolutions: {remedy}")
+    return found
+
+
 def find_calibration(saved: SavedModel) -> Calibration | None:
-    """The calibration of the model, None where it has none.
+    """As `get_calibration`; None of a model that has none.
 
     Raises:
       BudgetError: it is damaged, or of another model.
     """
-    path = saved.origin / CALIBRATION
-    if not path.exists():
-        return None
-    try:
-        found = calibration_file.read(path, saved.key)
-    except ValueError as error:
-        raise BudgetError(f"{error}: {_remedy(saved)}") from error
-    if len(found.points[0].shares) != len(saved.model.resolutions):
-        raise BudgetError(f"{path} is of another number of resolutions: {_remedy(saved)}")
-    return found
-
-
-def get_calibration(saved: SavedModel) -> Calibration:
-    """As `find_calibration`, of a model that must have one.
-
-    Raises:
-      BudgetError: likewise, or it has none.
-    """
-    found = find_calibration(saved)
-    if found is None:
-        raise BudgetError(f"{saved.origin / CALIBRATION} is missing: {_remedy(saved)}")
-    return found
-
-
-def _remedy(saved: SavedModel) -> str:
-    if saved.checkpoint is None:
-        return "calibrate the run (--mode=calibrate), and save its model in a new folder"
-    return "run --mode=calibrate"
+    return get_calibration(saved) if (saved.origin / CALIBRATION).exists() else None
 
 
 def find_evaluation(saved: SavedModel) -> Mapping[str, Any] | None:
@@ -131,7 +120,8 @@ def find_evaluation(saved: SavedModel) -> Mapping[str, Any] | None:
         log(f"{saved.origin / EVALUATION} has agreement with the imported network, no accuracy")
         return None
     same = summary["resolutions"] == list(saved.model.resolutions)
-    if summary.get("model") != saved.key or not same:
+    # Without a choice it is of stage 1 alone.
+    if summary.get("model") != saved.key or not same or summary["top1"] is None:
         log(
             f"{saved.origin / EVALUATION} is not known to be of {saved.key}: its figures are left "
             "out; --mode=eval writes them anew"

@@ -6,7 +6,6 @@ from typing import Any, Protocol, TypeVar
 import jax
 from ml_collections import ConfigDict
 
-from drnet_jax.checkpoints.restore import TrainedModel, check_predictor
 from drnet_jax.config import ConfigError
 from drnet_jax.data.eval_view import EvalView
 from drnet_jax.inference.arrays import ArrayClassifier
@@ -48,11 +47,10 @@ def array_classifier(
 
     Args:
       config: with the model the checkpoint was trained with.
-      restored: the model.
+      restored: the model, with a trained predictor if it has one (`check_predictor`).
       image_size: height and width of the images.
 
     Raises:
-      CheckpointError: the model has no trained predictor.
       ConfigError: several hosts, or buckets that do not fit into the memory.
     """
     settings = _settings(config, restored)
@@ -66,12 +64,11 @@ def file_classifier(
 
     Args:
       config: with the model the checkpoint was trained with.
-      restored: the model.
+      restored: see there.
       view: what is classified of a picture, as evaluation sees it.
       times: measured before; default: measured now, if `config.inference.measure` is set.
 
     Raises:
-      CheckpointError: the model has no trained predictor.
       ConfigError: several hosts, or buckets that do not fit into the memory.
     """
     classifier = FileClassifier(**_settings(config, restored), view=view)
@@ -80,8 +77,6 @@ def file_classifier(
 
 def _settings(config: ConfigDict, restored: UsableModel) -> dict[str, Any]:
     """Arguments of a classifier."""
-    if isinstance(restored, TrainedModel):
-        check_predictor(restored)
     largest = restored.model.resolutions[0]
     check_batches(config, "inference.buckets", (largest, largest))
     if jax.process_count() > 1:

@@ -160,7 +160,7 @@ def rounded(features: float, divisor: int = 8) -> int:
 def mobilenet_v2(
     num_classes: int, *, width_multiplier: float = 1.0, tensorflow: bool = False
 ) -> MobileNet:
-    """MobileNetV2 of any width multiplier."""
+    """MobileNetV2 of any width multiplier, for weights of PyTorch or of TensorFlow."""
     check_positive(width_multiplier=width_multiplier)
     origin = _TENSORFLOW if tensorflow else {}
     return MobileNet(num_classes, MOBILENET_V2, width_multiplier, **origin)
@@ -177,7 +177,7 @@ def one_block_per_stage(num_classes: int, *, width_multiplier: float = 1.0) -> M
 def efficientnet_lite0(
     num_classes: int, *, width_multiplier: float = 1.0, tensorflow: bool = True
 ) -> MobileNet:
-    """EfficientNet-Lite0 of any width multiplier."""
+    """EfficientNet-Lite0 of any width multiplier, for weights of TensorFlow or of PyTorch."""
     check_positive(width_multiplier=width_multiplier)
     origin = _TENSORFLOW if tensorflow else {}
     return MobileNet(num_classes, EFFICIENTNET_LITE0, width_multiplier, fixed_ends=True, **origin)

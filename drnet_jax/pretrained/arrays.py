@@ -10,12 +10,11 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, deserialize
+from safetensors import deserialize
 
 from drnet_jax.pretrained.errors import WeightsError
 from drnet_jax.pretrained.keras_file import read_keras_file
 from drnet_jax.pretrained.torch_file import read_state_dict
-from drnet_jax.runtime.files import NPZ_DAMAGE
 
 _SAFETENSORS = {
     "F64": np.float64,
@@ -52,12 +51,14 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         if path.is_dir():
             raise WeightsError(f"it is a folder: give the file in it ({_KNOWN})")
         return _reader(path)(path)
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path}: there is no such file") from error
     except WeightsError as error:
         raise WeightsError(f"{path} cannot be read: {error}") from error
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+    # Parsers raise errors of all kinds on damaged bytes: NumPy even those of Python's tokenizer.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise WeightsError(f"{path} is damaged: get it anew ({reason})") from error
 
 
 def _reader(path: Path) -> Callable[[Path], dict[str, np.ndarray]]:
@@ -78,12 +79,8 @@ def _reader(path: Path) -> Callable[[Path], dict[str, np.ndarray]]:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        found = deserialize(path.read_bytes())
-    except SafetensorError as error:
-        raise WeightsError(f"it is no whole .safetensors file ({error}): get it anew") from error
     arrays = {}
-    for name, tensor in found:
+    for name, tensor in deserialize(path.read_bytes()):
         if tensor["dtype"] not in _SAFETENSORS:
             raise WeightsError(f"{name} is of type {tensor['dtype']}: store it as F32")
         array = np.frombuffer(tensor["data"], _SAFETENSORS[tensor["dtype"]])
@@ -92,19 +89,17 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_zip(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, RuntimeError, ValueError) as error:
-        raise WeightsError(f"it is no whole archive ({error}): get it anew") from error
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise WeightsError(f"it has {len(twice)} names twice, {twice[0]} first: write it anew")
     if any(name.endswith("/data.pkl") for name in names):
         return read_state_dict(path)
-    if all(name.endswith(".npy") for name in names):
-        return _read_npz(path)
-    raise WeightsError(f"it is an archive of something else, {names[0]} first: {_KNOWN}")
+    other = [name for name in names if not name.endswith(".npy")]
+    if other:
+        raise WeightsError(f"it is an archive of something else, {other[0]} first: {_KNOWN}")
+    return _read_npz(path)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -113,9 +108,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         for name in archive.files:
             try:
                 arrays[name] = archive[name]
-            except (*NPZ_DAMAGE, MemoryError) as error:
+            except ValueError as error:
                 raise WeightsError(
-                    f"{name} is damaged or no array of numbers ({error}): write the file anew with "
-                    "numpy.savez"
+                    f"{name} is no array of numbers ({error}): write the file anew with numpy.savez"
                 ) from error
     return arrays

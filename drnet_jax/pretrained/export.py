@@ -92,5 +92,8 @@ def _names(network: Backbone) -> WeightNames:
             "drnet_jax/models/weight_names.py"
         )
     if known[0].unfit:
-        raise WeightsError(f"{known[0].library} has no such network: {known[0].unfit}")
+        raise WeightsError(
+            f"{known[0].library} has no such network: with these weights, its own would compute "
+            "something else, by another padding and epsilon"
+        )
     return known[0]

@@ -10,8 +10,6 @@ from drnet_jax.pretrained.errors import WeightsError
 
 # Of a whole model; without it, the file is of weights alone.
 _MODEL = "model_weights"
-# What reading a damaged file raises.
-_DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError, ArithmeticError, MemoryError)
 
 
 def read_keras_file(path: Path) -> dict[str, np.ndarray]:
@@ -24,26 +22,25 @@ def read_keras_file(path: Path) -> dict[str, np.ndarray]:
       path: of a file that `model.save('x.h5')` wrote, or `save_weights('x.h5')` of Keras 2.
 
     Raises:
-      WeightsError: h5py is missing, the file is damaged, has no names of layers (`.weights.h5` of
-        Keras 3), or two layers of one name.
+      WeightsError: h5py is missing, or the file has no names of layers (`.weights.h5` of Keras 3),
+        two layers of one name, or an array larger than itself.
+      Exception: of any kind, it is damaged.
     """
     try:
         h5py: Any = import_module("h5py")
     except ImportError as error:
         raise WeightsError("Keras's files need the package h5py: pip install h5py") from error
     found: dict[str, np.ndarray] = {}
-    try:
-        with h5py.File(path) as file:
-            root = file[_MODEL] if _MODEL in file else file
-            for where, data in _datasets(root, h5py.Dataset):
-                name = _name(where)
-                if name in found:
-                    raise WeightsError(f"it has two arrays {name}: save the classifier alone")
-                found[name] = np.asarray(data[()])
-    except WeightsError:
-        raise
-    except _DAMAGE as error:
-        raise WeightsError(f"it is no whole file of HDF5 ({error}): get it anew") from error
+    with h5py.File(path) as file:
+        root = file[_MODEL] if _MODEL in file else file
+        for where, data in _datasets(root, h5py.Dataset):
+            name = _name(where)
+            if name in found:
+                raise WeightsError(f"it has two arrays {name}: save the classifier alone")
+            # A few bytes can claim all of the memory.
+            if data.nbytes > path.stat().st_size:
+                raise WeightsError(f"{name} is larger than the file: get it anew")
+            found[name] = np.asarray(data[()])
     if any(name.startswith("vars/") for name in found):
         raise WeightsError(
             "it has no names of layers, as .weights.h5 of Keras 3: save the whole model, "

@@ -12,7 +12,7 @@ from drnet_jax.pretrained.errors import WeightsError
 
 _FLOATS = tuple(map(np.dtype, (np.float16, jnp.bfloat16, np.float32, np.float64)))
 # So many names are written out.
-_SHOWN = 3
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -116,16 +116,11 @@ class Misfits:
             return "The file is damaged, quantised, or of a training that diverged: get another"
         if prefix := self._prefix():
             return f"Every name begins with {prefix!r}: store the arrays without it"
-        if not self.left_over and self._all_of_the_head([*self.missing, *self.misshaped]):
-            if self.missing:
-                return "The file has no classifier: leave it out with head=False"
-            (classes,) = min(self.misshaped.values(), key=len)
-            return (
-                f"The file's classifier is of {classes} classes: build the network with as many, "
-                "or leave the classifier out with head=False"
-            )
+        wrong = [*self.missing, *self.misshaped, *self.left_over]
+        if all(name.startswith(self.head) for name in wrong):
+            return self._remedy_of_the_head(wrong)
         statistics = {name for name, wanted in self._wanted.items() if wanted.statistic}
-        if not self.misshaped and not self.left_over and statistics == set(self.missing):
+        if statistics == set(wrong):
             return (
                 "The file has parameters only: store BatchNorm's statistics too (PyTorch: "
                 "model.state_dict())"
@@ -135,8 +130,16 @@ class Misfits:
             "with (model.name, model.args)"
         )
 
-    def _all_of_the_head(self, names: list[str]) -> bool:
-        return all(name.startswith(self.head) for name in names)
+    def _remedy_of_the_head(self, wrong: list[str]) -> str:
+        head = [name for name in self._wanted if name.startswith(self.head)]
+        if wrong == head and wrong == self.missing:
+            return "The file has no classifier: leave it out with head=False"
+        if wrong == head and wrong == [*self.misshaped]:
+            return (
+                "The file's classifier is of another number of classes: build the network with "
+                "that, or leave the classifier out with head=False"
+            )
+        return "The file's classifier is not one dense layer as here: leave it out with head=False"
 
     def _prefix(self) -> str:
         """What stands before every missing name, as DataParallel's `module.`; empty: nothing."""

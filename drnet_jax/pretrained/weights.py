@@ -61,8 +61,11 @@ def variables_from_arrays(
 
     Raises:
       WeightsError: arrays are missing, left over, of another shape or type, or have values that
-        cannot be, or the network is not made for them. One message lists all.
+        cannot be, or the network is not made for them, or no resolution is given. One message
+        counts all, and names ten of each kind.
     """
+    if not resolutions:
+        raise WeightsError(f"{origin}: name at least one resolution that BatchNorm is kept for")
     wanted = _abstract_variables(network, resolutions[0])
     names = _chosen(network, wanted, arrays, resolutions[0], origin)
     suffix = _suffix(network, resolutions[0])

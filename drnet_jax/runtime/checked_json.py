@@ -21,16 +21,28 @@ def read_json(path: Path) -> dict[str, Any]:
       ValueError: it holds something else, or not what was written.
       OSError: it cannot be read.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"it holds {type(content).__name__}, no object")
-    wanted = content.pop(_NAME, None)
-    if wanted is not None and wanted != _checksum(content):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_int=_integer)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds {type(content).__name__}, no object")
+        wanted = content.pop(_NAME, None)
+        found = None if wanted is None else _checksum(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if wanted != found:
         raise ValueError(
             f"its content is not that of its checksum {wanted}; if you have changed it, remove "
             f"{_NAME!r} from it too"
         )
     return content
+
+
+def _integer(digits: str) -> int:
+    """What is written is counted, or nanoseconds; what no float holds would stop its reader."""
+    value = int(digits)
+    if abs(value) >= 2**64:
+        raise ValueError(f"it holds an integer of {len(digits.lstrip('-'))} digits")
+    return value
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
