@@ -1,5 +1,6 @@
 """The figures of the experiment on first looks, on made-up records."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,15 +105,53 @@ def test_as_good_as_the_largest_by_the_calibration_split() -> None:
     assert found["minus largest"][0] == pytest.approx(100 * np.mean(gain))
 
 
-def test_nothing_is_sent_past_a_first_look_that_is_free() -> None:
-    one = run(0)
-    blind = Run("paper", 0, (96, 32), ModelCost(0, COST.classifier), one.test, one.calibration)
-    found = both(one, blind, lambda_within(one)(0.5))
+def test_a_predictor_before_the_first_look() -> None:
+    """The share with the best value on the calibration split, and what it comes to on the test's.
+
+    The predictor nearly knows how sure the first look will be, and nothing is reused.
+    """
+    one, seen = run(0), {}
+    assert one.calibration is not None
+    test, calibration = (
+        replace(found, answer_top1=found.top1) for found in (one.test, one.calibration)
+    )
+    one = replace(one, test=test, calibration=calibration)
+    for split, records_of in (("calibration", calibration), ("test", test)):
+        noise = np.random.default_rng(7).normal(0, 0.05, len(records_of.label))
+        wants = 1 - records_of.margin[:, 1] + noise
+        scores = np.stack([wants, np.zeros_like(wants)], axis=1)
+        seen[split] = replace(records_of, scores=scores), wants
+    before = ModelCost(10_000_000, COST.classifier)
+    paper = Run("paper", 0, (96, 32), before, seen["test"][0], seen["calibration"][0])
+    lam = lambda_within(one)(0.5)
+    found = both(one, paper, lam)
+
     chosen: Outcome = adaptive(one)(0.5, one.test)
     assert found["alone cost"] == pytest.approx(chosen.gmacs / 0.9)
     assert found["alone top1"] == pytest.approx(100 * chosen.top1)
     second = (chosen.cost > 0.5).mean()
     assert found["perfect saves"] == pytest.approx(second / 9)
+    assert found["predictor costs"] == pytest.approx(0.01 / 0.9)
+
+    def outcome(share: float, split: str) -> tuple[float, float]:
+        """Top-1 in % and cost, image by image."""
+        records_of, wants = getattr(one, split), seen[split][1]
+        limit = np.quantile(seen["calibration"][1], 1 - share)
+        looked = adaptive(one)(0.5, records_of)
+        correct, spent = [], []
+        for row, want in enumerate(wants):
+            past = share > 0 and want > limit
+            correct.append(records_of.top1[row, 0] if past else looked.correct[row])
+            spent.append(0.01 + (0.9 if past else looked.cost[row]))
+        return 100 * float(np.mean(correct)), float(np.mean(spent)) / 0.9
+
+    large, small = 100 * calibration.top1.mean(axis=0)
+    price = (large - small) / (1 - 1 / 9)
+    shares = np.arange(26) / 50
+    values = [top1 - price * cost for top1, cost in (outcome(s, "calibration") for s in shares)]
+    best = shares[int(np.argmax(values))]
+    assert found["share"] == pytest.approx(best) and 0 < best < 0.5
+    assert (found["top1"], found["cost"]) == pytest.approx(outcome(best, "test"))
 
 
 def test_what_is_kept_is_read_again(tmp_path: Path) -> None:

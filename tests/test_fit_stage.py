@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from scipy.special import expit, softmax
+from scipy.special import expit, log_softmax, softmax
 
 from drnet_jax.checkpoints.checkpoint import StageCheckpoints
 from drnet_jax.checkpoints.runs import load_run
@@ -96,6 +96,15 @@ def test_correctness(stage_one: Path, correct: Path) -> None:
     assert summary["gmacs"] == pytest.approx(expected, rel=1e-6)
     last = json.loads((correct / "metrics.jsonl").read_text().splitlines()[-1])
     assert (last["stage"], last["step"]) == ("joint", 1)
+    # So are what the log says and what checkpoints are chosen by.
+    found = kept(correct, "calibration")
+    answers = found["logits"] + found["weight"][:, None] * found["logits"][:, -1:]
+    choice = found["scores"].argmax(axis=1)
+    chosen = answers[np.arange(len(choice)), choice].astype(np.float64)
+    own = np.take_along_axis(log_softmax(chosen, axis=1), found["label"][:, None], axis=1)
+    assert found["weight"][0] > 0.01 and (choice == 0).any()
+    assert last["calibration_objective"] == pytest.approx(-own.mean(), rel=1e-5)
+    assert last["calibration_top1"] == (chosen.argmax(axis=1) == found["label"]).mean()
 
 
 @pytest.mark.usefixtures("few_resamples")

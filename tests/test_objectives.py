@@ -1,5 +1,6 @@
 """Choices that are fitted to held-out outputs, against exhaustive search and plain NumPy."""
 
+from dataclasses import replace
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -82,10 +83,15 @@ def test_equal_scores_get_the_same_choice(target: float | None) -> None:
     assert right >= max(count for count, cost in each if target is None or cost <= target)
 
 
-def test_a_target_that_leaves_one_choice() -> None:
-    outputs = held_out(50, target=0.25)
-    found = choice(threshold.fit(outputs), outputs.inputs, probabilities=False)
-    np.testing.assert_array_equal(found, 2)
+@pytest.mark.parametrize("cheapest", [0.25, 0.1])
+def test_a_target_that_leaves_one_choice(cheapest: float) -> None:
+    """Also where the mean of equal costs is a rounding above them."""
+    costs = np.array([1.25, 0.5, cheapest])
+    outputs = replace(held_out(38, target=cheapest), costs=costs)
+    assert np.full(38, 0.1).mean() > 0.1 and np.full(38, 0.25).mean() == 0.25
+    for fit, probabilities in ((threshold.fit, False), (correctness.fit, True)):
+        found = choice(fit(outputs), outputs.inputs, probabilities=probabilities)
+        np.testing.assert_array_equal(found, 2)
 
 
 def test_a_lambda_lowers_the_thresholds() -> None:

@@ -37,15 +37,17 @@ def test_jobs_are_planned_once_and_share_stage_one() -> None:
     found = plan(
         shared={"model.resolution_aware": False},
         routed={"model.statistics": "routed"},
+        reused={"predictor.kind": "glance", "model.reuse": "logits"},
         sizes={"model.resolutions": (48, 24)},
     )
     names = [job.workdir.relative_to("/runs/stage1").as_posix() for job in found.stage_one]
     shared, sizes = "model.resolution_aware=False_seed", "model.resolutions=48-24_seed"
     assert names == ["seed=0", f"{shared}=0", f"{sizes}=0", "seed=3", f"{shared}=3", f"{sizes}=3"]
-    assert len(found.stage_two) == 10
+    assert len(found.stage_two) == 12
     variants = found.variants["q"]
     assert variants["same"] == variants["base"]
-    assert variants["routed"][1].stage_one == variants["base"][1].stage_one == found.stage_one[3]
+    for name in ("base", "routed", "reused"):
+        assert variants[name][1].stage_one == found.stage_one[3]
     job = variants["eta"][1]
     assert job.config["joint.eta"] == 0.9 and job.config["seed"] == 3
     assert job.config["stages"] == ["joint"]

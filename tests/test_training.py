@@ -194,6 +194,7 @@ def test_finished_run_evaluates_again_and_refuses_other_values(finished: Path) -
             "finished",
             "split",
             "identities",
+            "model",
             "config",
             "environment",
             "crc32",

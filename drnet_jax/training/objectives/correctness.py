@@ -45,7 +45,7 @@ def target_lambda(scores: np.ndarray, held_out: HeldOut) -> float:
         return 0.0
     correct = held_out.correct
     found = calibrate(scores, correct, correct[:, 0], held_out.costs, 0.0, "")
-    return found.for_gmacs(held_out.target).lam
+    return found.for_gmacs(held_out.limit).lam
 
 
 def _regression(inputs: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, float]:

@@ -9,6 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
+# Of a mean that is equal to the target.
+_ROUNDING = 1 + 1e-9
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -25,6 +28,11 @@ class HeldOut:
     correct: np.ndarray
     costs: np.ndarray
     target: float | None
+
+    @property
+    def limit(self) -> float:
+        """What a mean cost may be: the target, but for rounding; infinite without one."""
+        return np.inf if self.target is None else self.target * _ROUNDING
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ from drnet_jax.training.objectives.fitting import FittedHead, HeldOut
 
 # Halvings of the interval that the price of a unit of cost is searched in.
 _HALVINGS = 60
-# Of a mean that is equal to the target.
-_ROUNDING = 1 + 1e-9
 
 
 def fit(held_out: HeldOut) -> FittedHead:
@@ -40,23 +38,22 @@ def _thresholds(score: np.ndarray, held_out: HeldOut) -> np.ndarray:
     score, correct, costs = score[order], held_out.correct[order], held_out.costs
     # Equal scores get the same choice.
     apart = np.array([True, *(score[1:] > score[:-1]), True])
-    limit = np.inf if held_out.target is None else held_out.target * _ROUNDING
     steps = np.diff(np.unique(costs))
     # From no price to one that no correct answer is worth.
     low, high = 0.0, 2 / steps.min() if len(steps) else 1.0
     ends, kept = _ends(correct, costs, low, apart), _ends(correct, costs, high, apart)
-    if _mean_cost(kept, costs) > limit:
+    if _mean_cost(kept, costs) > held_out.limit:
         raise BudgetError(
             f"a mean cost of {held_out.target:.4g} cannot be kept: choices cost {costs.min():.4g} "
             f"to {costs.max():.4g}"
         )
-    if _mean_cost(ends, costs) <= limit:
+    if _mean_cost(ends, costs) <= held_out.limit:
         kept = ends
     else:
         for _ in range(_HALVINGS):
             price = (low + high) / 2
             found = _ends(correct, costs, price, apart)
-            if _mean_cost(found, costs) <= limit:
+            if _mean_cost(found, costs) <= held_out.limit:
                 high, kept = price, found
             else:
                 low = price
