@@ -30,6 +30,7 @@ def get_config(network: str = "efficientnet_lite0") -> ConfigDict:
     config.data.mean = (0.5, 0.5, 0.5) if of_tensorflow else IMAGENET_MEAN
     config.data.std = (0.5, 0.5, 0.5) if of_tensorflow else IMAGENET_STD
     config.pretrain.train = "all"
+    config.pretrain.batch_statistics = False
     config.pretrain.distillation = 1.0
     config.pretrain.teacher = "largest"
     config.pretrain.num_epochs = 3

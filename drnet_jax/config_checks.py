@@ -159,6 +159,7 @@ def _check_import(config: ConfigDict, mode: str) -> None:
             ("convert.head", convert.head, "auto"),
             ("convert.labels", convert.labels, True),
             ("pretrain.train", config.pretrain.train, "all"),
+            ("pretrain.batch_statistics", config.pretrain.batch_statistics, True),
         ):
             if value != only:
                 raise ConfigError(

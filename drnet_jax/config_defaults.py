@@ -33,6 +33,9 @@ def default_config() -> ConfigDict:
     # What is trained of imported weights: 'all', 'last_stage' (all layers at the last size of the
     # feature map), 'batch_norm' or only the 'head', which is trained in any case.
     config.pretrain.train = "all"
+    # False: BatchNorms of imported weights normalise by the imported statistics, which they keep,
+    # and train scale and bias only.
+    config.pretrain.batch_statistics = True
     config.joint = _joint()
 
     config.eval = _eval()

@@ -234,6 +234,7 @@ FIELDS: Mapping[str, Field] = {
     "pretrain.distillation": _ZERO_OR_MORE,
     "pretrain.teacher": Text(TEACHERS),
     "pretrain.train": Text(TRAINED_PARTS),
+    "pretrain.batch_statistics": Flag(),
     "joint.init_from": _PATH,
     "joint.fit_split": Text(("calibration", "train")),
     "joint.predictor_lr_scale": _POSITIVE,

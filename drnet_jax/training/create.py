@@ -47,9 +47,9 @@ def create_stage_step(
     }
     loss = create_loss(config, stage, model, cost, target, steps_per_epoch)
     trains = None
-    if stage == "pretrain" and section.train != "all":
+    if stage == "pretrain" and (section.train != "all" or not section.batch_statistics):
         layers = last_stage(model.classifier, model.resolutions[0])
-        part = TrainedPart(section.train, layers)
+        part = TrainedPart(section.train, layers, section.batch_statistics)
         loss, trains = PartLoss(loss, part), part.trains
     tx = create_optimizer(section, learning_rate_fns, trains)
     data = config.data

@@ -24,10 +24,12 @@ class TrainedPart:
     Attributes:
       what: `'all'`, `'last_stage'`, `'batch_norm'` or `'head'`; the head is trained in any case.
       last_stage: the outermost layers that are in the last stage, see `last_stage`.
+      batch_statistics: False: no BatchNorm does.
     """
 
     what: str
     last_stage: frozenset[str]
+    batch_statistics: bool = True
 
     def trains(self, path: Path) -> bool:
         """Whether a parameter of the model is trained, by the names that lead to it."""
@@ -35,13 +37,17 @@ class TrainedPart:
         if self.what == "all" or layers[:1] == list(HEAD):
             return True
         # Convolutions have no bias: all but kernels is of BatchNorms.
-        return self.normalises(layers[0]) and (self.what == "last_stage" or name != "kernel")
+        return self._has(layers[0]) and (self.what == "last_stage" or name != "kernel")
 
     def normalises(self, layer: str) -> bool:
         """Whether BatchNorms in an outermost layer use their batch's statistics, and update theirs.
 
         Those of frozen layers stay as they are: what the layers above get is what it was.
         """
+        return self.batch_statistics and self._has(layer)
+
+    def _has(self, layer: str) -> bool:
+        """Whether BatchNorms in an outermost layer are trained."""
         if self.what == "last_stage":
             return layer in self.last_stage
         return self.what != "head"
@@ -100,7 +106,7 @@ class PartLoss:
     def _keep_statistics(
         self, next_fun: Callable[..., Any], args: Any, kwargs: dict[str, Any], context: Any
     ) -> Any:
-        """Runs a BatchNorm of a frozen layer as in evaluation."""
+        """Runs a BatchNorm that keeps its statistics as in evaluation."""
         part, *layers = context.module.path or ("",)
         norm = isinstance(context.module, ResolutionBatchNorm)
         if norm and part == "classifier" and not self.part.normalises(layers[0]):
