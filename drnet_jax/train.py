@@ -303,7 +303,8 @@ def _run_steps(stage: Stage, initial: Any) -> None:
     tx, train_step = stage.run.stage_steps[stage.name]
     state = create_train_state(initial, tx, ema=stage.section.ema_decay > 0)
     state = jax.device_put(state, replicated_sharding(stage.run.mesh))
-    if stage.start_step:
+    # Imported weights are saved as step 0.
+    if stage.checkpoints.latest_step is not None:
         log(f"{stage.name}: resuming after step {stage.start_step} of {stage.num_steps}")
         state = load_state(stage.checkpoints, stage.start_step, state)
     run_stage(stage, state, train_step)

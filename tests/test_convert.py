@@ -115,7 +115,7 @@ def test_the_report_has_before_and_after(converted: Path) -> None:
 
 
 def test_what_is_frozen_is_the_file_s(converted: Path) -> None:
-    trained = load_run(converted).variables["params"]["classifier"]
+    trained = final_state(converted)["params"]["classifier"]
     before = random_variables(5)["params"]
     kernels = 0
     for layer, arrays in jax.tree_util.tree_leaves_with_path(before):
@@ -134,11 +134,11 @@ def final_state(workdir: Path) -> Any:
     return ocp.load((workdir / "pretrain" / str(NUM_STEPS)).resolve())
 
 
-@pytest.mark.parametrize("left", [0, 3])
+@pytest.mark.parametrize("left", [-1, 0, 3])
 def test_it_resumes_from_any_step(
     left: int, place: Path, converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before the first checkpoint from the kept features; the end is equal to the bit."""
+    """Without the start's checkpoint from the kept features; the end is equal to the bit."""
     resumed = tmp_path / "run"
     shutil.copytree(converted, resumed)
     for name in ("joint", *(f"pretrain/{step}" for step in range(left + 1, NUM_STEPS + 1))):
@@ -147,7 +147,26 @@ def test_it_resumes_from_any_step(
         (resumed / name).unlink()
     train_stages(conversion(place, **FIELDS), resumed)
     jax.tree.map(np.testing.assert_array_equal, final_state(resumed), final_state(converted))
-    assert ("train split: outputs from" in capsys.readouterr().out) == (not left)
+    assert ("train split: outputs from" in capsys.readouterr().out) == (left < 0)
+
+
+def test_a_training_that_makes_it_worse_is_not_used(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = conversion(place, **FIELDS, **{"pretrain.base_learning_rate": 30.0})
+    train_stages(config, tmp_path)
+    assert f"joint: starting from step 0 of {tmp_path / 'pretrain'}" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    found = {
+        line["step"]: line["calibration_objective"]
+        for line in lines
+        if line["stage"] == "pretrain" and "calibration_objective" in line
+    }
+    assert min(found, key=found.__getitem__) == 0 and len(found) == 1 + config.pretrain.num_epochs
+    before = json.loads((tmp_path / "conversion.json").read_text())["before"]["calibration"]
+    (first,) = (line for line in lines if line["step"] == 0)
+    fixed = [entry["top1"] for entry in before["fixed"]]
+    assert first["calibration_fixed_top1"] == pytest.approx(fixed)
 
 
 @pytest.mark.usefixtures("few_resamples")

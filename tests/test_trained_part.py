@@ -101,6 +101,38 @@ def test_frozen_layers_give_what_they_give_in_evaluation() -> None:
     np.testing.assert_allclose(value, -log_p.mean(axis=0).sum(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("what", ["all", "batch_norm", "last_stage"])
+def test_imported_statistics_stay(what: str) -> None:
+    """They normalise, as in evaluation; scale and bias of every BatchNorm that is trained move."""
+    fields = {"pretrain.train": what, "pretrain.batch_statistics": False}
+    config = small_config(**CONFIG, **fields)
+    model = create_model(config, 3)
+    variables, _ = split_classifier(init_variables(model, jax.random.key(0)))
+    tx, train_step = create_stage_step(config, "pretrain", model, model_cost(model), None, 4)
+    params = variables.pop("params")
+    collections = jax.tree.map(lambda statistic: 1.5 * statistic, variables)
+    everything = {"params": params, **collections}
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    mean, std = np.array(config.data.mean), np.array(config.data.std)
+    logits: Any = model.apply(
+        everything,
+        jnp.asarray((images / 255 - mean) / std, jnp.float32),
+        train=False,
+        method="classify_all",
+    )
+    label = np.array([0, 1, 2, 0])
+    log_p = np.asarray(jax.nn.log_softmax(logits))[np.arange(4), :, label]
+    before = jax.tree.map(np.array, (params, collections))
+    state = create_train_state(everything, tx, ema=False)
+    batch = {"image": jnp.asarray(images), "label": jnp.asarray(label)}
+    after, metrics = train_step(state, batch, jax.random.key(1))
+    np.testing.assert_allclose(metrics["ce"], -log_p.mean(axis=0).sum(), rtol=1e-4)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(after.collections), before[1])
+    old = flax.traverse_util.flatten_dict(before[0])
+    for path, leaf in flax.traverse_util.flatten_dict(jax.device_get(after.params)).items():
+        assert np.array_equal(leaf, old[path]) != is_trained(what, path), path
+
+
 def gradient_flops(what: str) -> float:
     """Of loss and gradient, as XLA counts them in what JAX traced."""
     config = small_config(**CONFIG)

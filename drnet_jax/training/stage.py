@@ -71,6 +71,11 @@ class Stage:
     checkpoints: StageCheckpoints
 
     @property
+    def starts_imported(self) -> bool:
+        """Whether its first step is from imported weights."""
+        return self.name == "pretrain" and self.run.start is not None and not self.start_step
+
+    @property
     def section(self) -> ConfigDict:
         """The part of the configuration that it is trained by."""
         return self.run.config[section_name(self.name)]

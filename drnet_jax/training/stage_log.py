@@ -103,7 +103,7 @@ class StageLog:
                     self._progress.message(warning)
         if not np.isfinite(validation.objective):
             what = f"the objective on the calibration split is {validation.objective}"
-            raise diverged(stage, step, what, self._epoch[-1])
+            raise diverged(stage, step, what, self._epoch[-1] if self._epoch else None)
         self._writer.write(stage.name, step, validation.figures)
         epoch = step // stage.steps_per_epoch
         with self._printing():

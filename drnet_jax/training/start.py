@@ -53,7 +53,11 @@ def load_state(checkpoints: StageCheckpoints, step: int, like: TrainState) -> Tr
 
 
 def stage_two_variables(run: Run, fresh: Any) -> Any:
-    """What stage 2 starts from: the end of stage 1 and a fresh predictor."""
+    """What stage 2 starts from: stage 1 and a fresh predictor.
+
+    Its end, but of imported weights the step of the lowest objective, as there is little data for
+    them: it may be the start.
+    """
     config = run.config
     if config.joint.init_from:
         origin = Path(config.joint.init_from)
@@ -70,7 +74,7 @@ def stage_two_variables(run: Run, fresh: Any) -> Any:
 
 
 def check_stage_one(config: ConfigDict, origin: Path) -> tuple[dict[str, Any], int]:
-    """The flattened configuration of the finished stage 1 in `origin`, and its last step.
+    """The flattened configuration of the finished stage 1 in `origin`, and the step to start from.
 
     Raises:
       CheckpointError: there is none, it is not finished, or it is of another model.
@@ -82,4 +86,9 @@ def check_stage_one(config: ConfigDict, origin: Path) -> tuple[dict[str, Any], i
             f"no finished stage 1 in {origin}: "
             + (f"{other}; wait until it is" if other else "finish it, or name another run")
         )
-    return trained_config(config, origin, fields=STAGE_ONE_FIELDS), step
+    trained = trained_config(config, origin, fields=STAGE_ONE_FIELDS)
+    if trained["convert.weights"]:
+        with StageCheckpoints(origin / "pretrain", read_only=True) as checkpoints:
+            step = checkpoints.best_step
+        assert step is not None
+    return trained, step

@@ -43,7 +43,7 @@ def diverged(
         for name, value in (metrics or {}).items()
         if name.startswith("learning_rate_")
     )
-    where = f"step {saved} in {stage.checkpoints.directory}" if saved else "none"
+    where = f"step {saved} in {stage.checkpoints.directory}" if saved is not None else "none"
     section = section_name(stage.name)
     return TrainingError(
         f"{what} at step {step} of {stage.name}{f' (learning rate: {rates})' if rates else ''}; "

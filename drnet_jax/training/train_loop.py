@@ -27,6 +27,8 @@ _NO_OBJECTIVE = "; this epoch has no objective, by which the best checkpoint is 
 def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
     """Runs the steps that are left; every epoch ends with a validation and a checkpoint.
 
+    Imported weights are validated and saved before the first step too.
+
     Raises:
       TrainingError: figures that are not finite, too many corrupt images, a signal, or an output
         that takes no more; of all but the first the last step is saved. So it is where the
@@ -46,6 +48,10 @@ def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
             """Writes the steps since the last time."""
             log.write(step, waited=feed.take_waited(), corrupt=corrupt.count)
 
+        if stage.starts_imported:
+            reason = _end_epoch(stage, 0, state, validate, log)
+            if reason:
+                raise stopped(stage, 0, reason)
         for step in range(stage.start_step + 1, stage.num_steps + 1):
             try:
                 batch = feed.next()
