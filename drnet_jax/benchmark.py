@@ -16,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from drnet_jax.budgets.calibration import calibrate
+from drnet_jax.checkpoints.answers import agreement
 from drnet_jax.checkpoints.restore import check_predictor
 from drnet_jax.data.decode import CorruptImageError
 from drnet_jax.data.encode import encode
@@ -78,7 +79,9 @@ class Pool:
     decode: Callable[[bytes], np.ndarray]
 
 
-def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
+def restore_and_benchmark(
+    config: ConfigDict, workdir: Path, *, lambdas: Mapping[str, float] | None = None
+) -> list[Row]:
     """Times fixed resolutions, adaptive inference and the dense model; writes `benchmark/<time>/`.
 
     Accuracies are those of the calibration split, on which lambda is solved for
@@ -87,6 +90,7 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
     Args:
       config: with the model the checkpoint was trained with.
       workdir: of the run, unless `restore_from` names another.
+      lambdas: of the adaptive methods, by what to call them; default: 0, and those solved.
 
     Raises:
       CheckpointError: no checkpoint, one of another model, or no trained predictor.
@@ -101,7 +105,8 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
     check_batches(config, "benchmark.batch_sizes", source.image_size)
     outputs = ModelOutputs(config, workdir, restored).of("calibration", source)
     records = with_origin(outputs.records(), source)
-    lambdas = _lambdas(records, restored.cost, tuple(config.benchmark.gmacs))
+    if lambdas is None:
+        lambdas = _lambdas(records, restored.cost, tuple(config.benchmark.gmacs))
     engine = array_classifier(config, restored, source.image_size)
     methods = _methods(engine, records, lambdas)
     pool = picture_pool(source)
@@ -109,7 +114,7 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
     for batch_size in config.benchmark.batch_sizes:
         rows += _measure(methods, pool, batch_size, config)
     rows.sort(key=lambda row: row.input, reverse=True)
-    setting = _setting(config)
+    setting = timing_setting(config)
     folder = _new_folder(workdir / "benchmark")
     content = {
         "setting": setting,
@@ -120,7 +125,8 @@ def restore_and_benchmark(config: ConfigDict, workdir: Path) -> list[Row]:
         "config": restored.config | evaluation_fields(config),
     }
     write_json(folder / "table.json", content)
-    text = markdown(rows, setting)
+    said = agreement(restored.config)
+    text = markdown(rows, f"{setting}; {said}" if said else setting)
     write_text(folder / "table.md", text)
     plot(rows, setting, folder / "throughput.png")
     log(f"\n{text}\nwrote table.json, table.md and throughput.png in {folder}")
@@ -251,7 +257,7 @@ def _threads() -> int:
     return os.cpu_count() or 1
 
 
-def _setting(config: ConfigDict) -> str:
+def timing_setting(config: ConfigDict) -> str:
     """Device and what was measured on it, in words."""
     glances = config.predictor.kind == "glance" and len(config.model.resolutions) > 1
     first = f", first look at {min(config.model.resolutions)} px" if glances else ""

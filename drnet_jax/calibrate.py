@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from drnet_jax.budgets import calibration_file
 from drnet_jax.budgets.calibration import Calibration, Point, Times, calibrate
 from drnet_jax.budgets.solve import calibration_path, solve, times_setting
+from drnet_jax.checkpoints.answers import agreement
 from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.checkpoints.restore import (
     RestoredModel,
@@ -66,6 +67,8 @@ def restore_and_calibrate(config: ConfigDict, workdir: Path) -> Calibration:
     unit = "GMAC" if cost.measured is None else "ms"
     size = found.num_images
     log(f"{size} images of the calibration split, lambda in units of the scores a {unit}")
+    if said := agreement(trained.config):
+        log(said)
     picked = np.linspace(0, len(found.points) - 1, _SHOWN).round().astype(int)
     shown = {found.points[index] for index in picked}
     shown |= {point for point in found.points if point.lam == 0}

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from drnet_jax.budgets.solve import budget_lambda
+from drnet_jax.checkpoints.answers import agreement
 from drnet_jax.checkpoints.conversion import read_conversion
 from drnet_jax.checkpoints.finite import NotFiniteError
 from drnet_jax.checkpoints.model_key import model_key
@@ -286,6 +287,8 @@ def classify_source(
 
 def _print_bucketed(summary: dict[str, Any]) -> None:
     log(f"\n{summary['num_images']} images of the {summary['split']} split, by dispatch")
+    if said := agreement(summary["config"]):
+        log(said)
     log(
         f"DRNet: top-1 {100 * summary['top1']:.2f} %, {summary['gmacs']:.5f} GMACs, "
         f"{summary['images_per_second']:.0f} images/s, input included"

@@ -68,7 +68,7 @@ def compare_runs(config: ConfigDict, workdir: Path) -> list[Setting]:
     ]
     notes = warnings(list(summaries.values()))
     with page_style():
-        plot = to_svg(comparison_figure({"": found}), "Top-1 accuracy over cost by setting")
+        plot = to_svg(comparison_figure({"": found}), "Top-1 over cost by setting")
     content = {
         "title": workdir.resolve().name,
         "rows": rows(found),

@@ -103,8 +103,9 @@ def test_the_report_has_before_and_after(converted: Path) -> None:
         row = f"<td>{100 * old['top1']:.2f}</td><td>{100 * new['top1']:.2f}</td>"
         assert f"<th>fixed {new['resolution']} px</th>{row}" in page
     assert f"<th>adaptive</th><td></td><td>{100 * summary['top1']:.2f}</td>" in page
-    (times,) = noted["milliseconds"]
+    (times,) = noted["times"]["milliseconds"]
     assert f"<td>{times['adaptive']:.3g}</td>" in page
+    assert noted["times"]["lambda"] == summary["lambda"]
     assert times["batch_size"] == 2 and len(times["fixed"]) == 2
     steps = {"outputs", "head", "pretrain", "joint", "calibration", "timing"}
     assert set(noted["seconds"]) == steps and min(noted["seconds"].values()) > 0
@@ -112,6 +113,31 @@ def test_the_report_has_before_and_after(converted: Path) -> None:
     # What is chosen is within the budget on the calibration split.
     calibration = json.loads((converted / "calibration.json").read_text())
     assert summary["lambda"] in [point["lam"] for point in calibration["points"]]
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_once_more_it_keeps_times_and_minutes(place: Path, converted: Path, tmp_path: Path) -> None:
+    """At another budget the choice is timed anew, and not before that is the report's."""
+    again = tmp_path / "run"
+    shutil.copytree(converted, again)
+
+    def noted() -> Any:
+        """Of the copy; with how many benchmarks there are."""
+        found = json.loads((again / "conversion.json").read_text())
+        return found["times"], found["seconds"], len(list((again / "benchmark").iterdir()))
+
+    times, seconds, benchmarks = noted()
+    config = conversion(place, **FIELDS, **{"budget.max_drop": 50.0})
+    summary = convert(config, again)
+    kept, later, _ = noted()
+    assert noted()[2] == benchmarks == 1 and kept == times
+    assert [later[name] for name in ("calibration", "timing")] == [
+        seconds[name] for name in ("calibration", "timing")
+    ]
+    assert summary["top1"] == json.loads((converted / "eval.json").read_text())["top1"]
+    convert(conversion(place, **FIELDS), again)
+    assert noted()[0]["lambda"] == 0.0 != times["lambda"]
+    assert noted()[1]["timing"] > seconds["timing"] and noted()[2] == 2
 
 
 def test_what_is_frozen_is_the_file_s(converted: Path) -> None:
@@ -187,6 +213,5 @@ def test_pictures_without_labels(place: Path, tmp_path: Path) -> None:
     assert found[0] == 1.0
     assert (noted["new_head"], noted["labels"]) == (False, False)
     assert load_run(tmp_path).classes == tuple(f"class {index}" for index in range(5))
-    assert "agreement with what the imported network says at 32 px" in (
-        tmp_path / "report.html"
-    ).read_text().replace("\n", " ")
+    said = "top-1 is agreement with the imported network at 32 px, right or wrong, no accuracy"
+    assert f"The pictures have no labels: {said}" in (tmp_path / "report.html").read_text()

@@ -140,6 +140,25 @@ def test_a_class_missing_from_a_split(tmp_path: Path) -> None:
         DataSplits(folder_settings(tmp_path)).load("calibration")
 
 
+def test_pictures_without_labels_too_few_to_train(tmp_path: Path) -> None:
+    """Of two pictures 0.3 is one, twice: what is left is none."""
+    write_pictures(tmp_path / "any", 2)
+    settings = folder_settings(
+        tmp_path, labelled=False, calibration_fraction=0.3, test_fraction=0.3
+    )
+    with pytest.raises(DataError, match=r"the train split .* has no image: add images, or lower"):
+        DataSplits(settings).identity("train")
+
+
+def test_what_is_left_out_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Though an evaluation opens the pictures of its training again."""
+    write_pictures(tmp_path / "any", 30)
+    (tmp_path / "any" / "notes.txt").write_text("no picture")
+    for _ in range(2):
+        assert len(DataSplits(folder_settings(tmp_path, labelled=False)).load("train")) > 0
+    assert capsys.readouterr().out.count("any/notes.txt") == 1
+
+
 def test_official_splits() -> None:
     assert official_splits(["train", "validation"]) == {"train": "train", "test": "validation"}
     assert official_splits(["validation", "test", "train"]) == {

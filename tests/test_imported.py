@@ -79,7 +79,7 @@ def test_the_head(
 @pytest.mark.parametrize(
     ("given", "error", "words"),
     [
-        ({"convert.weights": "none.pth"}, WeightsError, "there is no such file"),
+        ({"convert.weights": "none.pth"}, WeightsError, "none.pth cannot be read: No such file"),
         ({"convert.head": "keep"}, ConfigError, "has 5 classes, the data 3: name its classes"),
         (
             {"convert.head": "keep", "convert.classes": "others.txt"},

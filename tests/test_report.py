@@ -26,6 +26,7 @@ from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.models.layers import resize
 from drnet_jax.report import compare_runs, group
 from drnet_jax.reports.cards import CardMaker, hardest
+from drnet_jax.reports.comparison import same_images
 from drnet_jax.reports.comparison_warnings import warnings
 from drnet_jax.reports.evaluation_report import pictures, write_report
 from drnet_jax.runtime.environment import environment
@@ -256,6 +257,26 @@ def test_without_controls_or_predictor(tmp_path: Path) -> None:
     page = write(tmp_path, synthetic_logits(30, 1, 3), classes_of(3), controls=False, **one)
     check(page)
     assert "Chosen" not in page and "DRNet" not in page
+
+
+def test_agreement_is_not_called_accuracy(tmp_path: Path) -> None:
+    """Whether or not `conversion.json` is there; runs of other weights are not compared."""
+    outputs, said = synthetic_logits(30, 2, 3), "px, right or wrong, no accuracy"
+    for name in ("a", "b"):
+        fields = {"convert.labels": False, "convert.weights": name}
+        assert f"imported network at 32 {said}" in write(
+            tmp_path / name, outputs, classes_of(3), **fields
+        )
+    assert said not in write(tmp_path / "c", outputs, classes_of(3), seed=1)
+    first, *others = compare_runs(
+        small_config(**{"report.runs": tuple(str(tmp_path / name) for name in "abc")}),
+        tmp_path / "out",
+    )
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "2 of the 3 runs are of pictures without labels" in page
+    # The same images, and other labels.
+    assert [same_images(first, other) for other in (first, *others)] == [True, False, False]
+    assert "<h2>Top-1 over cost</h2>" in page
 
 
 def test_pictures_are_what_the_network_sees(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 These are the labels of its conversion (`convert.labels=False`), in training and in evaluation.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +18,20 @@ from drnet_jax.runtime.progress import log
 
 # In the place of a label: the picture could not be read.
 UNKNOWN = -1
+
+
+def agreement(config: Mapping[str, Any]) -> str:
+    """What top-1 is where the labels are answers, in words; empty where they are not.
+
+    Args:
+      config: flattened, of a run of any version.
+    """
+    if config.get("convert.labels", True):
+        return ""
+    return (
+        "top-1 is agreement with the imported network at "
+        f"{max(config['model.resolutions'])} px, right or wrong, no accuracy"
+    )
 
 
 def answers_path(workdir: Path) -> Path:

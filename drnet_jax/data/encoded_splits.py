@@ -107,16 +107,14 @@ class EncodedSplits:
 def _check_every_class(
     settings: DataSettings, split: str, labels: np.ndarray, classes: tuple[str, ...]
 ) -> None:
+    where = f"the {split} split of {settings.name} in {settings.dir}"
+    change = "lower" if split == "train" else "raise"
+    remedy = f"add images, or {change} data.calibration_fraction or data.test_fraction"
     if not len(labels):
-        raise DataError(
-            f"the {split} split of {settings.name} in {settings.dir} has no image: add images, or "
-            "raise data.calibration_fraction or data.test_fraction"
-        )
+        raise DataError(f"{where} has no image: {remedy}")
     empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
     if len(empty):
         names = ", ".join(classes[label] for label in empty[:5])
         raise DataError(
-            f"the {split} split of {settings.name} in {settings.dir} has no image of {len(empty)} "
-            f"of {len(classes)} classes ({names}); add images, or raise "
-            "data.calibration_fraction or data.test_fraction"
+            f"{where} has no image of {len(empty)} of {len(classes)} classes ({names}); {remedy}"
         )

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from drnet_jax.data.files import (
 from drnet_jax.data.index_cache import digest
 from drnet_jax.data.sources import DataError, LabelledImages
 from drnet_jax.data.splits import official_splits
-from drnet_jax.runtime.progress import log
+from drnet_jax.runtime.progress import log_once
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ class Folder:
         if "all" not in self._folders:
             left_out += _beside(self._root, Path(), [f.name for f in self._folders.values()])
         if left_out:
-            _say_once(describe(left_out, self._root))
+            log_once(describe(left_out, self._root))
         return LabelledImages(
             FileReader(tuple(self._root / picture.name for picture in pictures)),
             np.arange(len(pictures)),
@@ -138,12 +137,6 @@ def _beside(root: Path, place: Path, names: Collection[str]) -> list[LeftOut]:
     return [*found.left_out, *(LeftOut(file.name, "in no class") for file in found.pictures)]
 
 
-@cache
-def _say_once(line: str) -> None:
-    """An evaluation opens the data of its training again."""
-    log(line)
-
-
 def _subfolders(folder: Path) -> list[str]:
     names = [path.name for path in folder.iterdir() if path.is_dir()]
     return sorted(name for name in names if not name.startswith("."))
@@ -152,7 +145,10 @@ def _subfolders(folder: Path) -> list[str]:
 def _class_names(folder: Path) -> tuple[str, ...]:
     names = _subfolders(folder)
     if len(names) < 2:
-        raise DataError(f"{folder} needs two folders or more, one per class, with pictures in them")
+        raise DataError(
+            f"{folder} needs two folders or more, one per class, with pictures in them; pictures "
+            "without labels need --mode=convert and convert.labels=False"
+        )
     return tuple(names)
 
 

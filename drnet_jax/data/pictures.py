@@ -8,7 +8,7 @@ from drnet_jax.data.files import describe, list_pictures
 from drnet_jax.data.folder import FileReader
 from drnet_jax.data.index_cache import digest
 from drnet_jax.data.sources import DataError, LabelledImages
-from drnet_jax.runtime.progress import log
+from drnet_jax.runtime.progress import log_once
 
 
 class Pictures:
@@ -18,7 +18,7 @@ class Pictures:
       root: the folder.
 
     Raises:
-      DataError: there is no such folder, or no picture in it.
+      DataError: there is no such folder.
     """
 
     classes: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Pictures:
         if not found.pictures:
             raise DataError(f"data.dir={str(self._root)!r} has no picture in it: set it to others")
         if found.left_out:
-            log(describe(found.left_out, self._root))
+            log_once(describe(found.left_out, self._root))
         names = [picture.name for picture in found.pictures]
         return LabelledImages(
             FileReader(tuple(self._root / name for name in names)),

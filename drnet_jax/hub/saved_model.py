@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.budgets import calibration_file
 from drnet_jax.budgets.calibration import BudgetError, Calibration
+from drnet_jax.checkpoints.answers import agreement
 from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.checkpoints.restore import RestoredModel, check_predictor
 from drnet_jax.data.datasets import eval_view
@@ -116,8 +117,8 @@ def find_evaluation(saved: SavedModel) -> Mapping[str, Any] | None:
     summary = read_summary(saved.origin)
     if summary is None:
         return None
-    if not saved.config.convert.labels:
-        log(f"{saved.origin / EVALUATION} has agreement with the imported network, no accuracy")
+    if said := agreement(summary["config"]):
+        log(f"{saved.origin / EVALUATION} is not taken over: {said}")
         return None
     same = summary["resolutions"] == list(saved.model.resolutions)
     # Without a choice it is of stage 1 alone.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from drnet_jax.checkpoints.answers import agreement
 from drnet_jax.evaluation.intervals import Interval, over_seeds
 from drnet_jax.evaluation.metrics import hull_top1, matched_random_top1
 from drnet_jax.reports.summaries import read_summary
@@ -101,10 +102,18 @@ def difference(setting: Setting, other: Setting, name: str) -> Interval:
 
 
 def same_images(setting: Setting, other: Setting) -> bool:
-    """Whether two settings, each with a run, are evaluated on the same images."""
+    """Whether two settings, each with a run, are evaluated on the same images and labels."""
     names = ("split", "num_images", "identities")
     mine, theirs = setting.summaries[0], other.summaries[0]
+    if _labels_of(mine) != _labels_of(theirs):
+        return False
     return all(mine.get(name) == theirs.get(name) for name in names)
+
+
+def _labels_of(summary: Mapping[str, Any]) -> str:
+    """The weights whose answers are the labels; empty where the images have labels."""
+    config = summary["config"]
+    return str(config["convert.weights"]) if agreement(config) else ""
 
 
 def shares(setting: Setting) -> np.ndarray:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from drnet_jax.checkpoints.answers import agreement
+
 # Of an evaluation.
 _EVALUATED = ("split", "num_images", "lambda", "stage")
 
@@ -22,6 +24,12 @@ def warnings(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     if early:
         found.append(
             f"{early} of the {len(summaries)} runs are evaluated before the end of their training."
+        )
+    agreeing = sum(bool(agreement(summary["config"])) for summary in summaries)
+    if agreeing:
+        found.append(
+            f"{agreeing} of the {len(summaries)} runs are of pictures without labels: their top-1 "
+            "is agreement with what was imported, right or wrong, no accuracy."
         )
     return found + _images(summaries) + _versions(summaries)
 

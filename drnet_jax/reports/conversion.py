@@ -16,28 +16,33 @@ _STEPS = {
 _CASCADES = {"cascade": "confidence cascade", "margin_cascade": "margin cascade"}
 
 
-def conversion_section(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+def conversion_section(summary: Mapping[str, Any], num_classes: int) -> dict[str, Any] | None:
     """What the template shows; None of a run that began with random weights, as far as is known.
 
     Args:
       summary: what `eval.json` holds.
+      num_classes: of the data.
     """
     noted = summary.get("conversion")
     # Without the figures before, the file was removed and holds later minutes only.
     if noted is None or "before" not in noted:
         return None
-    times = noted.get("milliseconds", [])
+    timed = noted.get("times", {"milliseconds": [], "setting": "", "lambda": None})
+    times = timed["milliseconds"]
+    # The choice that was timed may be another than the evaluated one.
+    adaptive = [
+        time["adaptive"] if timed["lambda"] == summary["lambda"] else None for time in times
+    ]
     return {
-        "words": _words(summary, noted),
+        "words": _words(summary, noted, num_classes),
         "batch_sizes": [entry["batch_size"] for entry in times],
-        "rows": [*_fixed_rows(summary, noted, times), *_other_rows(summary, times)],
-        "minutes": _minutes(noted.get("seconds", {})),
+        "rows": [*_fixed_rows(summary, noted, times), *_other_rows(summary, adaptive)],
+        "notes": [*_timing(timed["setting"]), *_minutes(noted.get("seconds", {}))],
     }
 
 
-def _words(summary: Mapping[str, Any], noted: Mapping[str, Any]) -> str:
-    """The head, what was trained, and what top-1 is of."""
-    classes = len(summary.get("by_class", [])) or None
+def _words(summary: Mapping[str, Any], noted: Mapping[str, Any], num_classes: int) -> str:
+    """The head, what was trained, and among which classes the figures are."""
     trained = {
         "all": "all of the network",
         "last_stage": "its last stage and the head",
@@ -48,19 +53,12 @@ def _words(summary: Mapping[str, Any], noted: Mapping[str, Any]) -> str:
         head = "A new head was fitted to the imported network's features"
     else:
         head = "The head is the weights' own"
-        if classes is not None and noted["outputs"] != classes and noted["labels"]:
+        if noted["outputs"] != num_classes:
             head += (
-                f", {classes} of its {noted['outputs']} classes: every figure, before and after, "
-                "is among those"
+                f", {num_classes} of its {noted['outputs']} classes: every figure, before and "
+                "after, is among those"
             )
-    words = f"{head}. Trained: {trained}."
-    if not noted["labels"]:
-        largest = summary["resolutions"][0]
-        words += (
-            " The pictures have no labels: each top-1 is agreement with what the imported network "
-            f"says at {largest} px, right or wrong."
-        )
-    return words
+    return f"{head}. Trained: {trained}."
 
 
 def _fixed_rows(
@@ -79,15 +77,16 @@ def _fixed_rows(
     ]
 
 
-def _other_rows(summary: Mapping[str, Any], times: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _other_rows(summary: Mapping[str, Any], adaptive: list[float | None]) -> list[dict[str, Any]]:
+    """Without times but for the choice's, `adaptive` by batch size."""
     if summary["top1"] is None or len(summary["fixed"]) == 1:
         return []
-    gmacs, no_times = summary["gmacs"], [None] * len(times)
+    gmacs, no_times = summary["gmacs"], [None] * len(adaptive)
     rows = [
         {
             "name": "adaptive",
             **_row(summary, summary["top1"], gmacs),
-            "ms": [time["adaptive"] for time in times],
+            "ms": adaptive,
         },
         {
             "name": "hull of the fixed sizes",
@@ -107,8 +106,12 @@ def _row(summary: Mapping[str, Any], top1: float, gmacs: float) -> dict[str, flo
     return {"after": 100 * top1, "gmacs": gmacs, "share": gmacs / summary["fixed"][0]["gmacs"]}
 
 
-def _minutes(seconds: Mapping[str, float]) -> str:
+def _timing(setting: str) -> list[str]:
+    return [f"Milliseconds: median, images in memory. {setting}"] if setting else []
+
+
+def _minutes(seconds: Mapping[str, float]) -> list[str]:
     if not seconds:
-        return ""
+        return []
     parts = [f"{_STEPS[name]} {value / 60:.1f}" for name, value in seconds.items()]
-    return f"{sum(seconds.values()) / 60:.1f} minutes, this evaluation aside: {', '.join(parts)}"
+    return [f"{sum(seconds.values()) / 60:.1f} minutes, this evaluation aside: {', '.join(parts)}"]

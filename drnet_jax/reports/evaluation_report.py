@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from drnet_jax.checkpoints.answers import agreement
 from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.checkpoints.restore import TrainedModel
 from drnet_jax.config import default_config, flatten
@@ -65,11 +66,12 @@ def write_report(
         "several": len(resolutions) > 1,
         "title": trained.origin.resolve().name,
         "summary": summary,
+        "agreement": agreement(summary["config"]),
         "verdict": summary.get("controls", {}).get("verdict"),
         "as_good": as_good_as_largest(summary) if "controls" in summary else None,
         "glance": glance(logits.weight, resolutions) if glances and chosen else None,
         "facts": facts(summary, trained),
-        "conversion": conversion_section(summary),
+        "conversion": conversion_section(summary, len(trained.classes)),
         "table": table(summary),
         "plots": plots(summary, trained.origin),
         "classes": sorted(summary.get("by_class", []), key=lambda row: row["top1"]),

@@ -47,7 +47,7 @@ def cost_plot(summary: Summary) -> Markup:
         panel.set(xlabel="GMACs an image, predictor and first look included", ylabel="top-1, %")
         panel.xaxis.set_major_locator(MaxNLocator(5))
         figure.legend(loc="outside lower center", ncols=2)
-        return to_svg(figure, "Top-1 accuracy over cost")
+        return to_svg(figure, "Top-1 over cost")
 
 
 def _controls(panel: Axes, controls: Mapping[str, Any]) -> None:
@@ -137,7 +137,7 @@ def classes_plot(summary: Summary) -> Markup:
         panel.scatter(largest, ours, s=size, color=COLOURS[0], alpha=0.6, linewidths=0)
         name = f"top-1 at {summary['resolutions'][0]} px, %"
         panel.set(xlabel=name, ylabel="DRNet's top-1, %")
-        return to_svg(figure, "DRNet's accuracy over the largest resolution's, by class")
+        return to_svg(figure, "DRNet's top-1 over the largest resolution's, by class")
 
 
 def sizes_plot(summary: Summary) -> Markup:
@@ -181,7 +181,7 @@ def training_plot(lines: Sequence[Mapping[str, Any]], summary: Summary) -> Marku
             accuracy = [100 * line["accuracy"] for line in own]
             panels[0, 1].plot(epochs, accuracy, color=colour, label=label)
         panels[0, 0].set(title="training loss", xlabel="epoch")
-        panels[0, 1].set(title="training accuracy, %", xlabel="epoch")
+        panels[0, 1].set(title="training top-1, %", xlabel="epoch")
         panels[0, 1].legend()
         if choosing:
             _choices(panels[1], _thinned(choosing), summary["resolutions"])

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from drnet_jax.checkpoints.answers import agreement
 from drnet_jax.evaluation.metrics import hull_top1, matched_random_top1
 from drnet_jax.runtime.progress import log
 
@@ -22,8 +23,8 @@ def print_tables(summary: dict[str, Any]) -> None:
         return f"{name:<{_WIDTH}}{100 * top1:8.2f}{gmacs:12.5f}{relative:10.2f}"
 
     log(f"\n{summary['num_images']} images of the {summary['split']} split")
-    if not summary["config"]["convert.labels"]:
-        log(f"top-1: agreement with the imported network at {largest['resolution']} px")
+    if said := agreement(summary["config"]):
+        log(said)
     log(f"{'':<{_WIDTH}}{'top-1 %':>8}{'GMACs':>12}{'of largest':>12}".rstrip())
     for entry in summary["fixed"]:
         log(row(f"fixed {entry['resolution']}", entry["top1"], entry["gmacs"]))

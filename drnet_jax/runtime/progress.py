@@ -2,6 +2,7 @@
 
 import sys
 import time
+from functools import cache
 
 import jax
 from tqdm import tqdm
@@ -14,6 +15,12 @@ def log(text: str) -> None:
     """Prints a line, on the first process only; see `print_line`."""
     if jax.process_index() == 0:
         print_line(text)
+
+
+@cache
+def log_once(text: str) -> None:
+    """As `log`, the first time only: an evaluation opens the data of its training again."""
+    log(text)
 
 
 class Progress:
