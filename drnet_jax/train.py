@@ -39,10 +39,10 @@ from drnet_jax.models.variables import init_variables, merge_variables, split_cl
 from drnet_jax.runtime.files import remove_file, write_json
 from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
-from drnet_jax.training.create import create_stage_step, noise_key
+from drnet_jax.training.create import StageStep, create_stage_step, noise_key
 from drnet_jax.training.fit_stage import fit_reuse, fit_stage
 from drnet_jax.training.import_weights import import_weights, with_labels
-from drnet_jax.training.imported import read_imported, weights_classes
+from drnet_jax.training.imported import check_unchanged, read_imported, weights_classes
 from drnet_jax.training.measure_cost import measure_cost
 from drnet_jax.training.stage import Run, Stage
 from drnet_jax.training.start import (
@@ -93,11 +93,14 @@ def train_stages(config: ConfigDict, workdir: Path) -> None:
       workdir: of the run.
     """
     run = prepare(config, workdir)
-    imports = bool(config.convert.weights)
+    imports, num_images = bool(config.convert.weights), len(run.train)
     if imports and not has_checkpoints(workdir):
         run = import_weights(run)
     elif imports and not config.convert.labels:
         run = with_labels(run)
+    if len(run.train) != num_images:
+        # Pictures without a label are left out: an epoch has fewer steps.
+        run = replace(run, stage_steps=_stage_steps(run))
     for index, stage in enumerate(config.stages):
         if any(has_checkpoint(workdir / name) for name in config.stages[index + 1 :]):
             continue
@@ -128,30 +131,18 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     model = create_model(config, len(classes))
     if config.joint.init_from and not has_checkpoint(workdir / "joint"):
         check_stage_one(config, Path(config.joint.init_from))
-    if config.convert.weights and not has_checkpoints(workdir):
-        read_imported(config, model, classes)
+    if config.convert.weights:
+        if has_checkpoints(workdir):
+            check_unchanged(config, workdir)
+        else:
+            read_imported(config, model, classes)
     _check_images(config, workdir, splits, classes)
     train, calibration = splits.load("train"), splits.load("calibration")
-    for stage in config.stages:
-        if not is_fitted(config, stage):
-            _check_steps(config, stage, len(train))
     cost = _cost(config, workdir, model, calibration.image_size)
     target = alpha_target(config, cost.choice_costs, cost.largest_cost, cost.unit)
-    stage_steps = {
-        stage: create_stage_step(
-            config,
-            stage,
-            model,
-            cost,
-            target,
-            len(train) // config[section_name(stage)].batch_size,
-        )
-        for stage in config.stages
-        if not is_fitted(config, stage)
-    }
-    mesh = create_mesh()
-    run = Run(config, workdir, model, cost, target, mesh, train, calibration, stage_steps)
-    trace_stages(run, [stage for stage in _unfinished(config, workdir) if stage in stage_steps])
+    run = Run(config, workdir, model, cost, target, create_mesh(), train, calibration, {})
+    run = replace(run, stage_steps=_stage_steps(run))
+    trace_stages(run, [stage for stage in _unfinished(config, workdir) if stage in run.stage_steps])
     _describe_run(run, splits, classes)
     return run
 
@@ -194,6 +185,21 @@ def _cost(
     each = " / ".join(f"{ms:.4g}" for ms in measured.choice)
     log(f"choices take {each} ms an image ({measured.setting})")
     return replace(cost, measured=measured)
+
+
+def _stage_steps(run: Run) -> dict[str, StageStep]:
+    """How every stage that takes steps is trained on the run's images."""
+    config, num_images = run.config, len(run.train)
+    found = {}
+    for stage in config.stages:
+        if is_fitted(config, stage):
+            continue
+        _check_steps(config, stage, num_images)
+        steps_per_epoch = num_images // config[section_name(stage)].batch_size
+        found[stage] = create_stage_step(
+            config, stage, run.model, run.cost, run.target, steps_per_epoch
+        )
+    return found
 
 
 def _check_steps(config: ConfigDict, stage: str, num_images: int) -> None:

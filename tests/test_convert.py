@@ -16,12 +16,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from drnet_jax.checkpoints.runs import load_run
+from drnet_jax.config import ConfigError, flatten
 from drnet_jax.convert import convert
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.eval_view import eval_image
 from drnet_jax.data.settings import data_settings
+from drnet_jax.data.sources import DataError
 from drnet_jax.evaluate import restore_and_evaluate
-from drnet_jax.train import train_stages
+from drnet_jax.runtime.files import write_json
+from drnet_jax.train import prepare, train_stages
+from drnet_jax.training.import_weights import import_weights
 from tests.conversion_data import (
     conversion,
     network,
@@ -174,6 +178,69 @@ def test_it_resumes_from_any_step(
     train_stages(conversion(place, **FIELDS), resumed)
     jax.tree.map(np.testing.assert_array_equal, final_state(resumed), final_state(converted))
     assert ("train split: outputs from" in capsys.readouterr().out) == (left < 0)
+
+
+def test_another_file_under_the_same_name(place: Path, converted: Path, tmp_path: Path) -> None:
+    """The run would not see it; one that is gone is not needed any more."""
+    resumed, weights = tmp_path / "run", tmp_path / "weights.safetensors"
+    shutil.copytree(converted, resumed)
+    config = conversion(place, **FIELDS | {"convert.weights": str(weights)})
+    write_json(resumed / "config.json", flatten(config))
+    prepare(config, resumed)
+    write_weights(weights, 3)
+    with pytest.raises(ConfigError, match="weights.safetensors' is not the file that the run"):
+        prepare(config, resumed)
+    shutil.copy(place / "weights.safetensors", weights)
+    prepare(config, resumed)
+
+
+def test_names_that_are_corrected_before_the_first_step(place: Path, tmp_path: Path) -> None:
+    """Outputs of other columns of the head are not those that are kept."""
+    names = tmp_path / "classes.txt"
+    config = conversion(place, **FIELDS, **{"convert.classes": str(names)})
+    found = []
+    for text in ("zero\none\ntwo\nfour\nfive\n", "five\nfour\nzero\none\ntwo\n"):
+        names.write_text(text)
+        run = import_weights(prepare(config, tmp_path / "run"))
+        with np.load(tmp_path / "run" / "imported.npz") as kept:
+            found.append(kept["test/logits"])
+        images, _ = seen(config, tmp_path, "test")
+        columns = [text.split().index(name) for name in ("one", "two", "zero")]
+        want = looks(images, 5)[0][..., columns]
+        np.testing.assert_allclose(found[-1], want, atol=1e-3)
+        kernel = run.start["params"]["classifier"]["fc"]["kernel"]
+        np.testing.assert_array_equal(
+            kernel, random_variables(5)["params"]["fc"]["kernel"][:, np.array(columns)]
+        )
+    assert not np.allclose(*found, atol=1e-2)
+
+
+def test_a_class_of_unreadable_pictures_gets_no_new_head(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "pictures", tmp_path / "pictures")
+    for picture in (tmp_path / "pictures" / "two").iterdir():
+        picture.write_bytes(b"no picture")
+    fields = {"data.dir": str(tmp_path / "pictures"), "data.max_corrupt": 50}
+    with pytest.raises(DataError, match="no training image of class 'two' can be read"):
+        train_stages(conversion(place, **FIELDS, **fields), tmp_path / "run")
+
+
+def test_unreadable_pictures_without_labels_shorten_the_epoch(place: Path, tmp_path: Path) -> None:
+    """The learning rate ends where the training ends, and resumes there."""
+    shutil.copytree(place / "pictures", tmp_path / "pictures")
+    fields = {"convert.labels": False, "data.dir": str(tmp_path / "pictures")}
+    config = conversion(place, **FIELDS, **fields, **{"pretrain.schedule": "cosine"})
+    names = prepare(config, tmp_path / "first").train
+    for index in range(15):
+        (tmp_path / "pictures" / names.name(index)).write_bytes(b"no picture")
+    train_stages(config, tmp_path / "run")
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rates = {
+        x["step"]: x["learning_rate_classifier"] for x in lines if "learning_rate_classifier" in x
+    }
+    # Of 63 pictures 48 are left, 2 batches of 20 instead of 3.
+    base = config.pretrain.base_learning_rate
+    want = [base * (1 + np.cos(np.pi * step / 3)) / 2 for step in range(4)]
+    assert [rates[step] for step in range(1, 5)] == pytest.approx(want, abs=1e-9)
 
 
 def test_a_training_that_makes_it_worse_is_not_used(

@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from drnet_jax.config import ConfigError
 from drnet_jax.config_checks import check_config
 from drnet_jax.convert import convert
 from drnet_jax.data.sources import DataError
 from drnet_jax.models.create import create_model
+from drnet_jax.pretrained.arrays import read_arrays
 from drnet_jax.pretrained.errors import WeightsError
 from drnet_jax.train import prepare
 from drnet_jax.training.imported import read_imported
@@ -30,6 +32,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pictures(folder / "pictures", per_class=20)
     write_weights(folder / "weights.safetensors", 5)
     write_weights(folder / "three.safetensors", 3)
+    arrays = read_arrays(folder / "three.safetensors")
+    headless = {name: array for name, array in arrays.items() if not name.startswith("fc.")}
+    save_file(headless, folder / "headless.safetensors")
     (folder / "classes.txt").write_text("four\ntwo\nfive\nzero\none\n")
     (folder / "others.txt").write_text("four\ntwo\nfive\nzero\nsix\n")
     (folder / "short.txt").write_text("four\ntwo\nfive\nzero\n")
@@ -85,6 +90,21 @@ def test_the_head(
             {"convert.head": "keep", "convert.classes": "others.txt"},
             ConfigError,
             r"1 classes of the data are none of .*others.txt \(one\): give 'new'",
+        ),
+        (
+            {"convert.weights": "headless.safetensors", "convert.classes": "classes.txt"},
+            ConfigError,
+            "names outputs of a classifier, and .*headless.safetensors has none: leave it out",
+        ),
+        (
+            {"convert.weights": "headless.safetensors", "convert.head": "keep"},
+            ConfigError,
+            "headless.safetensors has no classifier: give 'new'",
+        ),
+        (
+            {"convert.weights": "headless.safetensors", "convert.labels": False},
+            ConfigError,
+            "it has no classifier: give weights with one",
         ),
         ({"convert.classes": "short.txt"}, ConfigError, "has 4 lines: .* each of the 5 classes"),
         ({"convert.classes": "twice.txt"}, ConfigError, "names 'two' twice"),

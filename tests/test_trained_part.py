@@ -133,6 +133,40 @@ def test_imported_statistics_stay(what: str) -> None:
         assert np.array_equal(leaf, old[path]) != is_trained(what, path), path
 
 
+def test_moving_averages_of_what_is_frozen_keep_its_bits() -> None:
+    fields = {"pretrain.train": "head", "pretrain.ema_decay": 0.9}
+    config = small_config(**CONFIG, **fields)
+    model = create_model(config, 3)
+    variables, _ = split_classifier(init_variables(model, jax.random.key(0)))
+    tx, train_step = create_stage_step(config, "pretrain", model, model_cost(model), None, 4)
+    state = create_train_state(variables, tx, ema=True)
+    before = jax.device_get(state.ema)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    batch = {"image": jnp.asarray(images), "label": jnp.array([0, 1, 2, 0])}
+    for _ in range(3):
+        state, _ = train_step(state, batch, jax.random.key(1))
+    old = flax.traverse_util.flatten_dict(before)
+    for path, leaf in flax.traverse_util.flatten_dict(jax.device_get(state.ema)).items():
+        assert np.array_equal(leaf, old[path]) != ("fc" in path), path
+
+
+@pytest.mark.parametrize("what", ["head", "last_stage"])
+def test_frozen_statistics_stay_in_micro_batches_and_with_remat(what: str) -> None:
+    fields = {"pretrain.train": what, "pretrain.accumulate": 2, "model.remat": True}
+    config = small_config(**CONFIG, **fields)
+    model = create_model(config, 3)
+    variables, _ = split_classifier(init_variables(model, jax.random.key(0)))
+    tx, train_step = create_stage_step(config, "pretrain", model, model_cost(model), None, 4)
+    state = create_train_state(variables, tx, ema=False)
+    old = flax.traverse_util.flatten_dict(jax.device_get(state.collections))
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    batch = {"image": jnp.asarray(images), "label": jnp.arange(8) % 3}
+    state, _ = train_step(state, batch, jax.random.key(1))
+    for path, leaf in flax.traverse_util.flatten_dict(jax.device_get(state.collections)).items():
+        moves = what == "last_stage" and path[2] == "layer3_0"
+        assert np.array_equal(leaf, old[path]) != moves, path
+
+
 def gradient_flops(what: str) -> float:
     """Of loss and gradient, as XLA counts them in what JAX traced."""
     config = small_config(**CONFIG)

@@ -26,7 +26,7 @@ from drnet_jax.models.drnet import DRNet
 from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.sharding import replicated_sharding
 from drnet_jax.training.fit_head import fit_head
-from drnet_jax.training.imported import Imported, read_imported, with_head
+from drnet_jax.training.imported import Imported, checksums, read_imported, with_head
 from drnet_jax.training.stage import Run
 
 Outputs = Mapping[str, Logits]
@@ -43,7 +43,8 @@ def import_weights(run: Run) -> Run:
 
     Raises:
       WeightsError, ConfigError: see `read_imported`.
-      DataError: more than `data.max_corrupt` images of a split cannot be read.
+      DataError: more than `data.max_corrupt` images of a split cannot be read, or no training image
+        of a class that a new head is for.
       NotFiniteError: outputs are not finite.
     """
     imported = read_imported(run.config, run.model, read_classes(run.workdir))
@@ -55,7 +56,8 @@ def import_weights(run: Run) -> Run:
         outputs = _answered(run, sources, outputs)
         run = with_labels(run)
     facts: dict[str, Any] = {"new_head": imported.new_head, "outputs": imported.outputs}
-    facts |= {"weights": imported.checksum, "labels": run.config.convert.labels}
+    facts |= {"labels": run.config.convert.labels, "head_strength": None}
+    facts |= checksums(run.config)
     start = imported.variables
     if imported.new_head:
         with timed(run.workdir, "head"):
@@ -108,7 +110,7 @@ def _outputs(run: Run, imported: Imported, sources: Mapping[str, Source]) -> dic
 
 def _key(run: Run, imported: Imported) -> str:
     fields = {name: value for name, value in flatten(run.config).items() if name in _FIELDS}
-    facts = [fields, run.config.data.eval_crop, imported.new_head, read_classes(run.workdir)]
+    facts = [fields, run.config.data.eval_crop, imported.columns, read_classes(run.workdir)]
     place = Path(run.config.data.dir).resolve()
     return f"weights of {imported.checksum}, {digest(json.dumps(facts))[:12]}, images in {place}"
 
@@ -159,6 +161,13 @@ def _with_new_head(run: Run, variables: Any, outputs: Outputs) -> tuple[Any, Out
         split: found.scores.reshape(len(found.label), num_sizes, -1)
         for split, found in outputs.items()
     }
+    classes = read_classes(run.workdir)
+    unseen = [name for index, name in enumerate(classes) if index not in label]
+    if unseen:
+        raise DataError(
+            f"no training image of class {unseen[0]!r} can be read, and a new head needs some: "
+            "repair them, or take the class away"
+        )
     held_out = outputs["calibration"].label
     head = fit_head(features["train"], label, features["calibration"], held_out)
     arrays = {"kernel": head.kernel, "bias": head.bias}

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.checksums import file_checksum
+from drnet_jax.checkpoints.conversion import read_conversion
 from drnet_jax.config import ConfigError
 from drnet_jax.models.backbone import Backbone
 from drnet_jax.models.drnet import DRNet
@@ -21,6 +22,8 @@ from drnet_jax.pretrained.weights import num_outputs, variables_from_arrays
 Tree = Any
 Arrays = Mapping[str, np.ndarray]
 _SHOWN = 5
+# What a start is read from; noted by its checksum.
+_FILES = ("weights", "classes")
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,21 @@ class Imported:
 
     Attributes:
       variables: of the classifier, as `variables_from_arrays` gives them; a new head is zero.
-      new_head: its last layer has to be fitted to the data.
+      columns: which outputs of the file's own last layer it has, by the data's classes; None: none,
+        its last layer has to be fitted to the data.
       outputs: classes of the file's own last layer; None: it has none.
       checksum: of the file.
     """
 
     variables: Tree
-    new_head: bool
+    columns: tuple[int, ...] | None
     outputs: int | None
     checksum: str
+
+    @property
+    def new_head(self) -> bool:
+        """Whether no output of the file's is kept."""
+        return self.columns is None
 
 
 def read_imported(config: ConfigDict, model: DRNet, classes: tuple[str, ...]) -> Imported:
@@ -62,10 +71,11 @@ def read_imported(config: ConfigDict, model: DRNet, classes: tuple[str, ...]) ->
     if columns is None:
         variables = variables_from_arrays(network, arrays, sizes, head=False, origin=path)
     else:
+        kept = np.array(columns)
         whole = network.clone(num_classes=outputs)
         variables = variables_from_arrays(whole, arrays, sizes, origin=path)
-        variables = with_head(variables, partial(jax.tree.map, lambda leaf: leaf[..., columns]))
-    return Imported(variables, columns is None, outputs, file_checksum(path))
+        variables = with_head(variables, partial(jax.tree.map, lambda leaf: leaf[..., kept]))
+    return Imported(variables, columns, outputs, file_checksum(path))
 
 
 def weights_classes(config: ConfigDict, network: Backbone) -> tuple[str, ...]:
@@ -92,6 +102,31 @@ def weights_classes(config: ConfigDict, network: Backbone) -> tuple[str, ...]:
     return names or tuple(f"class {index:0{digits}d}" for index in range(outputs))
 
 
+def checksums(config: ConfigDict) -> dict[str, str | None]:
+    """Of `convert.weights` and `convert.classes`, by the field's last name; None: not given."""
+    paths = {name: config.convert[name] for name in _FILES}
+    return {name: file_checksum(Path(path)) if path else None for name, path in paths.items()}
+
+
+def check_unchanged(config: ConfigDict, workdir: Path) -> None:
+    """Stops where a file that the run in `workdir` began with is another one by now.
+
+    The run goes on from its checkpoints, and would not see it. The file need not be there any more.
+
+    Raises:
+      ConfigError: naming the file.
+      CheckpointError: `conversion.json` is damaged.
+    """
+    noted = read_conversion(workdir) or {}
+    for name, found in checksums(config).items():
+        path = config.convert[name]
+        if path and Path(path).exists() and found != noted.get(name, found):
+            raise ConfigError(
+                f"convert.{name}={path!r} is not the file that the run in {workdir} began with "
+                f"({found}, not {noted[name]}): restore it, or convert in another --workdir"
+            )
+
+
 def with_head(variables: Tree, change: Callable[[Tree], Tree]) -> Tree:
     """The variables of a classifier with its last layer, kernel and bias, changed."""
     (head,) = HEAD
@@ -101,9 +136,14 @@ def with_head(variables: Tree, change: Callable[[Tree], Tree]) -> Tree:
 
 def _kept_columns(
     config: ConfigDict, outputs: int | None, classes: tuple[str, ...]
-) -> np.ndarray | None:
+) -> tuple[int, ...] | None:
     """Which outputs of the file's head are the data's classes; None: none, the head is new."""
     wanted, path = config.convert.head, config.convert.weights
+    if outputs is None and config.convert.classes:
+        raise ConfigError(
+            f"convert.classes={config.convert.classes!r} names outputs of a classifier, and {path} "
+            "has none: leave it out"
+        )
     names = () if outputs is None else _names(config, outputs)
     if wanted == "new" or (wanted == "auto" and outputs is None):
         return None
@@ -111,9 +151,9 @@ def _kept_columns(
         raise ConfigError(f"convert.head='keep', and {path} has no classifier: give 'new'")
     unknown = sorted(set(classes) - set(names)) if names else []
     if names and not unknown:
-        return np.array([names.index(name) for name in classes])
+        return tuple(names.index(name) for name in classes)
     if not names and outputs == len(classes):
-        return np.arange(outputs)
+        return tuple(range(outputs))
     if wanted == "auto":
         return None
     if names:

@@ -82,7 +82,8 @@ def make_train_step(
             # Not in float64, which `JAX_ENABLE_X64` would make of a ratio of integers.
             steps = state.step.astype(jnp.float32)
             decay = jnp.minimum(ema_decay, (1 + steps) / (10 + steps))
-            ema = optax.incremental_update(newest, ema, 1 - decay)
+            # In this form what does not change, as frozen parameters, keeps its bits.
+            ema = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, newest)
         metrics["grad_norm"] = optax.tree.norm(grads)
         for part, learning_rate_fn in learning_rate_fns.items():
             metrics[f"learning_rate_{part}"] = learning_rate_fn(state.step)
