@@ -201,6 +201,7 @@ DEFAULTS = flatten(default_config())
 FREE_TEXTS = {
     *("restore_from", "model.args", "predictor.args", "data.dir"),
     *("joint.init_from", "predict.input", "predict.output"),
+    *("convert.weights", "convert.classes"),
 }
 NAMES = {"model.name", "predictor.name", "data.name"}
 OPTIONAL = {
@@ -336,7 +337,16 @@ def test_only_fields_that_change_the_run_count() -> None:
 
 def test_which_fields_tell_trainings_apart() -> None:
     """All of the stages and of the predictor, and all of these but those named here."""
-    sections = ("seed", "stages", "pretrain.", "joint.", "predictor.", "model.", "data.")
+    sections = (
+        "seed",
+        "stages",
+        "pretrain.",
+        "joint.",
+        "predictor.",
+        "model.",
+        "data.",
+        "convert.",
+    )
     others = {"model.remat", "model.stock_operations"}
     others |= {f"data.{name}" for name in ("dir", "num_workers", "max_corrupt", "skip_corrupt")}
     want = {name for name in DEFAULTS if name.startswith(sections)} - others
