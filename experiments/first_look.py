@@ -40,7 +40,7 @@ from experiments.first_look_runs import Run, collect, load_all
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "first_look"
 SWEEP = ROOT / "configs" / "sweeps" / "glance_imagenette.py"
-BEST = "what chooses: Gumbel-softmax on the first look"
+TRAINED = "what chooses: Gumbel-softmax on the first look"
 FITTED = "what chooses: correctness"
 PAPER = "what chooses: Gumbel-softmax on the pixels (the paper's)"
 PLAIN = "the same compute: 96 px alone"
@@ -63,9 +63,9 @@ def main() -> None:
     variants: dict[str, list[Run]] = {}
     for run in load_all(RESULTS / "runs"):
         variants.setdefault(run.variant, []).append(run)
-    if BEST not in variants:
+    if TRAINED not in variants:
         raise SystemExit(f"no runs in {RESULTS / 'runs'}: give --collect, the sweep's directory")
-    lines = [row(name, variants) for name in sorted(variants, key=lambda name: name != BEST)]
+    lines = [row(name, variants) for name in sorted(variants, key=lambda name: name != TRAINED)]
     text = table(lines)
     write_text(RESULTS / "first_look.md", text)
     write_json(RESULTS / "first_look.json", {"rows": lines, "both": with_predictor(variants)})
@@ -147,7 +147,7 @@ def with_predictor(variants: Mapping[str, Sequence[Run]]) -> dict[str, float]:
     """The paper's predictor before the first look, at the middle target; empty without its runs."""
     papers = {run.seed: run for run in variants.get(PAPER, ())}
     found = []
-    for run in variants[BEST]:
+    for run in variants[TRAINED]:
         if run.seed in papers:
             lam = lambda_within(run)(TARGETS[1] * run.cost.classifier_gmacs[0])
             found.append(both(run, papers[run.seed], lam))
@@ -186,7 +186,7 @@ def table(lines: Sequence[Mapping[str, object]]) -> str:
 def plot(variants: Mapping[str, Sequence[Run]], path: Path) -> None:
     """Accuracy over cost of first looks, the paper's mode, the plain cascade and fixed sizes."""
     figure, axes = plt.subplots(figsize=(7, 4.5))
-    runs = variants[BEST]
+    runs = variants[TRAINED]
     largest = runs[0].cost.classifier_gmacs[0]
     curves = {"first look, trained with the classifier": (runs, [adaptive(run) for run in runs])}
     if fitted := variants.get(FITTED):
