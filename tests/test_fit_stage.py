@@ -102,7 +102,7 @@ def test_correctness(stage_one: Path, correct: Path) -> None:
     choice = found["scores"].argmax(axis=1)
     chosen = answers[np.arange(len(choice)), choice].astype(np.float64)
     own = np.take_along_axis(log_softmax(chosen, axis=1), found["label"][:, None], axis=1)
-    assert found["weight"][0] > 0.01 and (choice == 0).any()
+    assert found["weight"][0] > 0.01
     assert last["calibration_objective"] == pytest.approx(-own.mean(), rel=1e-5)
     assert last["calibration_top1"] == (chosen.argmax(axis=1) == found["label"]).mean()
 

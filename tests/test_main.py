@@ -62,7 +62,13 @@ def test_help_lists_the_flags(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": str(MAIN.parent)},
     )
     assert result.returncode == 0
-    for words in ("--config", "--workdir", "--mode", "train,eval,calibrate", "-m drnet_jax"):
+    for words in (
+        "--config",
+        "--workdir",
+        "--mode",
+        "train,convert,eval,calibrate",
+        "-m drnet_jax",
+    ):
         assert words in result.stdout
 
 

@@ -15,7 +15,7 @@ from drnet_jax.checkpoints.restore import restore_model
 from drnet_jax.checkpoints.runs import finished_path, is_finished, load_run, stored_config
 from drnet_jax.config import flatten
 from drnet_jax.evaluate import restore_and_evaluate
-from drnet_jax.evaluation.inputs import ModelOutputs
+from drnet_jax.evaluation.inputs import KeptOutputs
 from drnet_jax.reports.summaries import read_summary
 from drnet_jax.runtime.checked_json import read_json
 from drnet_jax.runtime.files import write_json
@@ -175,7 +175,7 @@ def test_a_flipped_bit_is_noticed(file: str, workdir: Path, tmp_path: Path) -> N
 def test_a_damaged_file_stops_an_evaluation_before_the_model_runs(
     workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(ModelOutputs, "of")
+    monkeypatch.delattr(KeptOutputs, "of")
     shutil.copytree(workdir, tmp_path / "copy")
     finished_path(tmp_path / "copy", "joint").write_text("{")
     with pytest.raises(CheckpointError, match="joint_finished.json is damaged .*: remove it, and"):

@@ -118,6 +118,7 @@ def run(
     stage: Any = SimpleNamespace(run=whole, name="pretrain", section=config.pretrain)
     stage.key, stage.checkpoints = jax.random.key(0), checkpoints
     stage.start_step, stage.num_steps, stage.steps_per_epoch = 0, 8, 4
+    stage.starts_imported = False
     validated = []
 
     def validate(_: Any) -> Validation:
