@@ -266,6 +266,8 @@ def test_a_training_that_makes_it_worse_is_not_used(
 def test_pictures_without_labels(place: Path, tmp_path: Path) -> None:
     """Their labels are what the network says at the largest size; it keeps head and classes."""
     config = conversion(place, **FIELDS, **{"convert.labels": False, "pretrain.num_epochs": 1})
+    # A target, as configs/convert.py has.
+    config.joint.alpha_fraction = 0.6
     train_stages(config, tmp_path)
     summary = restore_and_evaluate(config, tmp_path)
     images, no_label = seen(config, tmp_path, "test")
@@ -273,6 +275,9 @@ def test_pictures_without_labels(place: Path, tmp_path: Path) -> None:
     logits, _ = looks(images, 5)
     with np.load(tmp_path / "logits.npz") as kept:
         np.testing.assert_array_equal(kept["test/label"], logits[:, 0].argmax(axis=1))
+        choice = kept["calibration/scores"].argmax(axis=1)
+    small, large = (entry["gmacs"] for entry in reversed(summary["fixed"]))
+    assert np.where(choice == 0, small + large, small).mean() <= 0.6 * large
     noted = summary["conversion"]
     agreement = (logits[:, 1].argmax(axis=1) == logits[:, 0].argmax(axis=1)).mean()
     found = [entry["top1"] for entry in noted["before"]["test"]["fixed"]]
