@@ -3,8 +3,10 @@
 import os
 import re
 from dataclasses import fields, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import jax
 import numpy as np
@@ -113,7 +115,10 @@ def test_file(tmp_path: Path) -> None:
     logits.save(path, "b", "calibration", outputs)
     assert logits.load(path, "b", "test") is None
     whole = path.read_bytes()
-    for damaged in (whole[:200], b""):
+    with ZipFile(content := BytesIO(), "w") as archive:
+        # The dictionary is not closed.
+        archive.writestr("key.npy", b"\x93NUMPY\x01\x00\x0c\x00{'descr': 12")
+    for damaged in (whole[:200], b"", content.getvalue()):
         path.write_bytes(damaged)
         with pytest.raises(LogitsError, match="is damaged"):
             logits.load(path, "b", "test")

@@ -1,12 +1,13 @@
 """A model's outputs for every image of a source, at every resolution."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -20,6 +21,7 @@ from drnet_jax.data.sources import DataError, Source
 from drnet_jax.evaluation.logits import Logits
 from drnet_jax.evaluation.metrics import EvalRecords, record
 from drnet_jax.models.drnet import DRNet
+from drnet_jax.models.glance import Look
 from drnet_jax.models.variables import reuse_weight
 from drnet_jax.runtime.sharding import batch_sharding
 
@@ -42,6 +44,30 @@ def make_eval_step(model: DRNet, mean: tuple[float, ...], std: tuple[float, ...]
         return {"logits": logits, "scores": output.scores, **rest}
 
     return eval_step
+
+
+def make_look_step(
+    model: DRNet,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    read: Callable[[Sequence[Look]], jax.Array],
+) -> EvalStep:
+    """As `make_eval_step`, with what `read` takes of the looks in the place of the scores.
+
+    Args:
+      read: from the looks at all m resolutions, the largest first, to `[n, f]`.
+    """
+
+    @jax.jit
+    def look_step(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Float32 logits `[n, m, k]`, scores `[n, f]`, and the batch but for its images."""
+        images = normalise(batch["image"], mean, std)
+        looks: Any = model.apply(variables, images, train=False, method="look_everywhere")
+        rest = {name: batch[name] for name in ("label", "index", "mask", "corrupt")}
+        logits = jnp.stack([look.logits for look in looks], axis=1).astype(np.float32)
+        return {"logits": logits, "scores": read(looks), **rest}
+
+    return look_step
 
 
 def evaluate(

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 from zipfile import BadZipFile
 
@@ -17,8 +18,11 @@ import jax
 from drnet_jax.runtime.checked_json import with_checksum
 
 # What reading a damaged `.npz` raises. RuntimeError: a flipped bit makes a member look encrypted,
-# or (NotImplementedError) compressed in a way that there is not.
-NPZ_DAMAGE = (BadZipFile, zlib.error, RuntimeError, KeyError, ValueError, EOFError, OSError)
+# or (NotImplementedError) compressed in a way that there is not. TokenError: a header is cut off.
+NPZ_DAMAGE = (
+    *(BadZipFile, zlib.error, RuntimeError, KeyError, ValueError, EOFError, OSError),
+    TokenError,
+)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

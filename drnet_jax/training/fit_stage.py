@@ -7,13 +7,11 @@ import jax
 import numpy as np
 
 from drnet_jax.budgets.calibration import BudgetError
-from drnet_jax.data.preprocess import normalise
 from drnet_jax.data.sources import DataError
 from drnet_jax.evaluation.inputs import missing
 from drnet_jax.evaluation.logits import Logits
 from drnet_jax.evaluation.metrics import record
-from drnet_jax.evaluation.outputs import EvalStep, evaluate_logits, name_images
-from drnet_jax.models.drnet import DRNet
+from drnet_jax.evaluation.outputs import evaluate_logits, make_look_step, name_images
 from drnet_jax.models.glance import GlanceHead
 from drnet_jax.models.variables import merge_variables
 from drnet_jax.runtime.metric_writer import MetricWriter
@@ -139,12 +137,15 @@ def held_out_outputs(run: Run, variables: Any) -> Logits:
       DataError: more than `data.max_corrupt` of them cannot be read.
       NotFiniteError: outputs are not finite.
     """
-    config, data = run.config, run.config.data
+    config, data, head = run.config, run.config.data, run.model.predictor
+    assert isinstance(head, GlanceHead)
     split = config.joint.fit_split
     source = run.calibration if split == "calibration" else run.train
     log(f"outputs for the {len(source)} images of the {split} split ...")
     outputs = evaluate_logits(
-        _first_look_step(run.model, tuple(data.mean), tuple(data.std)),
+        make_look_step(
+            run.model, tuple(data.mean), tuple(data.std), lambda looks: head.features(looks[-1])
+        ),
         variables,
         source,
         batch_size=config.eval.batch_size,
@@ -160,20 +161,3 @@ def held_out_outputs(run: Run, variables: Any) -> Logits:
             )
         log(f"{words}: fitted without them")
     return outputs
-
-
-def _first_look_step(model: DRNet, mean: tuple[float, ...], std: tuple[float, ...]) -> EvalStep:
-    """As `make_eval_step`, with what the head reads in the place of its scores."""
-    head = model.predictor
-    assert isinstance(head, GlanceHead)
-
-    @jax.jit
-    def step(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Float32 logits `[n, m, k]` and inputs `[n, f]`, and the batch but for its images."""
-        images = normalise(batch["image"], mean, std)
-        looks: Any = model.apply(variables, images, train=False, method="look_everywhere")
-        rest = {name: batch[name] for name in ("label", "index", "mask", "corrupt")}
-        logits = jax.numpy.stack([look.logits for look in looks], axis=1)
-        return {"logits": logits.astype(np.float32), "scores": head.features(looks[-1]), **rest}
-
-    return step

@@ -1,12 +1,13 @@
 """What comes before stage 1 of imported weights: their outputs, the head, and figures before."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from drnet_jax.checkpoints.answers import UNKNOWN, with_answers, write_answers
@@ -15,14 +16,13 @@ from drnet_jax.checkpoints.restore import read_classes
 from drnet_jax.config import SPLITS, flatten
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.index_cache import digest
-from drnet_jax.data.preprocess import normalise
 from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import DataError, EncodedSource, Source
 from drnet_jax.evaluation.inputs import KeptOutputs, missing
 from drnet_jax.evaluation.logits import Logits
 from drnet_jax.evaluation.metrics import record, summarise
-from drnet_jax.evaluation.outputs import EvalStep, evaluate_logits, name_images
-from drnet_jax.models.drnet import DRNet
+from drnet_jax.evaluation.outputs import evaluate_logits, make_look_step, name_images
+from drnet_jax.models.glance import Look
 from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.sharding import replicated_sharding
 from drnet_jax.training.fit_head import fit_head
@@ -83,7 +83,8 @@ def with_labels(run: Run) -> Run:
 def _outputs(run: Run, imported: Imported, sources: Mapping[str, Source]) -> dict[str, Logits]:
     """Of every split: logits, and for a new head the features as `scores` `[n, m * d]`."""
     config, data = run.config, run.config.data
-    step = _look_step(run.model, tuple(data.mean), tuple(data.std), features=imported.new_head)
+    read = _features if imported.new_head else _nothing
+    step = make_look_step(run.model, tuple(data.mean), tuple(data.std), read)
     variables = {name: {"classifier": tree} for name, tree in imported.variables.items()}
     variables = jax.device_put(variables, replicated_sharding(run.mesh))
 
@@ -115,23 +116,14 @@ def _key(run: Run, imported: Imported) -> str:
     return f"weights of {imported.checksum}, {digest(json.dumps(facts))[:12]}, images in {place}"
 
 
-def _look_step(
-    model: DRNet, mean: tuple[float, ...], std: tuple[float, ...], *, features: bool
-) -> EvalStep:
-    """As `make_eval_step`, with features or nothing in the place of the predictor's scores."""
+def _features(looks: Sequence[Look]) -> jax.Array:
+    """`[n, m * d]` float32, of every resolution."""
+    return jnp.concatenate([look.pooled for look in looks], axis=1).astype(np.float32)
 
-    @jax.jit
-    def step(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Float32 logits `[n, m, k]`, scores `[n, m * d]` or `[n, 0]`, and what is no image."""
-        images = normalise(batch["image"], mean, std)
-        looks: Any = model.apply(variables, images, train=False, method="look_everywhere")
-        rest = {name: batch[name] for name in ("label", "index", "mask", "corrupt")}
-        logits = jax.numpy.stack([look.logits for look in looks], axis=1)
-        pooled = [look.pooled if features else look.pooled[:, :0] for look in looks]
-        scores = jax.numpy.concatenate(pooled, axis=1)
-        return {"logits": logits.astype(np.float32), "scores": scores.astype(np.float32), **rest}
 
-    return step
+def _nothing(looks: Sequence[Look]) -> jax.Array:
+    """`[n, 0]`: a head that is kept needs no features."""
+    return jnp.zeros((len(looks[0].logits), 0), np.float32)
 
 
 def _answered(run: Run, sources: Mapping[str, Source], outputs: Outputs) -> dict[str, Logits]:
