@@ -11,6 +11,7 @@ from scipy.special import expit, log_softmax, softmax
 
 from drnet_jax.checkpoints.checkpoint import StageCheckpoints
 from drnet_jax.checkpoints.runs import load_run
+from drnet_jax.evaluation.metrics import objective, record
 from drnet_jax.models.macs import model_cost
 from drnet_jax.train import train_and_evaluate
 from drnet_jax.training.reuse import fit_weights
@@ -102,9 +103,17 @@ def test_correctness(stage_one: Path, correct: Path) -> None:
     choice = found["scores"].argmax(axis=1)
     chosen = answers[np.arange(len(choice)), choice].astype(np.float64)
     own = np.take_along_axis(log_softmax(chosen, axis=1), found["label"][:, None], axis=1)
-    assert found["weight"][0] > 0.01
     assert last["calibration_objective"] == pytest.approx(-own.mean(), rel=1e-5)
     assert last["calibration_top1"] == (chosen.argmax(axis=1) == found["label"]).mean()
+    # Also of second looks, of which so small a fit may choose none.
+    second = answers[:, 0].astype(np.float64)
+    own = np.take_along_axis(log_softmax(second, axis=1), found["label"][:, None], axis=1)
+    looks = np.tile(np.float32([1, 0]), (len(second), 1))
+    indices = np.arange(len(second))
+    records = record(found["logits"], looks, found["weight"], found["label"], indices)
+    assert found["weight"][0] > 0.01
+    value = objective(records, cost, target=None, eta=0.3)
+    assert value == pytest.approx(-own.mean(), rel=1e-5)
 
 
 @pytest.mark.usefixtures("few_resamples")

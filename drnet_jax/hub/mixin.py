@@ -41,6 +41,7 @@ class LocalMixin:
         return None
 
     def _save_pretrained(self, save_directory: Path) -> None:
+        """For the class that this is mixed into to write the folder, as with `ModelHubMixin`."""
         raise NotImplementedError
 
     def push_to_hub(self, *_: Any, **options: Any) -> str:

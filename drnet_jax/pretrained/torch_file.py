@@ -121,6 +121,7 @@ def _read_zip(file: IO[bytes]) -> dict[str, np.ndarray]:
         # Once, however many tensors share it.
         @cache
         def storage(kind: str, key: str) -> np.ndarray:
+            """`[n]`, all elements of one storage."""
             return np.frombuffer(archive.read(f"{folder}data/{key}"), _DTYPES[kind])
 
         return {
