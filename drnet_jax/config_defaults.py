@@ -30,8 +30,8 @@ def default_config() -> ConfigDict:
     config.pretrain.distillation = 0.0
     # What is distilled from: the 'ensemble' of all resolutions, or the 'largest' one.
     config.pretrain.teacher = "ensemble"
-    # What is trained of imported weights: 'all', 'last_stage' (all layers at the last size of the
-    # feature map), 'batch_norm' or only the 'head', which is trained in any case.
+    # What is trained of imported weights: 'all', 'last_stage' or 'last_two_stages' (all layers at
+    # the last sizes of the feature map), 'batch_norm' or only the 'head', which is trained anyway.
     config.pretrain.train = "all"
     # False: BatchNorms of imported weights normalise by the imported statistics, which they keep,
     # and train scale and bias only.

@@ -10,6 +10,7 @@ far as it goes without.
 """
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -155,10 +156,10 @@ def runs_of(command: Command) -> Iterator[Run]:
 
 
 def replaced(word: str) -> str:
-    """With folders that there are in the place of the reader's."""
+    """With folders that there are in the place of the reader's, and any budget of time kept."""
     for name, ours in STANDING_FOR.items():
         word = word.replace(f"={name}", f"={ours}").replace(f"'{name}'", f"'{ours}'")
-    return word
+    return re.sub(r"^(--config\.budget\.ms)=.*", r"\1=500", word)
 
 
 def configuration(words: list[str]) -> tuple[ConfigDict, str, Path]:

@@ -16,23 +16,30 @@ from drnet_jax.models.resnet import ResNet
 from drnet_jax.models.variables import init_variables, split_classifier
 from drnet_jax.training.create import create_loss, create_stage_step
 from drnet_jax.training.train_state import create_train_state
-from drnet_jax.training.trained_part import PartLoss, TrainedPart, last_stage
+from drnet_jax.training.trained_part import PartLoss, TrainedPart, last_layers
 from tests.small_run import small_config
 
 CONFIG = {"model.args": "stage_sizes=(1, 1, 1), width=4, stem='small'"}
 RESNET = ResNet(3, (1, 1, 1), width=4, stem="small")
 MOBILENET = MobileNet(3, ((1, 8, 1, 1, 3), (2, 8, 1, 2, 3), (2, 16, 2, 1, 3)), head_features=24)
-# By hand: what is behind the last convolution of stride 2, that one's block included.
+# By hand: what is behind the last convolution of stride 2, that one's block included; and behind
+# the one before.
 LAST = {
-    RESNET: {"layer3_0"},
-    MOBILENET: {"stage1_0", "stage2_0", "stage2_1", "head_conv", "head_bn"},
+    RESNET: ({"layer3_0"}, {"layer2_0"}),
+    MOBILENET: (
+        {"stage1_0", "stage2_0", "stage2_1", "head_conv", "head_bn"},
+        {"stem_conv", "stem_bn", "stage0_0"},
+    ),
 }
 
 
 @pytest.mark.parametrize("network", LAST, ids=lambda network: type(network).__name__)
-def test_last_stage(network: Backbone) -> None:
-    assert last_stage(network, 32) == LAST[network]
-    assert last_stage(network.clone(remat=True), 32) == LAST[network]
+def test_last_layers(network: Backbone) -> None:
+    layers = set[str]()
+    for stages, more in enumerate(LAST[network], 1):
+        layers |= more
+        assert last_layers(network, 32, stages) == layers
+        assert last_layers(network.clone(remat=True), 32, stages) == layers
 
 
 def is_trained(what: str, path: tuple[str, ...]) -> bool:
@@ -41,6 +48,7 @@ def is_trained(what: str, path: tuple[str, ...]) -> bool:
     of_norm = name.startswith(("scale", "bias")) and layer != "fc"
     by_part = {
         "all": True,
+        "last_two_stages": layer in ("layer2_0", "layer3_0"),
         "last_stage": layer == "layer3_0",
         "batch_norm": of_norm,
         "head": False,
@@ -48,7 +56,7 @@ def is_trained(what: str, path: tuple[str, ...]) -> bool:
     return layer == "fc" or by_part[what]
 
 
-@pytest.mark.parametrize("what", ["all", "last_stage", "batch_norm", "head"])
+@pytest.mark.parametrize("what", ["all", "last_two_stages", "last_stage", "batch_norm", "head"])
 def test_the_rest_stays_as_it_is(what: str) -> None:
     config = small_config(**CONFIG, **{"pretrain.train": what, "pretrain.optimizer": "adamw"})
     model = create_model(config, 3)
@@ -79,7 +87,7 @@ def test_the_rest_stays_as_it_is(what: str) -> None:
     # Statistics move where the BatchNorm is trained.
     old = flax.traverse_util.flatten_dict(before[1])
     for path, leaf in flax.traverse_util.flatten_dict(collections).items():
-        moves = what in ("all", "batch_norm") or (what == "last_stage" and path[2] == "layer3_0")
+        moves = is_trained(what, (*path[1:-1], "scale"))
         assert np.array_equal(leaf, old[path]) != moves, path
 
 
@@ -93,7 +101,7 @@ def test_frozen_layers_give_what_they_give_in_evaluation() -> None:
     images = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
     batch = {"image": images, "label": jnp.array([0, 1, 2, 0])}
     loss = create_loss(config, "pretrain", model, model_cost(model), None, 1)
-    part = PartLoss(loss, TrainedPart("head", last_stage(RESNET, 32)))
+    part = PartLoss(loss, TrainedPart("head", last_layers(RESNET, 32, 1)))
     value, _ = part(params, collections, batch, jax.random.key(0), jnp.int32(0))
     everything = {"params": params, **collections}
     logits: Any = model.apply(everything, images, train=False, method="classify_all")
@@ -173,7 +181,7 @@ def gradient_flops(what: str) -> float:
     model = create_model(config, 3)
     loss: Any = create_loss(config, "pretrain", model, model_cost(model), None, 1)
     if what != "all":
-        loss = PartLoss(loss, TrainedPart(what, last_stage(RESNET, 32)))
+        loss = PartLoss(loss, TrainedPart(what, last_layers(RESNET, 32, 1)))
     variables, _ = split_classifier(init_variables(model, jax.random.key(0)))
     collections = {name: tree for name, tree in variables.items() if name != "params"}
     batch = {"image": jnp.zeros((4, 32, 32, 3)), "label": jnp.zeros(4, jnp.int32)}

@@ -45,6 +45,7 @@ def _words(summary: Mapping[str, Any], noted: Mapping[str, Any], num_classes: in
     """The head, what was trained, and among which classes the figures are."""
     trained = {
         "all": "all of the network",
+        "last_two_stages": "its last two stages and the head",
         "last_stage": "its last stage and the head",
         "batch_norm": "BatchNorm and the head",
         "head": "the head alone",

@@ -13,7 +13,7 @@ from drnet_jax.models.macs import ModelCost
 from drnet_jax.training.optim import create_learning_rate_fn, create_optimizer
 from drnet_jax.training.stage_losses import JointLoss, Loss, PretrainLoss, create_tau_fn
 from drnet_jax.training.train_step import StepFn, TrainPreprocess, make_train_step
-from drnet_jax.training.trained_part import PartLoss, TrainedPart, last_stage
+from drnet_jax.training.trained_part import TRAINED_STAGES, PartLoss, TrainedPart, last_layers
 
 
 class StageStep(NamedTuple):
@@ -48,7 +48,8 @@ def create_stage_step(
     loss = create_loss(config, stage, model, cost, target, steps_per_epoch)
     trains = None
     if stage == "pretrain" and (section.train != "all" or not section.batch_statistics):
-        layers = last_stage(model.classifier, model.resolutions[0])
+        stages = TRAINED_STAGES.get(section.train, 0)
+        layers = last_layers(model.classifier, model.resolutions[0], stages)
         part = TrainedPart(section.train, layers, section.batch_statistics)
         loss, trains = PartLoss(loss, part), part.trains
     tx = create_optimizer(section, learning_rate_fns, trains)

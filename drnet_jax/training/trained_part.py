@@ -17,18 +17,22 @@ from drnet_jax.training.stage_losses import Batch, Loss, Metrics
 Path = tuple[Any, ...]
 
 
+# How many stages are trained.
+TRAINED_STAGES = {"last_stage": 1, "last_two_stages": 2}
+
+
 @dataclass(frozen=True)
 class TrainedPart:
     """Which parameters of a classifier are trained, and which BatchNorms see their batches.
 
     Attributes:
-      what: `'all'`, `'last_stage'`, `'batch_norm'` or `'head'`; the head is trained in any case.
-      last_stage: the outermost layers that are in the last stage, see `last_stage`.
+      what: `'all'`, a key of `TRAINED_STAGES`, `'batch_norm'` or `'head'`; the head is trained in any case.
+      layers: the outermost layers that are in the trained stages, see `last_layers`.
       batch_statistics: False: no BatchNorm does.
     """
 
     what: str
-    last_stage: frozenset[str]
+    layers: frozenset[str]
     batch_statistics: bool = True
 
     def trains(self, path: Path) -> bool:
@@ -37,7 +41,7 @@ class TrainedPart:
         if self.what == "all" or layers[:1] == list(HEAD):
             return True
         # Convolutions have no bias: all but kernels is of BatchNorms.
-        return self._has(layers[0]) and (self.what == "last_stage" or name != "kernel")
+        return self._has(layers[0]) and (self.what in TRAINED_STAGES or name != "kernel")
 
     def normalises(self, layer: str) -> bool:
         """Whether BatchNorms in an outermost layer use their batch's statistics, and update theirs.
@@ -48,17 +52,18 @@ class TrainedPart:
 
     def _has(self, layer: str) -> bool:
         """Whether BatchNorms in an outermost layer are trained."""
-        if self.what == "last_stage":
-            return layer in self.last_stage
+        if self.what in TRAINED_STAGES:
+            return layer in self.layers
         return self.what != "head"
 
 
-def last_stage(network: Backbone, resolution: int) -> frozenset[str]:
+def last_layers(network: Backbone, resolution: int, stages: int) -> frozenset[str]:
     """The outermost layers and blocks of a network that give its last, smallest feature maps.
 
     Args:
       network: a classifier.
       resolution: side in pixels of its images.
+      stages: how many sizes of the feature map these are.
     """
     sides: dict[str, int] = {}
 
@@ -75,7 +80,8 @@ def last_stage(network: Backbone, resolution: int) -> frozenset[str]:
             return network.init(jax.random.key(0), images, resolution=resolution, train=False)
 
     jax.eval_shape(initialise, jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32))
-    return frozenset(name for name, side in sides.items() if side == min(sides.values()))
+    last = sorted(set(sides.values()))[:stages]
+    return frozenset(name for name, side in sides.items() if side in last)
 
 
 @dataclass(frozen=True)
