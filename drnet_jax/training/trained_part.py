@@ -26,7 +26,8 @@ class TrainedPart:
     """Which parameters of a classifier are trained, and which BatchNorms see their batches.
 
     Attributes:
-      what: `'all'`, a key of `TRAINED_STAGES`, `'batch_norm'` or `'head'`; the head is trained in any case.
+      what: `'all'`, a key of `TRAINED_STAGES`, `'batch_norm'` or `'head'`; the head is trained in
+        any case.
       layers: the outermost layers that are in the trained stages, see `last_layers`.
       batch_statistics: False: no BatchNorm does.
     """
