@@ -204,6 +204,8 @@ def test_names_that_are_corrected_before_the_first_step(place: Path, tmp_path: P
         run = import_weights(prepare(config, tmp_path / "run"))
         with np.load(tmp_path / "run" / "imported.npz") as kept:
             found.append(kept["test/logits"])
+            # Nothing is fitted to them.
+            assert "train/logits" not in kept
         images, _ = seen(config, tmp_path, "test")
         columns = [text.split().index(name) for name in ("one", "two", "zero")]
         want = looks(images, 5)[0][..., columns]

@@ -37,6 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(headless, folder / "headless.safetensors")
     (folder / "classes.txt").write_text("four\ntwo\nfive\nzero\none\n")
     (folder / "others.txt").write_text("four\ntwo\nfive\nzero\nsix\n")
+    (folder / "unknown.txt").write_text("four\nTwo\nfive\nZero\nsix\n")
     (folder / "short.txt").write_text("four\ntwo\nfive\nzero\n")
     (folder / "twice.txt").write_text("four\ntwo\nfive\ntwo\none\n")
     (folder / "empty").mkdir()
@@ -54,7 +55,7 @@ def fields(place: Path, **given: Any) -> dict[str, Any]:
     [
         ("weights.safetensors", "classes.txt", "auto", [4, 1, 3]),
         ("weights.safetensors", "classes.txt", "keep", [4, 1, 3]),
-        ("weights.safetensors", "others.txt", "auto", None),
+        ("weights.safetensors", "unknown.txt", "auto", None),
         ("weights.safetensors", "", "auto", None),
         ("weights.safetensors", "classes.txt", "new", None),
         ("three.safetensors", "", "auto", [0, 1, 2]),
@@ -89,8 +90,9 @@ def test_the_head(
         (
             {"convert.head": "keep", "convert.classes": "others.txt"},
             ConfigError,
-            r"1 classes of the data are none of .*others.txt \(one\): give 'new'",
+            r"1 of the data's 3 classes are not in .*others.txt \(one\): rename them, or give",
         ),
+        ({"convert.classes": "others.txt"}, ConfigError, "'auto', and 1 of the data's 3 classes"),
         (
             {"convert.weights": "headless.safetensors", "convert.classes": "classes.txt"},
             ConfigError,

@@ -37,9 +37,9 @@ _FIELDS = ("model.name", "model.args", "model.resolutions", "model.dtype", "data
 def import_weights(run: Run) -> Run:
     """The run with what its stage 1 starts from, and without labels with the network's answers.
 
-    The network runs once over every split, as evaluation sees it; its outputs are kept in
-    `imported.npz`. A new head is fitted to those of the training split. Figures before the training
-    are noted in `conversion.json`.
+    The network runs once over every split, as evaluation sees it, but for the training split where
+    nothing is read of that; its outputs are kept in `imported.npz`. A new head is fitted to those
+    of the training split. Figures before the training are noted in `conversion.json`.
 
     Raises:
       WeightsError, ConfigError: see `read_imported`.
@@ -50,6 +50,8 @@ def import_weights(run: Run) -> Run:
     imported = read_imported(run.config, run.model, read_classes(run.workdir))
     test = DataSplits(data_settings(run.config, run.workdir)).load("test")
     sources = dict(zip(SPLITS, (run.train, run.calibration, test), strict=True))
+    if not imported.new_head and run.config.convert.labels:
+        del sources["train"]
     with timed(run.workdir, "outputs"):
         outputs: Outputs = _outputs(run, imported, sources)
     if not run.config.convert.labels:
@@ -81,7 +83,7 @@ def with_labels(run: Run) -> Run:
 
 
 def _outputs(run: Run, imported: Imported, sources: Mapping[str, Source]) -> dict[str, Logits]:
-    """Of every split: logits, and for a new head the features as `scores` `[n, m * d]`."""
+    """Of every source: logits, and for a new head the features as `scores` `[n, m * d]`."""
     config, data = run.config, run.config.data
     read = _features if imported.new_head else _nothing
     step = make_look_step(run.model, tuple(data.mean), tuple(data.std), read)

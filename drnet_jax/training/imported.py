@@ -154,12 +154,14 @@ def _kept_columns(
         return tuple(names.index(name) for name in classes)
     if not names and outputs == len(classes):
         return tuple(range(outputs))
-    if wanted == "auto":
+    # Some known and some not are misspelt rather than new.
+    if wanted == "auto" and len(unknown) in (0, len(classes)):
         return None
     if names:
         raise ConfigError(
-            f"convert.head='keep', and {len(unknown)} classes of the data are none of "
-            f"{config.convert.classes} ({', '.join(unknown[:_SHOWN])}): give 'new'"
+            f"convert.head={wanted!r}, and {len(unknown)} of the data's {len(classes)} classes are "
+            f"not in {config.convert.classes} ({', '.join(unknown[:_SHOWN])}): rename them, or "
+            "give 'new'"
         )
     raise ConfigError(
         f"convert.head='keep', and the classifier in {path} has {outputs} classes, the data "
