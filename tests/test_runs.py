@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -226,6 +227,27 @@ def test_what_is_left_of_a_stage_one(
     ):
         prepare(config, tmp_path / "here")
     assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize(
+    ("objectives", "weights", "step"),
+    [
+        ((0.9, 0.5, 0.7), "weights.pth", 8),
+        ((0.5, 0.9, 0.7), "weights.pth", 0),
+        ((0.7, 0.9, 0.5), "weights.pth", 8),
+        ((0.5, 0.9, 0.7), "", 8),
+    ],
+)
+def test_a_conversion_goes_on_from_the_end_unless_no_epoch_was_better_than_the_start(
+    objectives: tuple[float, ...], weights: str, step: int, tmp_path: Path
+) -> None:
+    config = small_config(**{"convert.weights": weights})
+    write_json(tmp_path / "config.json", flatten(config))
+    write_json(finished_path(tmp_path, "pretrain"), {"num_steps": 8})
+    with StageCheckpoints(tmp_path / "pretrain") as checkpoints:
+        for index, objective in enumerate(objectives):
+            checkpoints.save(4 * index, {"a": jnp.zeros(2)}, objective=objective)
+    assert check_stage_one(config, tmp_path)[1] == step
 
 
 @pytest.mark.parametrize("left", ["pretrain", "joint", "nothing"])

@@ -55,8 +55,8 @@ def load_state(checkpoints: StageCheckpoints, step: int, like: TrainState) -> Tr
 def stage_two_variables(run: Run, fresh: Any) -> Any:
     """What stage 2 starts from: stage 1 and a fresh predictor.
 
-    Its end, but of imported weights the step of the lowest objective, as there is little data for
-    them: it may be the start.
+    Its end, but imported weights themselves where no epoch had a lower objective. In between, what
+    few calibration pictures tell would cost accuracy (docs/convert.md).
     """
     config = run.config
     if config.joint.init_from:
@@ -89,6 +89,5 @@ def check_stage_one(config: ConfigDict, origin: Path) -> tuple[dict[str, Any], i
     trained = trained_config(config, origin, fields=STAGE_ONE_FIELDS)
     if trained["convert.weights"]:
         with StageCheckpoints(origin / "pretrain", read_only=True) as checkpoints:
-            step = checkpoints.best_step
-        assert step is not None
+            step = 0 if checkpoints.best_step == 0 else step
     return trained, step
