@@ -257,8 +257,10 @@ def test_a_training_that_makes_it_worse_is_not_used(
         for line in lines
         if line["stage"] == "pretrain" and "calibration_objective" in line
     }
-    assert min(found, key=found.__getitem__) == 0 and len(found) == 1 + config.pretrain.num_epochs
     before = json.loads((tmp_path / "conversion.json").read_text())["before"]["calibration"]
+    assert min(found, key=found.__getitem__) == 0
+    assert found[0] == pytest.approx(sum(1 - entry["top1"] for entry in before["fixed"]))
+    assert len(found) == 1 + config.pretrain.num_epochs
     (first,) = (line for line in lines if line["step"] == 0)
     fixed = [entry["top1"] for entry in before["fixed"]]
     assert first["calibration_fixed_top1"] == pytest.approx(fixed)
