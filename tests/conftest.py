@@ -39,9 +39,3 @@ def default_signals() -> Iterator[None]:
     yield
     for number, handler in previous.items():
         signal.signal(number, handler)
-
-
-@pytest.fixture
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For intervals that are not what a test is about: AUROC's take seconds."""
-    monkeypatch.setattr("drnet_jax.evaluation.intervals.RESAMPLES", 100)
