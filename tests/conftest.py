@@ -19,9 +19,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _FLAGS = f"--xla_force_host_platform_device_count=4 {QUICK_COMPILATION}"
 if _FLAGS not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
-_CACHE = tempfile.mkdtemp(prefix="drnet_jax_cache_")
-atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
+# Of this run alone: the processes of pytest-xdist inherit it from the one that starts them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.mkdtemp(prefix="drnet_jax_cache_")
+    atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 # Grain reads absl flags, which pytest does not parse.
@@ -37,9 +39,3 @@ def default_signals() -> Iterator[None]:
     yield
     for number, handler in previous.items():
         signal.signal(number, handler)
-
-
-@pytest.fixture
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For intervals that are not what a test is about: AUROC's take seconds."""
-    monkeypatch.setattr("drnet_jax.evaluation.intervals.RESAMPLES", 100)

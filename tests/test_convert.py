@@ -51,9 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def converted(place: Path) -> Path:
     """The workdir of a finished conversion."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("drnet_jax.evaluation.intervals.RESAMPLES", 100)
-        convert(conversion(place, **FIELDS, **{"budget.max_drop": 50.0}), place / "run")
+    convert(conversion(place, **FIELDS, **{"budget.max_drop": 50.0}), place / "run")
     return place / "run"
 
 
@@ -119,7 +117,6 @@ def test_the_report_has_before_and_after(converted: Path) -> None:
     assert summary["lambda"] in [point["lam"] for point in calibration["points"]]
 
 
-@pytest.mark.usefixtures("few_resamples")
 def test_once_more_it_keeps_times_and_minutes(place: Path, converted: Path, tmp_path: Path) -> None:
     """At another budget the choice is timed anew, and not before that is the report's."""
     again = tmp_path / "run"
@@ -266,7 +263,6 @@ def test_a_training_that_makes_it_worse_is_not_used(
     assert first["calibration_fixed_top1"] == pytest.approx(fixed)
 
 
-@pytest.mark.usefixtures("few_resamples")
 def test_pictures_without_labels(place: Path, tmp_path: Path) -> None:
     """Their labels are what the network says at the largest size; it keeps head and classes."""
     config = conversion(place, **FIELDS, **{"convert.labels": False, "pretrain.num_epochs": 1})

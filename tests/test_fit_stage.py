@@ -55,7 +55,6 @@ def kept(workdir: Path, split: str) -> dict[str, np.ndarray]:
         return {name: arrays[f"{split}/{name}"] for name in names}
 
 
-@pytest.mark.usefixtures("few_resamples")
 def test_correctness(stage_one: Path, correct: Path) -> None:
     summary = json.loads((correct / "eval.json").read_text())
     run, cost = load_run(correct), model_cost(load_run(correct).model)
@@ -116,7 +115,6 @@ def test_correctness(stage_one: Path, correct: Path) -> None:
     assert value == pytest.approx(-own.mean(), rel=1e-5)
 
 
-@pytest.mark.usefixtures("few_resamples")
 def test_a_finished_fit_is_not_repeated(
     stage_one: Path, correct: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,7 +124,6 @@ def test_a_finished_fit_is_not_repeated(
     assert (first["top1"], first["gmacs"]) == (second["top1"], second["gmacs"])
 
 
-@pytest.mark.usefixtures("few_resamples")
 def test_fitted_to_training_images_with_a_moving_average(stage_one: Path, tmp_path: Path) -> None:
     further = {"joint.fit_split": "train", "joint.ema_decay": 0.9, "eval.split": "train"}
     fitted(stage_one, tmp_path, **further)
@@ -137,7 +134,6 @@ def test_fitted_to_training_images_with_a_moving_average(stage_one: Path, tmp_pa
     assert abs(fit_weights(others["logits"], others["label"]) - expected).max() > 0.01
 
 
-@pytest.mark.usefixtures("few_resamples")
 def test_weights_come_before_the_steps_of_gumbel(
     stage_one: Path, correct: Path, tmp_path: Path
 ) -> None:

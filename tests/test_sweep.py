@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from drnet_jax import sweep
 from drnet_jax.config_files import call_file
 from drnet_jax.reports.comparison import Setting
+from drnet_jax.reports.comparison_plot import comparison_figure
 from drnet_jax.runtime.checked_json import read_json
 from drnet_jax.runtime.locks import locked
 from drnet_jax.sweep import main
@@ -73,15 +75,22 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     program = (sys.executable, str(tmp_path / "main.py"))
     monkeypatch.setattr(jobs_module, "PROGRAM", program)
+    # Drawn after every job, it takes longer than all else: see `drawn`.
+    monkeypatch.setattr(sweep, "comparison_figure", lambda _: Figure(figsize=(1, 1)))
     (tmp_path / "config.py").write_text("from tests.small_run import small_config as get_config\n")
     (tmp_path / "sweep.py").write_text(SWEEP)
     (tmp_path / "main.py").write_text(FAKE)
     (tmp_path / "failing").write_text("")
-    sweep = call_file(tmp_path / "sweep.py", "get_sweep")
-    found = make_plan(sweep, small_config(), tmp_path / "runs")
+    questions = call_file(tmp_path / "sweep.py", "get_sweep")
+    found = make_plan(questions, small_config(), tmp_path / "runs")
     configs = {str(job.workdir): job.config for job in found.stage_one + found.stage_two}
     (tmp_path / "configs.json").write_text(json.dumps(configs))
     return tmp_path
+
+
+@pytest.fixture
+def drawn(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "comparison_figure", comparison_figure)
 
 
 def ran(project: Path) -> list[str]:
@@ -91,6 +100,7 @@ def ran(project: Path) -> list[str]:
     return sorted(lines)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_sweep_from_end_to_end(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It fails at one job, resumes with that one alone, and then has nothing to do."""
     arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
@@ -206,6 +216,7 @@ def test_other_values_are_refused_and_leave_the_table_alone(
     assert (project / "results" / "sweep.md").read_text().endswith(table.split("\n", 1)[1])
 
 
+@pytest.mark.usefixtures("drawn")
 def test_an_unfinished_first_variant_is_no_other_variant(project: Path) -> None:
     (project / "failing").write_text("seed=0 seed=1")
     of_stage_two = '"stage1" not in str(workdir) and workdir.name in'
