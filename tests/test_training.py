@@ -143,7 +143,8 @@ def test_killed_while_a_checkpoint_is_written(environment: dict[str, str], tmp_p
         "model.resolutions": (16,),
         "stages": ("pretrain",),
     }
-    large |= {"pretrain.num_epochs": 1}
+    large |= {"pretrain.num_epochs": 1, "data.train_images": 64, "pretrain.batch_size": 8}
+    large |= {"data.eval_images": 10, "eval.batch_size": 8}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(whole, **large), check=True, env=environment, capture_output=True)
 
