@@ -1,9 +1,10 @@
-"""Four CPU devices for the sharding tests, quick compilation, and compiled programs shared.
+"""Four CPU devices for the sharding tests, quick tracing and compilation, shared programs.
 
 Must run before JAX is imported.
 """
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -25,9 +26,19 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# A sixth of the time went to noting the lines that operations come from, which nobody reads here,
+# and to looking for garbage among the many objects that tracing makes.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+gc.set_threshold(100_000)
 
 # Grain reads absl flags, which pytest does not parse.
 flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays, and is not searched for garbage any more."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

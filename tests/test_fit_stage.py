@@ -13,7 +13,7 @@ from drnet_jax.checkpoints.checkpoint import StageCheckpoints
 from drnet_jax.checkpoints.runs import load_run
 from drnet_jax.evaluation.metrics import objective, record
 from drnet_jax.models.macs import model_cost
-from drnet_jax.train import train_and_evaluate
+from drnet_jax.train import train_and_evaluate, train_stages
 from drnet_jax.training.reuse import fit_weights
 from tests.small_run import small_config
 
@@ -30,7 +30,7 @@ GLANCE = {
 def stage_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished stage 1."""
     workdir = tmp_path_factory.mktemp("stage_one")
-    train_and_evaluate(small_config(stages=("pretrain",)), workdir)
+    train_stages(small_config(stages=("pretrain",)), workdir)
     return workdir
 
 

@@ -33,6 +33,10 @@ import json, os, sys
 from pathlib import Path
 workdir = Path(next(a for a in sys.argv if a.startswith("--workdir=")).split("=", 1)[1])
 here = Path(__file__).parent
+def write(name, content):
+    # At once, as the program does: the sweep reads it meanwhile.
+    (workdir / "new").write_text(json.dumps(content))
+    (workdir / "new").replace(workdir / name)
 with (here / "log").open("a") as log:
     log.write(f"{os.environ.get('CUDA_VISIBLE_DEVICES', '')} {workdir.name}\\n")
 if workdir.name in (here / "failing").read_text().split():
@@ -42,21 +46,21 @@ for argument in sys.argv[1:]:
     name, value = argument.removeprefix("--config.").split("=", 1)
     if name in ("joint.eta", "joint.tau"):
         config[name] = float(value)
-(workdir / "config.json").write_text(json.dumps(config))
+write("config.json", config)
 fixed = [{"resolution": side, "gmacs": side / 8, "top1": side / 40} for side in (32, 16)]
 top1 = 0.7 + config.get("joint.eta", 0) / 10 + config["seed"] / 100
 summary = {"top1": top1, "gmacs": 3.0, "shares": [0.5, 0.5], "resolutions": [32, 16]}
 stage = "pretrain" if "--config.stages=('pretrain',)" in sys.argv else "joint"
-(workdir / f"{stage}_finished.json").write_text('{"num_steps": 16}')
+write(f"{stage}_finished.json", {"num_steps": 16})
 (workdir / stage / "16").mkdir(parents=True, exist_ok=True)
 identities = {split: split for split in ("train", "calibration", "test")}
 data = {"classes": list("0123456789"), "identities": identities}
-(workdir / "data.json").write_text(json.dumps(data))
+write("data.json", data)
 config = {"restore_from": ""} | config
 summary |= {"fixed": fixed, "stage": stage, "finished": True, "lambda": 0.0, "config": config}
 summary |= {"split": "test", "num_images": 70, "identities": identities, "checkpoint_step": 16}
 summary["environment"] = {"command": str(workdir), "jax": "0.1"}
-(workdir / "eval.json").write_text(json.dumps(summary))
+write("eval.json", summary)
 """
 SWEEP = """
 from drnet_jax.sweeps.plan import Sweep
