@@ -111,7 +111,7 @@ def _benchmark() -> ConfigDict:
     # Mean cost of an image in GMACs, predictor included: adaptive methods beside lambda = 0.
     benchmark.gmacs = ()
     # Of every method, in turns; fewer where these seconds, for each batch size and input, are over.
-    benchmark.repeats = 50
+    benchmark.repeats = 200
     benchmark.seconds = 30.0
     return benchmark
 

@@ -107,7 +107,7 @@ def _milliseconds(rows: list[Row]) -> list[dict[str, Any]]:
     for batch_size in dict.fromkeys(row.latency.batch_size for row in shown):
         here = [row for row in shown if row.latency.batch_size == batch_size]
         fixed, (adaptive,) = (
-            [row.latency.percentile(50) / batch_size for row in here if row.kind == kind]
+            [row.latency.mean / batch_size for row in here if row.kind == kind]
             for kind in ("fixed", "adaptive")
         )
         found.append({"batch_size": batch_size, "fixed": fixed, "adaptive": adaptive})

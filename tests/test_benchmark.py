@@ -56,14 +56,21 @@ def test_time_is_limited(clock: Callable[[float], None]) -> None:
     assert len(got[0].seconds) == 5
 
 
-def test_figures() -> None:
-    seconds = tuple((1 + np.arange(101)) / 1000)
-    got = Latency(32, seconds)
+def test_percentiles() -> None:
+    got = Latency(32, tuple((1 + np.arange(101)) / 1000))
     assert [got.percentile(p) for p in (50, 95, 99)] == pytest.approx([51, 96, 100])
-    median, low, high = got.throughput
-    assert median == pytest.approx(32 / 0.051)
-    # The median's interval by order statistics: ranks 51 -+ 1.96 * sqrt(101) / 2.
-    assert (32 / low, 32 / high) == pytest.approx((0.061, 0.041), abs=0.0015)
+
+
+def test_throughput_is_of_all_batches() -> None:
+    """Of every four images one takes a second look: 1, 1, 1 and 9 ms are 3 in the mean."""
+    got = Latency(1, (0.001, 0.001, 0.001, 0.009) * 25)
+    assert got.mean == pytest.approx(3)
+    assert got.percentile(50) == pytest.approx(1)
+    middle, low, high = got.throughput
+    assert middle == pytest.approx(1000 / 3)
+    # A deviation of 8 * sqrt(3 / 16) ms, over the root of 100 images.
+    margin = 1.96 * 8 * np.sqrt(3 / 16) / 10
+    assert (1000 / low, 1000 / high) == pytest.approx((3 + margin, 3 - margin), abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +183,6 @@ def test_markdown_and_plot(tmp_path: Path) -> None:
     rows = [LARGE, SMALL, row("adaptive", "adaptive", 5.0, [1, 1, 1, 0])]
     text = markdown(rows, "a device")
     assert text.startswith("a device\n")
-    assert "| 8 | fixed 64 | 75.00 | 1 | 800 (800 to 800) | 10.00 | 10.00 | 10.00 |" in text
+    assert "| 8 | fixed 64 | 75.00 | 1 | 800 (800 to 800) | 10.00 | 10.00 | 10.00 | 10.00 |" in text
     plot(rows, "a device", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000

@@ -68,7 +68,7 @@ def test_every_row() -> None:
     assert found is not None
     assert found["batch_sizes"] == [8]
     assert found["notes"] == [
-        "Milliseconds: median, images in memory. cpu (x86_64), 2 threads",
+        "Milliseconds: mean, images in memory. cpu (x86_64), 2 threads",
         "2.5 minutes, this evaluation aside: outputs of the imported network 1.0, training 1.5",
     ]
 

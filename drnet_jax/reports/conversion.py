@@ -108,7 +108,7 @@ def _row(summary: Mapping[str, Any], top1: float, gmacs: float) -> dict[str, flo
 
 
 def _timing(setting: str) -> list[str]:
-    return [f"Milliseconds: median, images in memory. {setting}"] if setting else []
+    return [f"Milliseconds: mean, images in memory. {setting}"] if setting else []
 
 
 def _minutes(seconds: Mapping[str, float]) -> list[str]:

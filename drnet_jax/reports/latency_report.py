@@ -75,6 +75,7 @@ class Row:
             "gmacs": self.gmacs,
             "images_per_second": throughput,
             "images_per_second_interval": [low, high],
+            "mean_ms": self.latency.mean,
             "p50_ms": self.latency.percentile(50),
             "p95_ms": self.latency.percentile(95),
             "p99_ms": self.latency.percentile(99),
@@ -88,15 +89,18 @@ def markdown(rows: Sequence[Row], setting: str) -> str:
     titles = {"pixels": "Images in memory", "jpeg": "With JPEG decoding and cropping"}
     for name, title in titles.items():
         lines += ["", f"{title}:", ""]
-        lines.append("| batch | | top-1, % | GMACs | images/s (95 %) | p50, ms | p95 | p99 |")
-        lines.append("|---|---|---|---|---|---|---|---|")
+        lines.append(
+            "| batch | | top-1, % | GMACs | images/s (95 %) | mean, ms | p50 | p95 | p99 |"
+        )
+        lines.append("|---|---|---|---|---|---|---|---|---|")
         lines += [_line(row) for row in rows if row.input == name]
     return "\n".join([*lines, "", *verdicts(rows), ""])
 
 
 def _line(row: Row) -> str:
     throughput, low, high = row.latency.throughput
-    times = " | ".join(f"{row.latency.percentile(percent):.2f}" for percent in (50, 95, 99))
+    percentiles = [row.latency.percentile(percent) for percent in (50, 95, 99)]
+    times = " | ".join(f"{ms:.2f}" for ms in (row.latency.mean, *percentiles))
     return (
         f"| {row.latency.batch_size} | {row.name} | {100 * row.top1:.2f} | {row.gmacs:.4g} | "
         f"{throughput:.0f} ({low:.0f} to {high:.0f}) | {times} |"
@@ -104,7 +108,7 @@ def _line(row: Row) -> str:
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
-    """For every batch size and input: what the fixed resolutions reach in the same median time.
+    """For every batch size and input: what the fixed resolutions reach in the same mean time.
 
     The margin is the 95 % one of the accuracies, over the images or, where they are known, their
     origins; the times count as exact.
@@ -120,17 +124,18 @@ def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
 
 def _verdicts(group: Sequence[Row]) -> Iterator[str]:
     fixed = [row for row in group if row.kind == "fixed"]
-    times = np.array([row.latency.percentile(50) for row in fixed])
+    times = np.array([row.latency.mean for row in fixed])
     correct = np.stack([row.correct for row in fixed], axis=1).astype(float)
     where = f"{group[0].input}, batch {group[0].latency.batch_size}"
     for row in group:
         if row.kind != "adaptive":
             continue
-        time = row.latency.percentile(50)
+        time = row.latency.mean
         weights = hull_weights(times, correct.mean(0), time)
         # Paired over the images of the calibration split, or over their origins.
         gains = 100 * (row.correct - correct @ weights)
-        gain, margin = gains.mean(), mean_margin(gains, row.origin)
+        # Plus zero: never "-0.00".
+        gain, margin = round(gains.mean(), 2) + 0.0, mean_margin(gains, row.origin)
         accuracy = "level with"
         if abs(gain) > margin:
             accuracy = "better than" if gain > 0 else "worse than"
