@@ -166,6 +166,24 @@ def test_a_resolution_that_is_always_right_is_as_likely_as_on_the_whole() -> Non
     assert expit(head.bias[0]) == pytest.approx(101 / 102)
 
 
+def test_of_few_images_the_least_sure_get_the_second_look() -> None:
+    """Twelve images, one of which the first look has wrong, and the largest size two."""
+    rng = np.random.default_rng(0)
+    inputs = rng.random((12, 2))
+    correct = np.ones((12, 3), bool)
+    correct[inputs[:, 0].argmax(), 2] = correct[:2, 0] = False
+    outputs = HeldOut(inputs, correct, COSTS, target=0.32)
+    head = correctness.spend(outputs)
+    found = choice(head, inputs, probabilities=True)
+    # 0.25 each, and 0.25 more for three of twelve.
+    expected = np.full(12, 2)
+    expected[inputs[:, 0].argsort()[:3]] = 1
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(head.kernel, [[0, 0, 1], [0, 0, 0]])
+    likely = expit(inputs @ head.kernel + head.bias).mean(axis=0)
+    np.testing.assert_allclose(likely, [11 / 14, 13 / 14, 12 / 14], atol=0.01)
+
+
 def test_a_target_below_every_choice_is_an_error() -> None:
     for fit in (correctness.fit, correctness.spend, threshold.fit):
         with pytest.raises(BudgetError, match="cannot be kept"):
@@ -198,3 +216,14 @@ def test_what_says_nothing_gets_no_weight() -> None:
     logits = np.stack([3 * np.eye(5)[label], -np.eye(5)[label]], axis=1)
     logits += rng.normal(0, 1, logits.shape)
     assert fit_weights(logits, label)[0] == pytest.approx(0, abs=1e-3)
+
+
+def test_five_wrong_answers_are_needed_for_a_weight() -> None:
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 5, 12)
+    first = np.eye(5)[label]
+    second = 0.9 * np.roll(first, 1, axis=1) + rng.normal(0, 0.1, (12, 5))
+    for wrong, has_one in ((4, False), (5, True)):
+        mended = np.where(np.arange(12)[:, None] < wrong, second, first)
+        weight = fit_weights(np.stack([mended, first], axis=1), label)[0]
+        assert (weight > 0.5) == has_one and (weight == 0) != has_one

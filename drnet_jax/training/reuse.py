@@ -7,6 +7,8 @@ from scipy.special import log_softmax
 # Of a second and a first look, to begin with; what is divided by stays above zero.
 _START = (1.0, 0.1)
 _BOUNDS = ((1e-6, None), (0.0, None))
+# Wrong answers of the second look that a weight is fitted to, at least.
+_LEAST_WRONG = 5
 
 
 def fit_weights(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -14,7 +16,8 @@ def fit_weights(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
 
     Each together with a temperature of the answer, which is not kept: training makes logits too
     large, and a weight should not have to mend that. Both factors, of the second and of the first
-    look, are those of a convex problem, solved by SciPy's L-BFGS-B.
+    look, are those of a convex problem, solved by SciPy's L-BFGS-B. Where a second look has fewer
+    than five wrong answers, which its weight would be fitted to, that is zero.
 
     Args:
       logits: `[n, m, k]` of n images that the classifier was not trained on, the first look last.
@@ -30,6 +33,8 @@ def fit_weights(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 def _weight(second: np.ndarray, first: np.ndarray, label: np.ndarray) -> float:
     """Of two looks' logits `[n, k]`."""
+    if (second.argmax(axis=1) != label).sum() < _LEAST_WRONG:
+        return 0.0
     scale = max(float(second.std()), float(first.std()), 1e-6)
     looks = [logits.astype(np.float64) / scale for logits in (second, first)]
     rows = np.arange(len(label))

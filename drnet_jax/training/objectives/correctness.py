@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
@@ -41,7 +41,11 @@ def fit_at(held_out: HeldOut, pick: Callable[[Calibration, float], Point]) -> Fi
     Raises:
       BudgetError: no choice is within the target.
     """
-    columns = [_regression(held_out.inputs, correct) for correct in held_out.correct.T]
+    look = held_out.correct.shape[1] - 1
+    columns = [
+        _regression(held_out.inputs, correct, of_look=j == look)
+        for j, correct in enumerate(held_out.correct.T)
+    ]
     kernel = np.stack([column[0] for column in columns], axis=1)
     bias = np.array([column[1] for column in columns])
     likely = expit(held_out.inputs @ kernel + bias)
@@ -52,13 +56,20 @@ def fit_at(held_out: HeldOut, pick: Callable[[Calibration, float], Point]) -> Fi
     return FittedHead(kernel, bias, pick(found, held_out.limit).lam * held_out.costs)
 
 
-def _regression(inputs: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, float]:
-    """Kernel `[f]` and bias of one column `[n]`."""
+def _regression(
+    inputs: np.ndarray, correct: np.ndarray, *, of_look: bool
+) -> tuple[np.ndarray, float]:
+    """Kernel `[f]` and bias of one column `[n]`.
+
+    Too few of one kind do not tell them apart: it is then as likely as on the whole (Laplace), and
+    the first look the more so, the larger its first score is.
+    """
     rarer = min(int(correct.sum()), int((~correct).sum()))
     if rarer < _PARTS:
-        # Too few of one kind to tell them apart: as likely as it is on the whole (Laplace).
         likely = (correct.sum() + 1) / (len(correct) + 2)
-        return np.zeros(inputs.shape[1]), float(np.log(likely / (1 - likely)))
+        kernel = np.zeros(inputs.shape[1])
+        kernel[0] = of_look
+        return kernel, float(logit(likely) - (inputs @ kernel).mean())
     search = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
         {"logisticregression__C": _STRENGTHS},
