@@ -154,12 +154,15 @@ def _check_import(config: ConfigDict, mode: str) -> None:
     """What only imported weights have, and what a conversion of them needs."""
     convert = config.convert
     if not convert.weights:
+        of_stage_1 = (
+            ("pretrain.train", config.pretrain.train, "all"),
+            ("pretrain.batch_statistics", config.pretrain.batch_statistics, True),
+        )
         for name, value, only in (
             ("convert.classes", convert.classes, ""),
             ("convert.head", convert.head, "auto"),
             ("convert.labels", convert.labels, True),
-            ("pretrain.train", config.pretrain.train, "all"),
-            ("pretrain.batch_statistics", config.pretrain.batch_statistics, True),
+            *(of_stage_1 if "pretrain" in config.stages else ()),
         ):
             if value != only:
                 raise ConfigError(

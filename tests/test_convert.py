@@ -158,6 +158,31 @@ def test_what_is_frozen_is_the_file_s(converted: Path) -> None:
     assert not np.array_equal(trained["bn1"]["scale_32"], trained["bn1"]["scale_16"])
 
 
+def test_another_target_from_the_same_training(
+    place: Path, converted: Path, tmp_path: Path
+) -> None:
+    """Stage 2 anew, as the documentation has it: without the weights, which are stage 1's."""
+    others = {
+        "convert.weights": "",
+        "stages": ("joint",),
+        "joint.init_from": str(converted),
+        "joint.alpha_fraction": 0.6,
+        "predictor.objective": "spend",
+    }
+    train_stages(conversion(place, **FIELDS | others), tmp_path / "run")
+    first, again = (
+        ocp.load((run / "joint" / "1").resolve()) for run in (converted, tmp_path / "run")
+    )
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        again["params"]["classifier"],
+        first["params"]["classifier"],
+    )
+    offset = again["collections"]["fitted"]["predictor"]["offset"]
+    assert offset[0] != 0
+    np.testing.assert_array_equal(first["collections"]["fitted"]["predictor"]["offset"], [0, 0])
+
+
 def final_state(workdir: Path) -> Any:
     return ocp.load((workdir / "pretrain" / str(NUM_STEPS)).resolve())
 
