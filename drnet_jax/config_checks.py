@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.config import (
     BUDGETS,
+    FITTED_OBJECTIVES,
     GLANCE_SCORES,
     STAGES,
     TWO_STAGES,
@@ -245,10 +246,11 @@ def _check_kind(config: ConfigDict) -> None:
                     f"{name}={value!r} needs a first look: --config.predictor.kind=glance, or "
                     f"leave it at {only!r}"
                 )
-    elif predictor.objective == "threshold" and predictor.inputs[0] not in GLANCE_SCORES:
+    elif predictor.objective in FITTED_OBJECTIVES and predictor.inputs[0] not in GLANCE_SCORES:
         raise ConfigError(
-            f"predictor.inputs={tuple(predictor.inputs)}: a threshold is of the first of them, "
-            f"which must be one of {', '.join(map(repr, GLANCE_SCORES))}"
+            f"predictor.inputs={tuple(predictor.inputs)}: a threshold is of the first of them, and "
+            "so is a choice that is fitted to few images; put first one of "
+            f"{', '.join(map(repr, GLANCE_SCORES))}"
         )
 
 

@@ -167,7 +167,7 @@ def _predictor() -> ConfigDict:
     # 'spend', the same at all of the target cost, and 'threshold', one score, without training.
     predictor.objective = "gumbel"
     # What a 'glance' is judged by: scores of its logits (drnet_jax/models/glance.py), 'pooled' for
-    # its features; the first for 'threshold'.
+    # its features; the first alone for 'threshold', and where images are too few to fit more.
     predictor.inputs = ("margin", "logit_margin", "entropy", "norm_logit")
     # Of 'pixels': any network of drnet_jax/models, 'resnet' being basic blocks in stages of
     # `stage_sizes`.

@@ -175,12 +175,15 @@ def test_what_a_training_would_not_use(fields: dict[str, Any], stage: str, words
             "predictor.objective='correctness' needs a first look: --config.predictor.kind=glance",
         ),
         ({"model.reuse": "logits"}, "model.reuse='logits' needs a first look: .* 'none'"),
-        (
-            {
-                **{"predictor.kind": "glance", "predictor.objective": "threshold"},
-                "predictor.inputs": ("pooled", "margin"),
-            },
-            r"predictor.inputs=\('pooled', 'margin'\): a threshold is of the first .* 'margin', ",
+        *(
+            (
+                {
+                    **{"predictor.kind": "glance", "predictor.objective": objective},
+                    "predictor.inputs": ("pooled", "margin"),
+                },
+                r"predictor.inputs=\('pooled', 'margin'\): a threshold is of the first .* 'margin'",
+            )
+            for objective in ("threshold", "spend")
         ),
     ],
 )
