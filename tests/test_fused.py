@@ -41,7 +41,7 @@ COUNTS = {size: places or (0, 1, 0) for size, places in CAPACITIES.items()}
 @cache
 def made(kind: str) -> tuple[Case, ArrayClassifier]:
     """The case and its exact engine, compiled once."""
-    case = Case(**KINDS[kind])
+    case = Case(**KINDS[kind] | {"model.args": "stage_sizes=(1,), width=4, stem='small'"})
     return case, case.engine(fold=False, buckets=(8,))
 
 
