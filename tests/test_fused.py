@@ -16,16 +16,12 @@ import pytest
 
 from drnet_jax.checkpoints.finite import NotFiniteError
 from drnet_jax.inference.arrays import ArrayClassifier
-from drnet_jax.inference.dtypes import in_computed_dtype
 from drnet_jax.inference.engine import Classified
-from drnet_jax.inference.folding import fold_batch_norm
 from drnet_jax.inference.fused import FusedClassifier
 from drnet_jax.inference.fused_program import FusedProgram
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.macs import model_cost
-from drnet_jax.models.predictor import ResolutionPredictor
-from drnet_jax.models.variables import classifier_variables, part_variables
-from tests.lowered import lowered_operations
+from drnet_jax.models.variables import classifier_variables
 from tests.test_capacity import by_hand
 from tests.test_inference import MEAN, NUM_CLASSES, STD, Case, compilations
 from tests.test_inference_glance import KINDS, costs
@@ -222,7 +218,15 @@ def launches(run: Callable[[], Any], directory: Path) -> Counter[str]:
 def test_one_image_runs_at_its_own_resolution_only() -> None:
     """Counted while it runs: only the classifier that is chosen, and none after a first look."""
     case, _ = made("glance with reuse")
-    program = make_program(case.model, case, capacities=None)
+    program = FusedProgram(
+        case.model,
+        case.variables,
+        **NORMALISE,
+        capacities=None,
+        lam=0.0,
+        fold=True,
+        cost=model_cost(case.model),
+    )
     started: list[int] = []
 
     def noting(apply: Any, j: int, variables: Any, images: jax.Array) -> jax.Array:
@@ -244,75 +248,6 @@ def test_one_image_runs_at_its_own_resolution_only() -> None:
         jax.effects_barrier()
         assert output.choices == choice
         assert started == ([choice] if choice < 2 else [])
-
-
-def make_program(model: DRNet, case: Case, **arguments: Any) -> FusedProgram:
-    settings = {"lam": 0.0, "fold": True, "cost": model_cost(model)} | arguments
-    return FusedProgram(model, case.variables, **NORMALISE, **settings)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("batch_size", [1, 8])
-def test_a_program_for_a_gpu_converts_no_kernel(kind: str, batch_size: int) -> None:
-    """Lowered here: all operations are XLA's own, and the kernels come in bfloat16."""
-    case, _ = made(kind)
-    program = make_program(in_bfloat16(case.model), case, capacities=CAPACITIES[batch_size])
-    images = jax.ShapeDtypeStruct((batch_size, 48, 48, 3), jnp.uint8)
-    kernels = [
-        leaf
-        for leaf in jax.tree.leaves(
-            (program.variables["predictor"], program.variables["classifiers"])
-        )
-        if leaf.ndim == 4
-    ]
-    assert {leaf.dtype for leaf in kernels} == {jnp.dtype(jnp.bfloat16)}
-
-    def lowered(dtype: Any) -> tuple[int, int]:
-        """Convolutions, and conversions of what has a kernel's shape, of kernels of a dtype."""
-        weights = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype if leaf.ndim == 4 else leaf.dtype),
-            program.variables,
-        )
-        traced = jax.jit(program.__call__).trace(weights, images, jnp.int32(1))
-        operations = lowered_operations(traced, "cuda")
-        shapes = {leaf.shape for leaf in kernels}
-        converted = [
-            operation
-            for operation in operations
-            if operation.operation.name == "stablehlo.convert"
-            and tuple(operation.operands[0].type.shape) in shapes
-        ]
-        names = [operation.operation.name for operation in operations]
-        return names.count("stablehlo.convolution"), len(converted)
-
-    assert lowered(jnp.bfloat16) == (len(kernels), 0)
-    assert lowered(jnp.float32) == (len(kernels), len(kernels))
-
-
-def in_bfloat16(model: DRNet) -> DRNet:
-    """The same model, which computes in bfloat16."""
-    predictor = model.predictor
-    if isinstance(predictor, ResolutionPredictor):
-        predictor = predictor.clone(network=predictor.network.clone(dtype=jnp.bfloat16))
-    return model.clone(classifier=model.classifier.clone(dtype=jnp.bfloat16), predictor=predictor)
-
-
-@pytest.mark.parametrize("fold", [True, False])
-def test_weights_in_the_dtype_of_the_computation_change_nothing(fold: bool) -> None:
-    """To the bit; BatchNorm and the last layer are computed in float32."""
-    case, _ = made("pixels")
-    network = case.model.classifier.clone(dtype=jnp.bfloat16)
-    variables = part_variables(case.variables, "classifier")
-    if fold:
-        network, variables = fold_batch_norm(network, variables, 32)
-    converted = in_computed_dtype(network, variables, 32)
-    pixels = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
-    apply = jax.jit(partial(network.apply, resolution=32, train=False))
-    np.testing.assert_array_equal(apply(converted, pixels), apply(variables, pixels))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(converted):
-        name = jax.tree_util.keystr(path)
-        of_convolution = "conv" in name
-        assert leaf.dtype == (jnp.bfloat16 if of_convolution else jnp.float32), name
 
 
 def test_outputs_that_are_not_finite() -> None:
