@@ -34,7 +34,7 @@ EVALUATION_FIELDS = (
 # What may differ when a run is resumed; others change what is computed, or the best checkpoint.
 RESUMABLE_FIELDS = (*OUTPUT_FIELDS, *EXECUTION_FIELDS)
 # How a choice is trained, and what it reads of a first look.
-FITTED_OBJECTIVES = ("correctness", "threshold")
+FITTED_OBJECTIVES = ("correctness", "spend", "threshold")
 OBJECTIVES = ("gumbel", *FITTED_OBJECTIVES)
 GLANCE_SCORES = ("margin", "confidence", "entropy", "logit_margin", "norm_logit")
 GLANCE_INPUTS = (*GLANCE_SCORES, "pooled")

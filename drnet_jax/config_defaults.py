@@ -163,8 +163,8 @@ def _predictor() -> ConfigDict:
     # 'glance', of the classifier at its smallest resolution, which every image then pays for.
     predictor.kind = "pixels"
     # How the choice is trained in stage 2. 'gumbel': with the classifier (the paper's). Fitted to
-    # the calibration split, of a 'glance': 'correctness', how likely each resolution is right, and
-    # 'threshold', one score, without training.
+    # the calibration split, of a 'glance': 'correctness', how likely each resolution is right,
+    # 'spend', the same at all of the target cost, and 'threshold', one score, without training.
     predictor.objective = "gumbel"
     # What a 'glance' is judged by: scores of its logits (drnet_jax/models/glance.py), 'pooled' for
     # its features; the first for 'threshold'.

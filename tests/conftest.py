@@ -1,9 +1,10 @@
-"""Four CPU devices for the sharding tests, quick compilation, and compiled programs shared.
+"""Four CPU devices for the sharding tests, quick tracing and compilation, shared programs.
 
 Must run before JAX is imported.
 """
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -19,13 +20,25 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _FLAGS = f"--xla_force_host_platform_device_count=4 {QUICK_COMPILATION}"
 if _FLAGS not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
-_CACHE = tempfile.mkdtemp(prefix="drnet_jax_cache_")
-atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
+# Of this run alone: the processes of pytest-xdist inherit it from the one that starts them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.mkdtemp(prefix="drnet_jax_cache_")
+    atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# A sixth of the time went to noting the lines that operations come from, which nobody reads here,
+# and to looking for garbage among the many objects that tracing makes.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+gc.set_threshold(100_000)
 
 # Grain reads absl flags, which pytest does not parse.
 flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays, and is not searched for garbage any more."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +50,3 @@ def default_signals() -> Iterator[None]:
     yield
     for number, handler in previous.items():
         signal.signal(number, handler)
-
-
-@pytest.fixture
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For intervals that are not what a test is about: AUROC's take seconds."""
-    monkeypatch.setattr("drnet_jax.evaluation.intervals.RESAMPLES", 100)

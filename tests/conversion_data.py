@@ -1,5 +1,6 @@
 """Pictures and weights of a tiny conversion."""
 
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,12 @@ def network(num_classes: int, stage_sizes: tuple[int, ...] = (1, 1)) -> Backbone
     return backbones()["resnet"](num_classes, stage_sizes=stage_sizes, width=4, stem="small")
 
 
+@cache
 def random_variables(num_classes: int, **options: Any) -> Any:
     """At 32 px, of a network whose BatchNorms do something."""
-    image, made = jnp.zeros((1, 32, 32, 3)), network(num_classes, **options)
-    variables = made.init(jax.random.key(3), image, resolution=32, train=False)
+    made = network(num_classes, **options)
+    init = jax.jit(partial(made.init, resolution=32, train=False))
+    variables = init(jax.random.key(3), jnp.zeros((1, 32, 32, 3)))
     rng = np.random.default_rng(4)
 
     def changed(leaf: jax.Array) -> jax.Array:

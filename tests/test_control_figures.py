@@ -98,7 +98,6 @@ def test_confusion(figures: dict[str, Any]) -> None:
     assert figures["chosen_by_needed"] == confusion(test.choice, test.top1)
 
 
-@pytest.mark.usefixtures("few_resamples")
 def test_a_skilled_predictor_ranks(figures: dict[str, Any]) -> None:
     auroc = figures["auroc_larger_needed"]
     assert 0.5 < auroc["low"] < auroc["value"] < auroc["high"]
@@ -134,7 +133,6 @@ def test_curves(figures: dict[str, Any]) -> None:
     assert top1[at_zero] == pytest.approx(figures["intervals"]["drnet"]["value"])
 
 
-@pytest.mark.usefixtures("few_resamples")
 def test_a_budget_moves_the_cascade() -> None:
     test = records(0)
     moved = replace(test, choice=np.full(400, 2))
@@ -174,7 +172,6 @@ def linear(means: np.ndarray) -> np.ndarray:
     return np.stack([means[:, 0], means[:, 1] - means[:, 0]], axis=1)
 
 
-@pytest.mark.usefixtures("few_resamples")
 def test_images_of_one_origin_are_drawn_together() -> None:
     """Four copies of an image tell no more than one: the very same draws, and intervals."""
     rng = np.random.default_rng(0)
@@ -304,7 +301,6 @@ def glancing_records(seed: int, count: int = 400) -> EvalRecords:
 GLANCE_COST = ModelCost(0, COST.classifier, glances=True)
 
 
-@pytest.mark.usefixtures("few_resamples")
 def test_controls_of_a_first_look() -> None:
     """It costs 1 GMAC beside a second one; the fixed resolutions and cascades are without."""
     test, calibration = glancing_records(0), glancing_records(1)
@@ -336,7 +332,6 @@ def test_controls_of_a_first_look() -> None:
         assert figures[f"{name}_curve"][-1][1] == COSTS[steps].sum()
 
 
-@pytest.mark.usefixtures("few_resamples")
 def test_what_is_needed_goes_by_the_answers() -> None:
     """A second look may be correct only because it reuses the first."""
     test = glancing_records(0)
@@ -362,7 +357,6 @@ def tried(calibration: EvalRecords, steps: list[int], threshold: float) -> tuple
     return spent / len(calibration.top1), correct / len(calibration.top1)
 
 
-@pytest.mark.usefixtures("few_resamples")
 def test_the_margin_cascade_is_the_best_of_all(figures: dict[str, Any]) -> None:
     """Of every set of resolutions at the highest threshold within DRNet's cost."""
     calibration = records(1)
@@ -386,7 +380,6 @@ def test_the_margin_cascade_is_the_best_of_all(figures: dict[str, Any]) -> None:
     assert cheap.steps[-1] == 2 and cheap.outcome(calibration, threshold).gmacs <= 1.05
 
 
-@pytest.mark.usefixtures("few_resamples")
 def test_the_least_cost_of_being_as_good_as_the_largest() -> None:
     """The setting is the calibration images', tried on others."""
     test, calibration = glancing_records(0), glancing_records(1)

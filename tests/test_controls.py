@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as st_numpy
 from scipy.special import softmax
 
 from drnet_jax.evaluation.controls import by_choice, cascade, mixture, needed, oracle
-from drnet_jax.evaluation.intervals import auroc, auroc_interval
+from drnet_jax.evaluation.intervals import auroc, auroc_interval, resampled_aurocs
 from drnet_jax.evaluation.metrics import hull_weights
 
 
@@ -108,9 +108,9 @@ def test_auroc(images: list[tuple[bool, int]]) -> None:
     got = auroc(positive, score)
     assert got == pytest.approx(np.mean(pairs)) if pairs else np.isnan(got)
     # Counted twice, thrice or not at all, as a resample may.
-    times = np.arange(len(images)) % 4
-    repeated = auroc(np.repeat(positive, times), np.repeat(score, times))
-    assert auroc(positive, score, times) == pytest.approx(repeated, nan_ok=True)
+    times = (np.arange(len(images)) + np.arange(4)[:, None]) % 4
+    repeated = [auroc(np.repeat(positive, row), np.repeat(score, row)) for row in times]
+    assert resampled_aurocs(positive, score, times) == pytest.approx(repeated, nan_ok=True)
 
 
 def test_auroc_of_a_score_that_is_not_defined() -> None:

@@ -13,7 +13,7 @@ from drnet_jax.checkpoints.checkpoint import StageCheckpoints
 from drnet_jax.checkpoints.runs import load_run
 from drnet_jax.evaluation.metrics import objective, record
 from drnet_jax.models.macs import model_cost
-from drnet_jax.train import train_and_evaluate
+from drnet_jax.train import train_and_evaluate, train_stages
 from drnet_jax.training.reuse import fit_weights
 from tests.small_run import small_config
 
@@ -30,7 +30,7 @@ GLANCE = {
 def stage_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished stage 1."""
     workdir = tmp_path_factory.mktemp("stage_one")
-    train_and_evaluate(small_config(stages=("pretrain",)), workdir)
+    train_stages(small_config(stages=("pretrain",)), workdir)
     return workdir
 
 
@@ -55,7 +55,6 @@ def kept(workdir: Path, split: str) -> dict[str, np.ndarray]:
         return {name: arrays[f"{split}/{name}"] for name in names}
 
 
-@pytest.mark.usefixtures("few_resamples")
 def test_correctness(stage_one: Path, correct: Path) -> None:
     summary = json.loads((correct / "eval.json").read_text())
     run, cost = load_run(correct), model_cost(load_run(correct).model)
@@ -116,7 +115,6 @@ def test_correctness(stage_one: Path, correct: Path) -> None:
     assert value == pytest.approx(-own.mean(), rel=1e-5)
 
 
-@pytest.mark.usefixtures("few_resamples")
 def test_a_finished_fit_is_not_repeated(
     stage_one: Path, correct: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,7 +124,6 @@ def test_a_finished_fit_is_not_repeated(
     assert (first["top1"], first["gmacs"]) == (second["top1"], second["gmacs"])
 
 
-@pytest.mark.usefixtures("few_resamples")
 def test_fitted_to_training_images_with_a_moving_average(stage_one: Path, tmp_path: Path) -> None:
     further = {"joint.fit_split": "train", "joint.ema_decay": 0.9, "eval.split": "train"}
     fitted(stage_one, tmp_path, **further)
@@ -137,7 +134,6 @@ def test_fitted_to_training_images_with_a_moving_average(stage_one: Path, tmp_pa
     assert abs(fit_weights(others["logits"], others["label"]) - expected).max() > 0.01
 
 
-@pytest.mark.usefixtures("few_resamples")
 def test_weights_come_before_the_steps_of_gumbel(
     stage_one: Path, correct: Path, tmp_path: Path
 ) -> None:

@@ -138,7 +138,7 @@ def test_everything_that_chooses_counts_ms(trained: tuple[ConfigDict, Path]) -> 
     np.testing.assert_allclose([points[-1].gmacs, points[0].gmacs], gmacs)
 
 
-def test_controls_choose_by_ms_and_cost_gmacs(few_resamples: None) -> None:
+def test_controls_choose_by_ms_and_cost_gmacs() -> None:
     """At a lambda that sends all to the largest resolution, which has more MACs and less ms."""
     records = synthetic_logits(200, 2, 10).records()
     macs = ModelCost(0, (4 * 10**9, 10**9))

@@ -138,6 +138,25 @@ def test_correctness_keeps_the_target_by_a_price_of_the_costs(target: float) -> 
     assert right >= max(found for found, cost in others if cost <= target) - 4
 
 
+@pytest.mark.parametrize("target", [0.4, 0.7])
+@pytest.mark.parametrize("helps", [True, False])
+def test_spending_leaves_less_than_one_look_of_the_target(target: float, helps: bool) -> None:
+    """Even where larger sizes are less often right, at a lambda below zero."""
+    outputs = held_out(150, target=target)
+    if not helps:
+        outputs = replace(outputs, correct=outputs.correct[:, ::-1])
+    head = correctness.spend(outputs)
+    _, spent = outcome(choice(head, outputs.inputs, probabilities=True), outputs)
+    assert target - COSTS.max() / 150 < spent <= target
+    np.testing.assert_allclose(head.offset, head.offset[0] / COSTS[0] * COSTS)
+    assert (head.offset[0] > 0) == helps
+    other = correctness.fit(outputs)
+    np.testing.assert_array_equal(head.kernel, other.kernel)
+    np.testing.assert_array_equal(head.bias, other.bias)
+    free = replace(outputs, target=None)
+    np.testing.assert_array_equal(correctness.spend(free).offset, np.zeros(3))
+
+
 def test_a_resolution_that_is_always_right_is_as_likely_as_on_the_whole() -> None:
     outputs = held_out(100, target=None)
     correct = outputs.correct.copy()
@@ -148,7 +167,7 @@ def test_a_resolution_that_is_always_right_is_as_likely_as_on_the_whole() -> Non
 
 
 def test_a_target_below_every_choice_is_an_error() -> None:
-    for fit in (correctness.fit, threshold.fit):
+    for fit in (correctness.fit, correctness.spend, threshold.fit):
         with pytest.raises(BudgetError, match="cannot be kept"):
             fit(held_out(100, target=0.2))
 

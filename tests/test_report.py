@@ -34,8 +34,6 @@ from drnet_jax.runtime.files import write_json
 from tests.small_run import small_config
 from tests.synthetic import synthetic_logits, synthetic_model
 
-pytestmark = pytest.mark.usefixtures("few_resamples")
-
 EVIL = "<script>alert('x')</script>&\"$\\frac$ 猫"
 
 

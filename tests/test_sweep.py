@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from drnet_jax import sweep
 from drnet_jax.config_files import call_file
 from drnet_jax.reports.comparison import Setting
+from drnet_jax.reports.comparison_plot import comparison_figure
 from drnet_jax.runtime.checked_json import read_json
 from drnet_jax.runtime.locks import locked
 from drnet_jax.sweep import main
@@ -31,6 +33,10 @@ import json, os, sys
 from pathlib import Path
 workdir = Path(next(a for a in sys.argv if a.startswith("--workdir=")).split("=", 1)[1])
 here = Path(__file__).parent
+def write(name, content):
+    # At once, as the program does: the sweep reads it meanwhile.
+    (workdir / "new").write_text(json.dumps(content))
+    (workdir / "new").replace(workdir / name)
 with (here / "log").open("a") as log:
     log.write(f"{os.environ.get('CUDA_VISIBLE_DEVICES', '')} {workdir.name}\\n")
 if workdir.name in (here / "failing").read_text().split():
@@ -40,21 +46,21 @@ for argument in sys.argv[1:]:
     name, value = argument.removeprefix("--config.").split("=", 1)
     if name in ("joint.eta", "joint.tau"):
         config[name] = float(value)
-(workdir / "config.json").write_text(json.dumps(config))
+write("config.json", config)
 fixed = [{"resolution": side, "gmacs": side / 8, "top1": side / 40} for side in (32, 16)]
 top1 = 0.7 + config.get("joint.eta", 0) / 10 + config["seed"] / 100
 summary = {"top1": top1, "gmacs": 3.0, "shares": [0.5, 0.5], "resolutions": [32, 16]}
 stage = "pretrain" if "--config.stages=('pretrain',)" in sys.argv else "joint"
-(workdir / f"{stage}_finished.json").write_text('{"num_steps": 16}')
+write(f"{stage}_finished.json", {"num_steps": 16})
 (workdir / stage / "16").mkdir(parents=True, exist_ok=True)
 identities = {split: split for split in ("train", "calibration", "test")}
 data = {"classes": list("0123456789"), "identities": identities}
-(workdir / "data.json").write_text(json.dumps(data))
+write("data.json", data)
 config = {"restore_from": ""} | config
 summary |= {"fixed": fixed, "stage": stage, "finished": True, "lambda": 0.0, "config": config}
 summary |= {"split": "test", "num_images": 70, "identities": identities, "checkpoint_step": 16}
 summary["environment"] = {"command": str(workdir), "jax": "0.1"}
-(workdir / "eval.json").write_text(json.dumps(summary))
+write("eval.json", summary)
 """
 SWEEP = """
 from drnet_jax.sweeps.plan import Sweep
@@ -73,15 +79,22 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     program = (sys.executable, str(tmp_path / "main.py"))
     monkeypatch.setattr(jobs_module, "PROGRAM", program)
+    # Drawn after every job, it takes longer than all else: see `drawn`.
+    monkeypatch.setattr(sweep, "comparison_figure", lambda _: Figure(figsize=(1, 1)))
     (tmp_path / "config.py").write_text("from tests.small_run import small_config as get_config\n")
     (tmp_path / "sweep.py").write_text(SWEEP)
     (tmp_path / "main.py").write_text(FAKE)
     (tmp_path / "failing").write_text("")
-    sweep = call_file(tmp_path / "sweep.py", "get_sweep")
-    found = make_plan(sweep, small_config(), tmp_path / "runs")
+    questions = call_file(tmp_path / "sweep.py", "get_sweep")
+    found = make_plan(questions, small_config(), tmp_path / "runs")
     configs = {str(job.workdir): job.config for job in found.stage_one + found.stage_two}
     (tmp_path / "configs.json").write_text(json.dumps(configs))
     return tmp_path
+
+
+@pytest.fixture
+def drawn(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "comparison_figure", comparison_figure)
 
 
 def ran(project: Path) -> list[str]:
@@ -91,6 +104,7 @@ def ran(project: Path) -> list[str]:
     return sorted(lines)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_sweep_from_end_to_end(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It fails at one job, resumes with that one alone, and then has nothing to do."""
     arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
@@ -206,6 +220,7 @@ def test_other_values_are_refused_and_leave_the_table_alone(
     assert (project / "results" / "sweep.md").read_text().endswith(table.split("\n", 1)[1])
 
 
+@pytest.mark.usefixtures("drawn")
 def test_an_unfinished_first_variant_is_no_other_variant(project: Path) -> None:
     (project / "failing").write_text("seed=0 seed=1")
     of_stage_two = '"stage1" not in str(workdir) and workdir.name in'

@@ -34,7 +34,7 @@ from drnet_jax.models.create import create_model
 from drnet_jax.models.variables import init_variables
 from drnet_jax.runtime.files import write_json
 from drnet_jax.runtime.sharding import create_mesh
-from drnet_jax.train import prepare, train_and_evaluate
+from drnet_jax.train import prepare, train_and_evaluate, train_stages
 from drnet_jax.training import create
 from drnet_jax.training.start import check_stage_one, stage_two_variables
 from drnet_jax.training.stops import TrainingError
@@ -117,7 +117,7 @@ def test_a_single_stage_is_resumed_and_is_like_a_finished_stage_two(tmp_path: Pa
     shutil.copytree(whole, resumed)
     for name in ("single/6", "single/8"):
         shutil.rmtree(resumed / name)
-    train_and_evaluate(config, resumed)
+    train_stages(config, resumed)
     want = final_state(whole, "single", 8)
     jax.tree.map(np.testing.assert_array_equal, final_state(resumed, "single", 8), want)
     params = restore_model(config, whole).variables["params"]
@@ -143,7 +143,8 @@ def test_killed_while_a_checkpoint_is_written(environment: dict[str, str], tmp_p
         "model.resolutions": (16,),
         "stages": ("pretrain",),
     }
-    large |= {"pretrain.num_epochs": 1}
+    large |= {"pretrain.num_epochs": 1, "data.train_images": 64, "pretrain.batch_size": 8}
+    large |= {"data.eval_images": 10, "eval.batch_size": 8}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(whole, **large), check=True, env=environment, capture_output=True)
 
@@ -319,7 +320,7 @@ def test_other_images_and_classes_are_refused(pictures: Path, tmp_path: Path) ->
     """A picture less draws the split anew; so does another seed of the split."""
     config = picture_config(pictures, **{"pretrain.num_epochs": 1})
     workdir = tmp_path / "run"
-    train_and_evaluate(config, workdir)
+    train_stages(config, workdir)
     other = picture_config(pictures, **{"data.split_seed": 1})
     with pytest.raises(DataError, match="the images of test are not those"):
         restore_and_evaluate(other, workdir)

@@ -124,7 +124,17 @@ class Calibration:
           BudgetError: no choice is, or the budget is no finite number.
         """
         _check_budget("GMACs", budget)
-        return self._within(budget, [point.gmacs for point in self.points], "GMACs")
+        return self._most_accurate(budget, [point.gmacs for point in self.points], "GMACs")
+
+    def spending(self, budget: float) -> Point:
+        """The costliest choice whose mean cost in GMACs is within the budget.
+
+        Raises:
+          BudgetError: as `for_gmacs`.
+        """
+        _check_budget("GMACs", budget)
+        costs = [point.gmacs for point in self.points]
+        return self.points[max(self._within(budget, costs, "GMACs"), key=costs.__getitem__)]
 
     def for_ms(self, budget: float, batch_size: int = 0) -> Point:
         """The most accurate choice whose mean time is within the budget, the fastest of equals.
@@ -147,16 +157,20 @@ class Calibration:
         shares = np.array([point.shares for point in self.points])
         each = times.milliseconds(shares, batch_size).tolist()
         size = f"batch {batch_size}, " if batch_size else ""
-        return self._within(budget, each, f"ms an image ({size}{times.setting})")
+        return self._most_accurate(budget, each, f"ms an image ({size}{times.setting})")
 
-    def _within(self, budget: float, costs: list[float], unit: str) -> Point:
+    def _most_accurate(self, budget: float, costs: list[float], unit: str) -> Point:
+        within = self._within(budget, costs, unit)
+        return self.points[max(within, key=lambda i: (self.points[i].top1, -costs[i]))]
+
+    def _within(self, budget: float, costs: list[float], unit: str) -> list[int]:
         within = [index for index, cost in enumerate(costs) if cost <= budget]
         if not within:
             raise BudgetError(
                 f"a budget of {budget:g} {unit} cannot be kept: {min(costs):.4g} to "
                 f"{max(costs):.4g} can"
             )
-        return self.points[max(within, key=lambda i: (self.points[i].top1, -costs[i]))]
+        return within
 
     def for_drop(self, points: float, confidence: float = 0.0) -> Point:
         """The cheapest choice that loses at most so many points of top-1 to the largest resolution.

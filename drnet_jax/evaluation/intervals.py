@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import DegenerateDataWarning, bootstrap, norm, sem, t
-from sklearn.metrics import roc_auc_score
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -169,23 +168,39 @@ def over_seeds(values: np.ndarray) -> Interval:
     return Interval(mean, float(low), float(high))
 
 
-def auroc(positive: np.ndarray, score: np.ndarray, times: np.ndarray | None = None) -> float:
+def auroc(positive: np.ndarray, score: np.ndarray) -> float:
     """Chance that a positive image has a higher score than a negative one; ties count half.
-
-    scikit-learn's `roc_auc_score`.
 
     Args:
       positive: `[n]` bool.
       score: `[n]`.
-      times: `[n]`, how often each image counts; None: once.
 
     Returns:
       NaN where all are positive, or none, or a score is NaN.
     """
-    counted = positive if times is None else positive[times > 0]
-    if counted.all() or not counted.any() or np.isnan(score).any():
-        return float("nan")
-    return float(roc_auc_score(positive, score, sample_weight=times))
+    return float(resampled_aurocs(positive, score, np.ones((1, len(score))))[0])
+
+
+def resampled_aurocs(positive: np.ndarray, score: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """`auroc` `[b]` of b resamples at once, by the statistic of Mann and Whitney (1947).
+
+    scikit-learn's `roc_auc_score` takes one resample at a time, and ten times as long or more.
+
+    Args:
+      positive: `[n]` bool.
+      score: `[n]`.
+      times: `[b, n]`, how often each image counts.
+    """
+    if np.isnan(score).any():
+        return np.full(len(times), np.nan)
+    order = np.argsort(score)
+    _, starts = np.unique(score[order], return_index=True)
+    # At each score, how many images are positive, and how many are not.
+    higher = np.add.reduceat(times[:, order] * positive[order], starts, axis=1)
+    lower = np.add.reduceat(times[:, order] * ~positive[order], starts, axis=1)
+    won = (higher * (lower.cumsum(axis=1) - lower / 2)).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return won / (higher.sum(axis=1) * lower.sum(axis=1))
 
 
 def auroc_interval(
@@ -201,13 +216,13 @@ def auroc_interval(
     n = int(codes.max()) + 1
     if n == 1:
         return Interval(value, value, value)
-    # Resamples of sorted scores are sorted, which is what takes the longest.
-    order = np.argsort(score)
-    positive, score, codes = positive[order], score[order], codes[order]
 
-    def statistic(rows: np.ndarray) -> float:
-        """Of one resample."""
-        return auroc(positive, score, np.bincount(rows, minlength=n)[codes])
+    def statistic(rows: np.ndarray, axis: int = -1) -> np.ndarray:
+        """Of resampled origins `[b, n]`."""
+        del axis
+        resamples = np.arange(rows.size // n)[:, None]
+        counts = np.bincount((rows + n * resamples).ravel(), minlength=n * len(resamples))
+        return resampled_aurocs(positive, score, counts.reshape(-1, n)[:, codes])
 
     with warnings.catch_warnings():
         # A resample without a positive image: the interval is not defined.
@@ -215,10 +230,11 @@ def auroc_interval(
         found = bootstrap(
             (np.arange(n),),
             statistic,
-            vectorized=False,
             n_resamples=RESAMPLES,
+            batch=max(1, int(_BATCH_NUMBERS / len(score))),
             confidence_level=CONFIDENCE,
             method="percentile",
+            vectorized=True,
             rng=0,
         ).confidence_interval
     return Interval(value, float(found.low), float(found.high))

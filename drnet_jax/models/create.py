@@ -39,7 +39,7 @@ def _predictor(config: ConfigDict, dtype: jnp.dtype) -> ResolutionPredictor | Gl
         return GlanceHead(
             len(model.resolutions),
             tuple(small.inputs),
-            probabilities=small.objective == "correctness",
+            probabilities=small.objective in ("correctness", "spend"),
             reuse=model.reuse == "logits",
         )
     network = _build("predictor", small, len(model.resolutions)).clone(

@@ -22,7 +22,11 @@ from drnet_jax.training.reuse import fit_weights
 from drnet_jax.training.stage import Run, Stage
 from drnet_jax.training.validation import Validator
 
-FITS: Mapping[str, Fit] = {"correctness": correctness.fit, "threshold": threshold.fit}
+FITS: Mapping[str, Fit] = {
+    "correctness": correctness.fit,
+    "spend": correctness.spend,
+    "threshold": threshold.fit,
+}
 
 
 def fit_stage(stage: Stage, variables: Any) -> None:

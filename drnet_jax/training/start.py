@@ -55,8 +55,8 @@ def load_state(checkpoints: StageCheckpoints, step: int, like: TrainState) -> Tr
 def stage_two_variables(run: Run, fresh: Any) -> Any:
     """What stage 2 starts from: stage 1 and a fresh predictor.
 
-    Its end, but imported weights themselves where no epoch had a lower objective. In between, what
-    few calibration pictures tell would cost accuracy (docs/convert.md).
+    Its end, but imported weights themselves where no epoch had as few wrong answers. Among epochs,
+    what few calibration pictures tell would cost accuracy (docs/convert.md).
     """
     config = run.config
     if config.joint.init_from:

@@ -1,7 +1,7 @@
 """The loop over the steps of a stage."""
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 import grain
@@ -53,13 +53,8 @@ def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
             if reason:
                 raise stopped(stage, 0, reason)
         for step in range(stage.start_step + 1, stage.num_steps + 1):
-            try:
+            with _saving_if_none_comes(stage, step - 1, state, write_log, received):
                 batch = feed.next()
-            except (Exception, KeyboardInterrupt) as error:
-                _save_before_stop(stage, step - 1, state, write_log)
-                if received:
-                    raise stopped(stage, step - 1, "interrupted") from None
-                raise error
             corrupt.add(batch.corrupt)
             # Every value the step needs is on the devices already; a hidden copy would be a bug.
             with jax.transfer_guard("disallow"):
@@ -134,13 +129,24 @@ def _end_epoch(
     return validation.excess and validation.excess + _NO_OBJECTIVE
 
 
-def _save_before_stop(
-    stage: Stage, step: int, state: TrainState, write_log: Callable[[int], None]
-) -> None:
-    """No batch came: a worker was killed, say, or a second Ctrl-C ended the wait for it."""
-    # Saving takes all processes, and only this one may be stopping.
-    if step > stage.start_step and jax.process_count() == 1:
-        write_log(step)
-        check_state(stage, step, state)
-        stage.checkpoints.save(step, state)
-    stage.checkpoints.close()
+@contextmanager
+def _saving_if_none_comes(
+    stage: Stage,
+    step: int,
+    state: TrainState,
+    write_log: Callable[[int], None],
+    received: Sequence[int],
+) -> Iterator[None]:
+    """Saves where no batch came: a worker was killed, say, or a second Ctrl-C ended the wait."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        # Saving takes all processes, and only this one may be stopping.
+        if step > stage.start_step and jax.process_count() == 1:
+            write_log(step)
+            check_state(stage, step, state)
+            stage.checkpoints.save(step, state)
+        stage.checkpoints.close()
+        if received:
+            raise stopped(stage, step, "interrupted") from None
+        raise

@@ -17,7 +17,8 @@ class Validation:
 
     Attributes:
       objective: what the stage minimises, without noise and without what only helps the training
-        (distillation, `joint.branch_weight`); the lower the better.
+        (distillation, `joint.branch_weight`); of imported weights the shares of wrong answers,
+        summed; the lower the better.
       figures: for the log, the objective among them.
       text: the accuracies, for the terminal.
       left_out: which images are corrupt, in words; empty: none.
@@ -66,7 +67,11 @@ class Validator:
         fixed = [entry["top1"] for entry in summary["fixed"]]
         text = "calibration top-1 " + "/".join(f"{top1:.3f}" for top1 in fixed)
         figures: dict[str, Any] = {"calibration_fixed_top1": fixed}
-        if stage.name == "pretrain":
+        if stage.name == "pretrain" and run.config.convert.weights:
+            # Label smoothing flattens what is trained: its cross-entropy and that of the start do
+            # not compare.
+            score = len(fixed) - sum(fixed)
+        elif stage.name == "pretrain":
             score = float(records.ce.mean(axis=0).sum())
         else:
             score = objective(records, run.cost, target=run.target, eta=stage.section.eta)
