@@ -11,6 +11,7 @@ import pytest
 
 from drnet_jax.models.backbone import backbones
 from drnet_jax.models.convolution import convolve, max_pool
+from tests.lowered import counted
 
 NHWC: dict[str, Any] = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 
@@ -265,17 +266,15 @@ def test_bfloat16_is_summed_in_float32(kernel_shape: tuple[int, ...], groups: in
         np.testing.assert_allclose(got, expected, rtol=2.0**-8, atol=1e-4)
 
 
-def operations(name: str, stock: bool) -> dict[str, int]:
-    """How often each primitive stands in a network's forward pass at 64 px."""
+def operations(name: str, stock: bool, platform: str) -> dict[str, int]:
+    """How often each operation stands in a network's forward pass at 64 px, lowered here."""
     x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     network = backbones()[name](3).clone(stock_operations=stock)
     variables = jax.eval_shape(
         lambda x: network.init(jax.random.key(0), x, resolution=64, train=False), x
     )
     run = partial(network.apply, resolution=64, train=False)
-    jaxpr = str(jax.make_jaxpr(run)(variables, x))
-    primitives = ("dot_general", "conv_general_dilated", "reduce_window_max")
-    return {primitive: jaxpr.count(f" = {primitive}") for primitive in primitives}
+    return counted(jax.jit(run).trace(variables, x), platform)
 
 
 # Convolutions; of them depthwise; of them left to XLA on the CPU: neither depthwise nor 1x1, nor of
@@ -288,20 +287,39 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_stock_operations_are_the_override_and_those_of_a_gpu(
-    name: str, backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_stock_operations_are_the_override_and_those_of_a_gpu(name: str, platform: str) -> None:
+    """A program is for the platform that it is lowered for, which need not be at hand."""
     every, depthwise, left, sums, pools = NETWORKS[name]
-    stock = {"dot_general": 1, "conv_general_dilated": every, "reduce_window_max": pools}
-    assert operations(name, stock=True) == stock
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    stock = {"dot_general": 1, "convolution": every, "reduce_window": pools}
+    assert operations(name, stock=True, platform=platform) == stock
     on_cpu = {
         "dot_general": 1 + every - depthwise - left - sums,
-        "conv_general_dilated": left,
-        "reduce_window_max": 0,
+        "convolution": left,
+        "reduce_window": 0,
     }
-    assert operations(name, stock=False) == (stock if backend == "gpu" else on_cpu)
+    assert operations(name, False, platform) == (stock if platform == "cuda" else on_cpu)
+
+
+def test_gradients_of_a_program_for_a_gpu_are_of_stock_operations() -> None:
+    """Of every form at once: two convolutions a layer in the backward pass, one for the images."""
+    x = jax.ShapeDtypeStruct((2, 16, 16, 4), jnp.float32)
+    kernels = [
+        jax.ShapeDtypeStruct(shape, jnp.float32)
+        for shape in ((3, 3, 1, 4), (1, 1, 4, 8), (3, 3, 8, 8))
+    ]
+
+    def loss(kernels: Any, x: jax.Array, form: str | None) -> jax.Array:
+        x = convolve(x, kernels[0], (1, 1), "SAME", form=form, feature_group_count=4, **NHWC)
+        x = convolve(x, kernels[1], (1, 1), "VALID", form=form, **NHWC)
+        x = max_pool(x, form=form)
+        return convolve(x, kernels[2], (2, 2), "SAME", form=form, **NHWC).sum()
+
+    gradient = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=2)
+    stock, default = (gradient.trace(kernels, x, form) for form in ("stock", None))
+    by_hand = {"dot_general": 0, "convolution": 3 + 2 * 3, "reduce_window": 1}
+    assert counted(stock, "cuda") == counted(default, "cuda") == counted(stock, "cpu") == by_hand
+    assert counted(default, "cpu")["convolution"] == 0
 
 
 def test_stock_operations_train_a_network_the_same() -> None:

@@ -107,6 +107,17 @@ def test_images_in_memory(case: Case, images: np.ndarray) -> None:
         np.testing.assert_array_equal(got.logits, wanted.logits)
 
 
+def test_one_program_a_batch(case: Case, images: np.ndarray) -> None:
+    """As exact dispatch, where the shares are those of the batch."""
+    expected = case.loaded.classify(images[:8, 16:48, 16:48], lam=5.0)
+    shares = np.bincount(expected.choices, minlength=len(case.loaded.resolutions)).tolist()
+    fused = case.loaded.fused(8, shares=shares, lam=5.0)
+    got = fused.classify(images[:8, 16:48, 16:48])
+    np.testing.assert_array_equal(got.choices, expected.choices)
+    np.testing.assert_array_equal(got.macs, expected.macs)
+    np.testing.assert_allclose(got.logits, expected.logits, rtol=0, atol=1e-4)
+
+
 def test_files(case: Case, pictures: Path, tmp_path: Path) -> None:
     """The table that the run predicts, row by row, and what cannot be read in its place."""
     config = case.config.copy_and_resolve_references()

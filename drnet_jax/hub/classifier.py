@@ -17,9 +17,10 @@ from drnet_jax.hub.mixin import HubMixin, downloaded
 from drnet_jax.hub.saved_model import SavedModel, get_calibration
 from drnet_jax.inference.arguments import check_count, checked_buckets, checked_size
 from drnet_jax.inference.arrays import ArrayClassifier
-from drnet_jax.inference.create import array_classifier, file_classifier
+from drnet_jax.inference.create import array_classifier, file_classifier, fused_classifier
 from drnet_jax.inference.engine import Classified
 from drnet_jax.inference.files import FileClassifier
+from drnet_jax.inference.fused import FusedClassifier
 from drnet_jax.reports.predictions import Prediction, Unreadable, as_predictions
 from drnet_jax.runtime.files import check_new_folder
 
@@ -215,6 +216,32 @@ class AdaptiveClassifier(HubMixin):
             for batch, result in self._file_engine().classify_batches(batches, lam=lam)
             for row in as_predictions([str(path) for path in batch], result, self.classes)
         ]
+
+    def fused(
+        self, batch_size: int, *, shares: Sequence[float] | None = None, lam: float = 0.0
+    ) -> FusedClassifier:
+        """Compiles a classifier of images in memory that takes one program a batch.
+
+        Its choices depend on the batch: see `FusedClassifier` for what differs from `classify`.
+
+        Args:
+          batch_size: images of a batch.
+          shares: of the resolutions in every batch, those of a `Point` of `calibration`, say; of a
+            batch of one image None, which gets what it chooses.
+          lam: lambda, see `choose`; of the same point.
+
+        Raises:
+          ConfigError: several hosts.
+          ValueError: a batch, shares or a lambda that are not what they should be.
+        """
+        return fused_classifier(
+            self._config,
+            self._saved,
+            self.image_size,
+            batch_size=batch_size,
+            shares=shares,
+            lam=lam,
+        )
 
     def _array_engine(self) -> ArrayClassifier:
         with self._compiling:

@@ -56,6 +56,21 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
             raise ValueError(f"{name}={values!r} must be three finite numbers{above}")
 
 
+def check_images(images: object, size: tuple[int, int]) -> np.ndarray:
+    """The images, if they are `[n, height, width, 3]` uint8 of a size.
+
+    Raises:
+      ValueError: they are not.
+    """
+    height, width = size
+    wanted = f"expected uint8 images [n, {height}, {width}, 3]"
+    if not isinstance(images, np.ndarray):
+        raise ValueError(f"{wanted}, got {type(images).__name__}")
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, 3):
+        raise ValueError(f"{wanted}, got {images.dtype} {list(images.shape)}")
+    return images
+
+
 def _elements(name: str, values: Sequence[float], what: str) -> list[float]:
     """The elements of a sequence, which must have some."""
     if isinstance(values, str) or not hasattr(values, "__iter__") or not len(values):

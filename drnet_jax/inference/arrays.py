@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from drnet_jax.inference.arguments import checked_size
+from drnet_jax.inference.arguments import check_images, checked_size
 from drnet_jax.inference.engine import Classified, InferenceEngine
 from drnet_jax.inference.images import memory_images
 from drnet_jax.models.drnet import DRNet
@@ -102,7 +102,7 @@ class ArrayClassifier(InferenceEngine):
         if self.cost.glances:
             # The first look, which comes first already.
             programs.pop()
-        images = self._checked(images)
+        images = check_images(images, self.image_size)
         if not len(images):
             raise ValueError("no images are given, and one or more are expected")
         parts, _ = self._images.open(images, programs[0].plan.split(len(images)))
@@ -149,16 +149,7 @@ class ArrayClassifier(InferenceEngine):
           NotFiniteError: outputs are not finite; it has the batch and which of its images.
         """
         pairs = (
-            (batch, self._checked(batch if images is None else images(batch))) for batch in batches
+            (batch, check_images(batch if images is None else images(batch), self.image_size))
+            for batch in batches
         )
         yield from self._dispatch(self._images, pairs, lam, max_waiting)
-
-    def _checked(self, batch: object) -> np.ndarray:
-        """The images, if the programs take them."""
-        height, width = self.image_size
-        wanted = f"expected uint8 images [n, {height}, {width}, 3]"
-        if not isinstance(batch, np.ndarray):
-            raise ValueError(f"{wanted}, got {type(batch).__name__}")
-        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != (height, width, 3):
-            raise ValueError(f"{wanted}, got {batch.dtype} {list(batch.shape)}")
-        return batch

@@ -1,5 +1,6 @@
 """From a trained model and a configuration to a compiled classifier."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -10,8 +11,10 @@ from drnet_jax.config import ConfigError
 from drnet_jax.data.eval_view import EvalView
 from drnet_jax.inference.arrays import ArrayClassifier
 from drnet_jax.inference.batches import check_batches
+from drnet_jax.inference.capacity import capacities_of
 from drnet_jax.inference.engine import InferenceEngine
 from drnet_jax.inference.files import FileClassifier
+from drnet_jax.inference.fused import FusedClassifier
 from drnet_jax.inference.programs import CostTable
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.macs import ModelCost
@@ -53,7 +56,7 @@ def array_classifier(
     Raises:
       ConfigError: several hosts, or buckets that do not fit into the memory.
     """
-    settings = _settings(config, restored)
+    settings = _settings(config, restored) | _buckets(config, restored)
     return _measured(config, ArrayClassifier(**settings, image_size=image_size))
 
 
@@ -71,23 +74,61 @@ def file_classifier(
     Raises:
       ConfigError: several hosts, or buckets that do not fit into the memory.
     """
-    classifier = FileClassifier(**_settings(config, restored), view=view)
+    settings = _settings(config, restored) | _buckets(config, restored)
+    classifier = FileClassifier(**settings, view=view)
     return classifier.with_times(times) if times else _measured(config, classifier)
 
 
-def _settings(config: ConfigDict, restored: UsableModel) -> dict[str, Any]:
-    """Arguments of a classifier."""
+def fused_classifier(
+    config: ConfigDict,
+    restored: UsableModel,
+    image_size: tuple[int, int],
+    *,
+    batch_size: int,
+    shares: Sequence[float] | None,
+    lam: float,
+) -> FusedClassifier:
+    """Compiles a model for batches of one size, in one program, on the first device.
+
+    Args:
+      config: with the model the checkpoint was trained with.
+      restored: see `array_classifier`.
+      image_size: height and width of the images.
+      batch_size: images of a batch.
+      shares: `[m]` of the resolutions, which `capacities_of` gives places for; None for one image.
+      lam: lambda, see `choose`.
+
+    Raises:
+      ConfigError: several hosts.
+      ValueError: a batch, shares or a lambda that are not what they should be.
+    """
+    capacities = None if shares is None else capacities_of(shares, batch_size)
+    return FusedClassifier(
+        **_settings(config, restored),
+        image_size=image_size,
+        batch_size=batch_size,
+        capacities=capacities,
+        lam=lam,
+    )
+
+
+def _buckets(config: ConfigDict, restored: UsableModel) -> dict[str, Any]:
+    """The buckets of a classifier that compiles every resolution for each."""
     largest = restored.model.resolutions[0]
     check_batches(config, "inference.buckets", (largest, largest))
+    log("compiling every resolution and bucket ...")
+    return {"buckets": tuple(config.inference.buckets)}
+
+
+def _settings(config: ConfigDict, restored: UsableModel) -> dict[str, Any]:
+    """Arguments of any classifier."""
     if jax.process_count() > 1:
         raise ConfigError("dispatch runs on one host; eval.dispatch='dense' on several")
-    log("compiling every resolution and bucket ...")
     return {
         "model": restored.model,
         "variables": restored.variables,
         "mean": tuple(config.data.mean),
         "std": tuple(config.data.std),
-        "buckets": tuple(config.inference.buckets),
         "fold": config.inference.fold,
         "checkpoint": restored.checkpoint,
         "cost": restored.cost,

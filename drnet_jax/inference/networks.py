@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from drnet_jax.data.preprocess import normalise
+from drnet_jax.inference.dtypes import in_computed_dtype
 from drnet_jax.inference.folding import fold_batch_norm
 from drnet_jax.inference.programs import Apply
 from drnet_jax.models.backbone import Backbone
@@ -25,7 +26,7 @@ class InferenceNetwork:
       apply: maps variables and uint8 images `[n, h, w, 3]` to logits `[n, k]`, scores `[n, m]`, or
         both side by side; images of another size than `size` are normalised and then resized on the
         device.
-      variables: its first argument.
+      variables: its first argument; weights are in the dtype of the computation.
       size: side of what the network sees, in pixels.
     """
 
@@ -80,6 +81,7 @@ def _first_look(
     parts = {name: part_variables(variables, name) for name in ("classifier", "predictor")}
     if fold:
         network, parts["classifier"] = fold_batch_norm(network, parts["classifier"], size)
+    parts["classifier"] = in_computed_dtype(network, parts["classifier"], size)
 
     def apply(variables: Any, images: jax.Array) -> jax.Array:
         """Logits and scores `[n, k + m]` of uint8 images `[n, h, w, 3]`."""
@@ -103,6 +105,7 @@ def _network(
 ) -> InferenceNetwork:
     if fold:
         network, variables = fold_batch_norm(network, variables, size)
+    variables = in_computed_dtype(network, variables, size)
 
     def apply(variables: Any, images: jax.Array) -> jax.Array:
         """Logits or scores `[n, k]` of uint8 images `[n, h, w, 3]`."""

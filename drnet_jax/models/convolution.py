@@ -2,12 +2,13 @@
 
 On the CPU some of XLA's own operations are slow: depthwise convolutions above all, those of 1x1, of
 small images and of few channels, and the gradient of a max-pool. Each has a second form here, of
-the same values up to rounding. Elsewhere XLA's own operations are used.
+the same values up to rounding. Elsewhere XLA's own operations are used. Which platform it is is
+known when a program is lowered, not when it is traced: one traced on a CPU may be for a GPU.
 `benchmarks/roofline.py` times every convolution of a network in both.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any
 
@@ -52,7 +53,7 @@ def convolve(
         least, over the channels of a 1x1 convolution without stride or padding, or over the kernel
         positions of a depthwise one. XLA fuses the former with what follows, where a matrix product
         would be written out and read again; its gradient is im2col's. No forward-mode derivative
-        (`jax.jvp`).
+        (`jax.jvp`), and none of the default on any platform where this is the CPU's.
       arguments: further ones of `lax.conv_general_dilated`.
 
     Raises:
@@ -61,18 +62,40 @@ def convolve(
     strides = tuple(strides)
     pads = _pads(x, kernel, strides, padding)
     forms = _possible_forms(x, kernel, strides, pads, arguments)
-    form = form or _fastest(x, kernel, strides, pads, forms)
-    if form not in forms:
+    if form is not None and form not in forms:
         raise ValueError(f"convolve: form={form!r} must be one of {forms} for this convolution")
-    if form == STOCK:
-        return lax.conv_general_dilated(x, kernel, strides, padding, **arguments)
+
+    def run(form: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """The convolution in this form."""
+        if form == STOCK:
+            return lax.conv_general_dilated(x, kernel, strides, padding, **arguments)
+        return _run_form(form, x, kernel, strides, pads, arguments)
+
+    fastest = _fastest_on_cpu(x, kernel, strides, pads, forms)
+    if form is not None or fastest == STOCK:
+        return run(form or STOCK, x, kernel)
+    found: jax.Array = lax.platform_dependent(
+        x, kernel, cpu=partial(run, fastest), default=partial(run, STOCK)
+    )
+    return found
+
+
+def _run_form(
+    form: str,
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Strides,
+    pads: Pads,
+    arguments: dict[str, Any],
+) -> jax.Array:
+    precision = arguments.get("precision")
     if form == "im2col":
-        return _im2col(_pad(x, pads), kernel, strides, arguments.get("precision"))
+        return _im2col(_pad(x, pads), kernel, strides, precision)
     if form == "space_to_depth":
         x, kernel = _space_to_depth(_pad(x, pads), kernel, strides[1])
-        return _im2col(x, kernel, (strides[0], 1), arguments.get("precision"))
+        return _im2col(x, kernel, (strides[0], 1), precision)
     if arguments.get("feature_group_count", 1) == 1:
-        return _direct_pointwise(x, kernel, arguments.get("precision"))
+        return _direct_pointwise(x, kernel, precision)
     return _direct_depthwise(x, kernel, strides, pads)
 
 
@@ -102,10 +125,10 @@ def _possible_forms(
     return (STOCK, "direct") if groups == x.shape[-1] == kernel.shape[-1] else (STOCK,)
 
 
-def _fastest(
+def _fastest_on_cpu(
     x: jax.Array, kernel: jax.Array, strides: Strides, pads: Pads, forms: tuple[str, ...]
 ) -> str:
-    if jax.default_backend() != "cpu" or len(forms) == 1:
+    if len(forms) == 1:
         return STOCK
     positions = _output_positions(x, kernel, strides, pads)
     if positions == 0:
@@ -276,13 +299,22 @@ def max_pool(
     Raises:
       ValueError: an unknown `form`.
     """
-    form = form or ("slices" if jax.default_backend() == "cpu" else STOCK)
     pads = [(padding, padding)] * 2
-    if form == STOCK:
-        return nn.max_pool(x, (window, window), (strides, strides), pads)
-    if form != "slices":
+    forms: dict[str, Callable[[jax.Array], jax.Array]] = {
+        STOCK: lambda x: nn.max_pool(x, (window, window), (strides, strides), pads),
+        "slices": lambda x: _max_of_slices(x, window, strides, padding),
+    }
+    if form is None:
+        found: jax.Array = lax.platform_dependent(x, cpu=forms["slices"], default=forms[STOCK])
+        return found
+    if form not in forms:
         raise ValueError(f"max_pool: form must be 'slices' or 'stock', got {form!r}")
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
+    return forms[form](x)
+
+
+def _max_of_slices(x: jax.Array, window: int, strides: int, padding: int) -> jax.Array:
+    pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    x = jnp.pad(x, pads, constant_values=-jnp.inf)
     for length, step in (((1, window), (1, strides)), ((window, 1), (strides, 1))):
         x = reduce(jnp.maximum, _strided_slices(x, length, step))
     return x
