@@ -161,7 +161,7 @@ def _time_all(
     without: dict[int, list[int]] = {}
     for size in sizes:
         if size > sizes[0]:
-            log(f"compiling for batch {size} ...")
+            log(f"compiling every resolution for batch {size} ...")
             larger = engine.extended(size, compile_until)
             if time.monotonic() > until or not larger.is_ready(size):
                 break

@@ -64,7 +64,7 @@ def array_classifier(
     Raises:
       ConfigError: several hosts, or buckets that do not fit into the memory.
     """
-    settings = _settings(config, restored) | _buckets(config)
+    settings = _settings(config, restored) | _buckets(config, up_to)
     classifier = ArrayClassifier(**settings, image_size=image_size, up_to=up_to, until=until)
     return measured(config, classifier)
 
@@ -121,10 +121,10 @@ def fused_classifier(
     )
 
 
-def _buckets(config: ConfigDict) -> dict[str, Any]:
+def _buckets(config: ConfigDict, up_to: int | None = None) -> dict[str, Any]:
     """The buckets of a classifier that compiles every resolution for each."""
     check_buckets(config)
-    log("compiling every resolution and bucket ...")
+    log(f"compiling every resolution {'and bucket' if up_to is None else f'for batch {up_to}'} ...")
     return {"buckets": tuple(config.inference.buckets) or None}
 
 
