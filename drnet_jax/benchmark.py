@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax.budgets.calibration import calibrate
 from drnet_jax.checkpoints.answers import agreement
-from drnet_jax.checkpoints.restore import check_predictor
+from drnet_jax.checkpoints.restore import RestoredModel, check_predictor
 from drnet_jax.data.decode import CorruptImageError
 from drnet_jax.data.encode import encode
 from drnet_jax.data.eval_view import view_of
@@ -31,11 +32,12 @@ from drnet_jax.evaluation.inputs import (
 from drnet_jax.evaluation.latency import time_in_turns
 from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.inference.arrays import ArrayClassifier
-from drnet_jax.inference.batches import check_batches
-from drnet_jax.inference.create import array_classifier
+from drnet_jax.inference.batches import buckets_in_words, check_batches
+from drnet_jax.inference.create import array_classifier, measured
 from drnet_jax.inference.decision import choose
+from drnet_jax.inference.programs import CostTable
 from drnet_jax.models.macs import ModelCost
-from drnet_jax.reports.latency_report import Row, markdown, plot, verdicts
+from drnet_jax.reports.latency_report import LeftOut, Row, markdown, plot, verdicts
 from drnet_jax.runtime.files import check_writable, write_json, write_text
 from drnet_jax.runtime.progress import log
 
@@ -85,7 +87,8 @@ def restore_and_benchmark(
     """Times fixed resolutions, adaptive inference and the dense model; writes `benchmark/<time>/`.
 
     Accuracies are those of the calibration split, on which lambda is solved for
-    `benchmark.gmacs`; batches are random images of it.
+    `benchmark.gmacs`; batches are random images of it. What `benchmark.max_seconds` leaves no time
+    for is named in the table.
 
     Args:
       config: with the model the checkpoint was trained with.
@@ -107,12 +110,7 @@ def restore_and_benchmark(
     records = with_origin(outputs.records(), source)
     if lambdas is None:
         lambdas = _lambdas(records, restored.cost, tuple(config.benchmark.gmacs))
-    engine = array_classifier(config, restored, source.image_size)
-    methods = _methods(engine, records, lambdas)
-    pool = picture_pool(source)
-    rows: list[Row] = []
-    for batch_size in config.benchmark.batch_sizes:
-        rows += _measure(methods, pool, batch_size, config)
+    rows, times, left_out = _time_all(config, restored, source, records, lambdas)
     rows.sort(key=lambda row: row.input, reverse=True)
     setting = timing_setting(config)
     folder = _new_folder(workdir / "benchmark")
@@ -120,17 +118,58 @@ def restore_and_benchmark(
         "setting": setting,
         "rows": [row.figures() for row in rows],
         "verdicts": verdicts(rows),
-        "bucket_seconds": None if engine.times is None else asdict(engine.times),
+        "bucket_seconds": None if times is None else asdict(times),
+        "left_out": left_out.figures(),
         "checkpoint_step": restored.step,
         "config": restored.config | evaluation_fields(config),
     }
     write_json(folder / "table.json", content)
-    said = agreement(restored.config)
-    text = markdown(rows, f"{setting}; {said}" if said else setting)
+    said = (setting, agreement(restored.config), left_out.words())
+    text = markdown(rows, "; ".join(filter(None, said)))
     write_text(folder / "table.md", text)
     plot(rows, setting, folder / "throughput.png")
     log(f"\n{text}\nwrote table.json, table.md and throughput.png in {folder}")
     return rows
+
+
+def _time_all(
+    config: ConfigDict,
+    restored: RestoredModel,
+    source: Source,
+    records: EvalRecords,
+    lambdas: Mapping[str, float],
+) -> tuple[list[Row], CostTable | None, LeftOut]:
+    """Compiles for one batch size after another, the smallest first, and times it before the next.
+
+    Nothing is compiled while something is timed. Compiling ends so early that the timing of a batch
+    size fits into `benchmark.max_seconds`, and once these are over no further one begins. The
+    smallest is timed whatever the time, with one bucket at least.
+
+    Returns:
+      The rows, the seconds of the buckets that were compiled last, and what was left out.
+    """
+    benchmark = config.benchmark
+    until = time.monotonic() + benchmark.max_seconds
+    # Images in memory, then JPEGs.
+    compile_until = until - 2 * benchmark.seconds
+    sizes = sorted(set(benchmark.batch_sizes))
+    engine = array_classifier(
+        config, restored, source.image_size, up_to=sizes[0], until=compile_until
+    )
+    pool = picture_pool(source)
+    rows: list[Row] = []
+    without: dict[int, list[int]] = {}
+    for size in sizes:
+        if size > sizes[0]:
+            log(f"compiling every resolution for batch {size} ...")
+            larger = engine.extended(size, compile_until)
+            if time.monotonic() > until or not larger.is_ready(size):
+                break
+            engine = measured(config, larger)
+        without[size] = engine.lacking(size)
+        rows += _measure(_methods(engine, records, lambdas), pool, size, config)
+    not_timed = [size for size in sizes if size not in without]
+    return rows, engine.times, LeftOut(benchmark.max_seconds, not_timed, without)
 
 
 def _new_folder(parent: Path) -> Path:
@@ -265,5 +304,5 @@ def timing_setting(config: ConfigDict) -> str:
         f"{jax.devices()[0].device_kind} ({platform.machine()}), {_threads()} threads, jax "
         f"{jax.__version__}, {config.model.name}, {config.model.dtype}, resolutions "
         f"{'/'.join(map(str, config.model.resolutions))}{first}, buckets "
-        f"{'/'.join(map(str, config.inference.buckets))}"
+        f"{buckets_in_words(config)}"
     )

@@ -135,6 +135,7 @@ def _main(config: ConfigDict, mode: str, workdir: Path) -> None:
 
             from drnet_jax.data.settings import check_places
             from drnet_jax.runtime.allocator import keep_freed_memory
+            from drnet_jax.runtime.compilation_cache import kept_programs
 
             if jax.default_backend() == "cpu":
                 keep_freed_memory()
@@ -143,6 +144,8 @@ def _main(config: ConfigDict, mode: str, workdir: Path) -> None:
         check_config(config, jax.device_count(), mode)
         # Before anything is written there.
         check_places(config, workdir)
+        if mode != "report":
+            job.enter_context(kept_programs(workdir / "cache" / "programs"))
         _job(mode, config)(config, workdir)
 
 

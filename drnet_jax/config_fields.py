@@ -252,7 +252,7 @@ FIELDS: Mapping[str, Field] = {
     "eval.controls": Flag(),
     "eval.keep_logits": Flag(),
     "eval.gallery": _COUNT,
-    "inference.buckets": _SIZES,
+    "inference.buckets": Items(_POSITIVE_INT, empty=True),
     "inference.fold": Flag(),
     "inference.measure": Flag(),
     "budget.gmacs": _BUDGET,
@@ -265,6 +265,7 @@ FIELDS: Mapping[str, Field] = {
     # Fewer give no interval.
     "benchmark.repeats": Number(whole=True, least=LEAST_REPEATS),
     "benchmark.seconds": _ZERO_OR_MORE,
+    "benchmark.max_seconds": _ZERO_OR_MORE,
     "predict.input": _PATH,
     "predict.output": _PATH,
     "predict.format": Text(("csv", "jsonl")),

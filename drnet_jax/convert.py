@@ -30,7 +30,10 @@ from drnet_jax.runtime.progress import log
 from drnet_jax.train import train_stages
 
 # How choices are timed, beside on which device and of which model.
-_TIMING_FIELDS = ("benchmark.batch_sizes", "benchmark.repeats", "benchmark.seconds", "inference.")
+_TIMING_FIELDS = (
+    *("benchmark.batch_sizes", "benchmark.repeats", "benchmark.seconds", "benchmark.max_seconds"),
+    "inference.",
+)
 
 
 def convert(config: ConfigDict, workdir: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from drnet_jax.data.eval_view import EvalView
 from drnet_jax.data.files import describe, list_pictures, read_picture, version
 from drnet_jax.data.settings import check_outside, data_settings
 from drnet_jax.data.sources import DataError
+from drnet_jax.inference.batches import network_buckets
 from drnet_jax.inference.create import file_classifier
 from drnet_jax.inference.files import FileClassifier
 from drnet_jax.inference.programs import CostTable
@@ -79,7 +80,7 @@ class _PredictionJob:
             "view": asdict(self.view),
             "resolutions": list(model.resolutions),
             "eval.batch_size": config.eval.batch_size,
-            "inference.buckets": list(config.inference.buckets),
+            "inference.buckets": _buckets(config),
             "inference.fold": config.inference.fold,
             "inference.measure": config.inference.measure,
             "model.stock_operations": config.model.stock_operations,
@@ -176,6 +177,12 @@ def _predict(
     }
     _print(summary, resolutions)
     return summary
+
+
+def _buckets(config: ConfigDict) -> list[Any]:
+    """Of every network, as `predict.json` has them: one list where all are the same."""
+    each = [list(sizes) for sizes in network_buckets(config)]
+    return each[0] if all(sizes == each[0] for sizes in each) else each
 
 
 def _input(config: ConfigDict) -> Path:

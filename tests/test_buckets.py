@@ -4,7 +4,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from drnet_jax.inference.buckets import BucketPlan, proportional_times
+from drnet_jax.inference.buckets import (
+    BucketPlan,
+    buckets_for,
+    default_buckets,
+    proportional_times,
+)
 
 TIMES = st.dictionaries(st.integers(1, 12), st.floats(0.1, 10), min_size=1, max_size=4)
 
@@ -59,3 +64,57 @@ def test_cheapest_of_many(rates: dict[int, float], count: int) -> None:
 def test_bad_buckets(buckets: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="must be one or more sizes above zero"):
         BucketPlan(proportional_times(buckets))
+
+
+USUAL = (1, 2, 3, 4, 6, 8, 16, 32, 64)
+
+
+@pytest.mark.parametrize(
+    ("side", "platform", "larger"),
+    [
+        (32, "cpu", ()),
+        (224, "cpu", ()),
+        (512, "gpu", ()),
+        (224, "gpu", (128, 256)),
+        (168, "gpu", (128, 256, 512)),
+        (128, "gpu", (128, 256, 512)),
+        (112, "gpu", (128, 256, 512, 1024)),
+        (32, "gpu", (128, 256, 512, 1024)),
+    ],
+)
+def test_defaults_by_device(side: int, platform: str, larger: tuple[int, ...]) -> None:
+    """Up to 1024 images, as long as half a bucket has fewer pixels than 2^23, by hand."""
+    assert default_buckets(side, platform) == USUAL + larger
+
+
+@pytest.mark.parametrize(
+    ("buckets", "count", "expected"),
+    [
+        (USUAL, 1, (1,)),
+        (USUAL, 5, (4, 1, 3, 2, 6)),
+        (USUAL, 8, (8, 1, 6, 4, 3, 2)),
+        (USUAL, 128, (64, 1, 32, 16, 8, 6, 4, 3, 2)),
+        ((16, 4), 1, (4,)),
+        ((16, 4), 5, (4, 16)),
+    ],
+)
+def test_buckets_of_a_batch(
+    buckets: tuple[int, ...], count: int, expected: tuple[int, ...]
+) -> None:
+    assert buckets_for(buckets, count) == expected
+
+
+RISING = st.dictionaries(st.integers(1, 40), st.floats(0.01, 10), min_size=1, max_size=7)
+
+
+@given(RISING, st.integers(1, 60))
+def test_no_other_bucket_would_make_a_smaller_group_cheaper(
+    steps: dict[int, float], count: int
+) -> None:
+    """Where a larger bucket takes longer."""
+    sizes = sorted(steps)
+    times = {size: sum(steps[s] for s in sizes if s <= size) for size in sizes}
+    few, all_of_them = buckets_for(sizes, count), BucketPlan(times)
+    plan = BucketPlan({size: times[size] for size in few})
+    for n in range(count + 1):
+        assert plan.seconds(n) == pytest.approx(all_of_them.seconds(n))

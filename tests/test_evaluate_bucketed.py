@@ -112,7 +112,28 @@ def test_benchmark(trained: Path) -> None:
     predictor = evaluated["gmacs"] - evaluated["gmacs_classifier"]
     assert by_name["dense"]["gmacs"] == pytest.approx(total + predictor)
     assert {len(entry.latency.seconds) for entry in rows} == {5}
-    assert (folder / "throughput.png").exists() and (folder / "table.md").exists()
+    assert (folder / "throughput.png").exists()
+    assert content["left_out"] == {"batch_sizes": [], "buckets": {}}
+    assert "left out" not in (folder / "table.md").read_text()
+
+
+def test_a_benchmark_without_time_says_what_it_left_out(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here the smallest batch size, with one bucket, is all that there is time for."""
+    fields = {"batch_sizes": (20, 5), "repeats": 5, "seconds": 0.0, "max_seconds": 0.0}
+    config = small_config(
+        **{"restore_from": str(trained), "inference.buckets": (16, 4, 1)},
+        **{f"benchmark.{name}": value for name, value in fields.items()},
+    )
+    rows = restore_and_benchmark(config, tmp_path)
+    assert {row.latency.batch_size for row in rows} == {5}
+    assert [row.name for row in rows] == ["fixed 32", "fixed 16", "adaptive", "dense"] * 2
+    (folder,) = (tmp_path / "benchmark").iterdir()
+    content = read_json(folder / "table.json")
+    assert content["left_out"] == {"batch_sizes": [20], "buckets": {"5": [1, 16]}}
+    words = "left out, as benchmark.max_seconds=0 were over: batch 20, at batch 5 the buckets 1/16"
+    assert words in (folder / "table.md").read_text() and words in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -155,11 +176,12 @@ def test_what_is_refused(trained: Path, tmp_path: Path) -> None:
         ({"budget.gmacs": 1.0, "budget.ms": 1.0}, "budget.gmacs and budget.ms both set"),
         ({"budget.gmacs": 1.0, "budget.confidence": 0.9}, "needs budget.max_drop"),
         ({"budget.ms": -1.0}, "budget.ms=-1.0 must be zero or more"),
-        ({"inference.buckets": ()}, "inference.buckets="),
+        ({"inference.buckets": (0,)}, "inference.buckets="),
         ({"budget.batch_size": -1}, r"budget.batch_size=-1 must lie in \[0, 16384\]"),
         ({"benchmark.batch_sizes": (0,)}, "benchmark.batch_sizes=.* above zero"),
         ({"benchmark.repeats": 4}, "benchmark.repeats=4 must be 5 or more"),
         ({"benchmark.seconds": -1.0}, "benchmark.seconds=-1.0 must be zero or more"),
+        ({"benchmark.max_seconds": -1.0}, "benchmark.max_seconds=-1.0 must be zero or more"),
     ]:
         with pytest.raises(ConfigError, match=words):
             check_config(small_config(**fields), 1)

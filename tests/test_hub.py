@@ -284,10 +284,11 @@ def test_the_snippets_of_the_documents(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Written as the second one says, and read as the first one says, and as the README does."""
-    use, save = blocks("docs/inference.md")
+    use, fuse, save = blocks("docs/inference.md")
     *_, readme = blocks("README.md")
     monkeypatch.chdir(tmp_path)
     write_run(small_config(), Path("runs/digits_on_photos"), CLASSES)
+    restore_and_calibrate(small_config(), Path("runs/digits_on_photos"))
     for name, image in zip(("cat.jpg", "dog.png"), images, strict=False):
         Path(name).write_bytes(png(image))
     exec(compile(save, "save", "exec"), {})
@@ -298,6 +299,12 @@ def test_the_snippets_of_the_documents(
         "Prediction(file='cat.jpg'",
         "Prediction(file='dog.png'",
     ]
+    squares = names["images"] = images[:, 16:48, 16:48]
+    exec(compile(fuse, "fuse", "exec"), names)
+    exact = names["classifier"].classify(squares, lam=names["point"].lam)
+    # A batch that is far from full has a place for every choice.
+    np.testing.assert_array_equal(names["result"].choices, exact.choices)
+    np.testing.assert_allclose(names["result"].logits, exact.logits, rtol=1e-3, atol=1e-4)
     Path("FOLDER").rename("before")
     exec(compile(readme, "readme", "exec"), {})
     assert capsys.readouterr().out.splitlines()[-1] == f"[{', '.join(printed[-2:])}]"

@@ -230,7 +230,7 @@ def test_a_run_is_no_folder(folder: Path, tmp_path: Path) -> None:
         ("model.reuse", "all", r"is damaged \(model.reuse='all' must be one of"),
         ("predictor.kind", "pixels", "describes no model .*needs a first look"),
         ("data.std", [0, 1, 1], r"is damaged \(data.std="),
-        ("inference.buckets", [], r"is damaged \(inference.buckets="),
+        ("inference.buckets", [0], r"is damaged \(inference.buckets="),
     ],
 )
 def test_fields(name: str, value: Any, words: str, folder: Path) -> None:

@@ -281,6 +281,53 @@ def test_gathering(where: type, compilations: list[str]) -> None:
     assert not compilations
 
 
+def test_extended(case: Case) -> None:
+    """First what single images need, then what eight do; images in memory, and as on a GPU."""
+    device = jax.devices()[0]
+    for images in (HostImages((48, 48)), DeviceImages((48, 48), (1,), device)):
+        engine = case.engine(fold=False, up_to=1)
+        engine._images = images
+        assert [program.buckets for program in engine.programs] == [(1,)] * 4
+        assert engine.is_ready(1) and not engine.is_ready(4)
+        assert (engine.lacking(1), engine.lacking(3)) == ([], [2, 4])
+        case.check(engine.classify(case.images[:3]), np.arange(3), tolerance=1e-5)
+        # None begins in time.
+        late = engine.extended(8, until=0.0)
+        assert late.lacking(8) == [2, 4, 8] and late.is_ready(1)
+        larger = late.with_times(late.measure(1)).extended(8)
+        assert larger.times is None and larger.lacking(8) == []
+        assert [program.buckets for program in larger.programs] == [BUCKETS] * 4
+        case.check(larger.classify(case.images), np.arange(60), tolerance=1e-5)
+        assert engine.lacking(8) == [2, 4, 8]
+
+
+def test_every_network_has_buckets_of_its_own(case: Case, monkeypatch: Any) -> None:
+    """As on a GPU, where small images have larger ones: by dispatch, alone and everywhere."""
+    own = {48: (1, 2), 32: (1, 2, 4), 16: (1, 2, 4, 8)}
+    monkeypatch.setattr("drnet_jax.inference.engine.default_buckets", lambda side, _: own[side])
+    device = jax.devices()[0]
+    monkeypatch.setattr(
+        "drnet_jax.inference.arrays.memory_images",
+        lambda size, buckets, _: DeviceImages(size, buckets, device),
+    )
+    engine = case.engine(fold=False, buckets=None)
+    # The predictor sees 32 px.
+    assert [program.buckets for program in engine.programs] == [own[s] for s in (32, 48, 32, 16)]
+    rows = np.arange(60)
+    for _, got in engine.classify_batches([case.images], max_waiting=2):
+        case.check(got, rows, tolerance=1e-5)
+    scores, logits = engine.classify_everywhere(case.images)
+    np.testing.assert_allclose(scores, case.scores, atol=1e-4)
+    np.testing.assert_allclose(logits, case.branches, atol=1e-4 * case.branches.std())
+    smallest = engine.fixed(2).classify(case.images)
+    np.testing.assert_allclose(smallest.logits, case.branches[:, 2], atol=1e-4)
+    table = engine.measure(1)
+    assert [set(times) for times in table.classifiers] == [{*own[s]} for s in (48, 32, 16)]
+    timed = engine.with_times(table)
+    case.check(timed.classify(case.images), rows, tolerance=1e-5)
+    assert timed.classify_everywhere(case.images)[1].shape == logits.shape
+
+
 def test_images_on_the_device(case: Case, engine: ArrayClassifier, monkeypatch: Any) -> None:
     """As on a GPU."""
     on_device = DeviceImages(engine.image_size, BUCKETS, jax.devices()[0])
@@ -341,7 +388,8 @@ def broken(engine: ArrayClassifier, part: str) -> ArrayClassifier:
     other = copy(engine)
     program = copy(engine.predictor if part == "predictor" else engine.classifiers[1])
     assert program is not None
-    program._variables = jax.tree.map(lambda leaf: leaf * np.nan, program._variables)
+    program.network = copy(program.network)
+    program.network.variables = jax.tree.map(lambda leaf: leaf * np.nan, program.network.variables)
     if part == "predictor":
         other.predictor = program
     else:

@@ -11,6 +11,7 @@ from drnet_jax.budgets.calibration_file import load
 from drnet_jax.checkpoints.model_key import model_key
 from drnet_jax.checkpoints.restore import TrainedModel
 from drnet_jax.config import budget_name
+from drnet_jax.inference.batches import buckets_in_words
 
 
 def calibration_path(restored: TrainedModel) -> Path:
@@ -20,11 +21,10 @@ def calibration_path(restored: TrainedModel) -> Path:
 
 def times_setting(config: ConfigDict, image_size: tuple[int, int]) -> str:
     """On what times are measured, in words."""
-    buckets = "/".join(map(str, config.inference.buckets))
     folded = "folded" if config.inference.fold else "not folded"
     return (
-        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, buckets {buckets}, "
-        f"images {image_size[0]}x{image_size[1]}, {folded}"
+        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, "
+        f"buckets {buckets_in_words(config)}, images {image_size[0]}x{image_size[1]}, {folded}"
     )
 
 

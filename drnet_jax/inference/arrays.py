@@ -1,8 +1,9 @@
 """Adaptive inference on images in memory: each is classified at its own resolution only."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
@@ -27,12 +28,16 @@ class ArrayClassifier(InferenceEngine):
       variables: its parameters and statistics.
       mean: of the channels, in 0..1, that images are normalised with.
       std: of the channels, in 0..1.
-      buckets: batch sizes to compile; groups of other sizes are split.
+      buckets: batch sizes to compile; groups of other sizes are split. None: what suits the device
+        and each network, see `default_buckets`.
       image_size: height and width of the images; default: the largest resolution.
       fold: fold BatchNorm into the convolutions, which is faster and rounds otherwise.
       device: where to run; default: the first.
       checkpoint: that the variables are from, for messages; None: unknown.
       cost: of the networks; default: their MACs, which choices are then made by.
+      up_to: compile only what groups of up to so many images need, and more by `extended`; None:
+        all buckets.
+      until: see `InferenceEngine`.
 
     Raises:
       ValueError: mean, std, buckets or the image size are not what they should be.
@@ -45,12 +50,14 @@ class ArrayClassifier(InferenceEngine):
         *,
         mean: Sequence[float],
         std: Sequence[float],
-        buckets: Sequence[int],
+        buckets: Sequence[int] | None,
         image_size: tuple[int, int] | None = None,
         fold: bool = True,
         device: jax.Device | None = None,
         checkpoint: Path | None = None,
         cost: ModelCost | None = None,
+        up_to: int | None = None,
+        until: float = math.inf,
     ) -> None:
         largest = model.resolutions[0]
         self.image_size = checked_size((largest, largest) if image_size is None else image_size)
@@ -66,8 +73,20 @@ class ArrayClassifier(InferenceEngine):
             device=device,
             checkpoint=checkpoint,
             cost=cost,
+            up_to=up_to,
+            until=until,
         )
-        self._images = memory_images(self.image_size, self.classifiers[0].buckets, device)
+        self._images = memory_images(self.image_size, self._sizes(), device)
+
+    def _sizes(self) -> list[int]:
+        """Of all buckets that are compiled."""
+        return sorted({size for program in self.programs for size in program.buckets})
+
+    def extended(self, up_to: int, until: float = math.inf) -> Self:
+        """See `InferenceEngine.extended`."""
+        other = super().extended(up_to, until)
+        other._images = self._images.extended(other._sizes())
+        return other
 
     def classify(self, images: np.ndarray, *, lam: float = 0.0) -> Classified:
         """Classifies one batch, and waits for it.
@@ -98,15 +117,11 @@ class ArrayClassifier(InferenceEngine):
           ValueError: as `classify`, or no images.
           NotFiniteError: outputs are not finite.
         """
-        programs = [*([self.predictor] if self.predictor else []), *self.classifiers]
-        if self.cost.glances:
-            # The first look, which comes first already.
-            programs.pop()
         images = check_images(images, self.image_size)
         if not len(images):
             raise ValueError("no images are given, and one or more are expected")
-        parts, _ = self._images.open(images, programs[0].plan.split(len(images)))
-        started = [[program.run(part.images) for part in parts] for program in programs]
+        parts, _ = self._images.open(images, self._everywhere.split(len(images)))
+        started = [[program.run(part.images) for part in parts] for program in self.programs]
         outputs = [
             np.concatenate([np.asarray(out)[: p.count] for out, p in zip(outs, parts, strict=True)])
             for outs in started

@@ -4,6 +4,46 @@ import math
 from collections.abc import Mapping, Sequence
 from threading import Lock
 
+# What every network has where no buckets are given.
+_USUAL = (1, 2, 3, 4, 6, 8, 16, 32, 64)
+# On a GPU they are doubled further, up to:
+_LARGEST = 1024
+# Pixels of a batch that keeps a GPU busy, those of 167 images of 224 px: an H100 computes a
+# ResNet-50 on them in 1.6 times the 4 ms that it takes to launch it (docs/performance.md).
+_BUSY = 2**23
+
+
+def default_buckets(side: int, platform: str) -> tuple[int, ...]:
+    """The buckets of a network on a device where none are given, rising.
+
+    On the CPU they are the same for every network. Elsewhere one of twice as many images is added
+    as long as the largest has fewer pixels than keep a device busy, up to 1024 images: they end at
+    256 for 224 px, at 512 for 168 px, and at 1024 for 112 px.
+
+    Args:
+      side: of what the network sees, in pixels.
+      platform: of the device, as `jax.Device` has it.
+    """
+    buckets = list(_USUAL)
+    while platform != "cpu" and buckets[-1] < _LARGEST and buckets[-1] * side**2 < _BUSY:
+        buckets.append(2 * buckets[-1])
+    return tuple(buckets)
+
+
+def buckets_for(buckets: Sequence[int], count: int) -> tuple[int, ...]:
+    """Those that groups of up to `count` images are split into, the most telling one first.
+
+    These are the largest that they fill; the smallest, so that little of the rest is padding; the
+    others in between, falling; and, unless the largest takes them all, the next larger one, which
+    may be padded.
+    """
+    filled = sorted(size for size in buckets if size <= count)
+    padded = sorted(size for size in buckets if size > count)[:1]
+    if not filled:
+        return tuple(padded)
+    rest = padded if filled[-1] < count else []
+    return tuple(dict.fromkeys((filled[-1], filled[0], *reversed(filled), *rest)))
+
 
 class BucketPlan:
     """The cheapest way to run n images in buckets, the programs' fixed batch sizes.

@@ -1,5 +1,6 @@
 """From a trained model and a configuration to a compiled classifier."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 from drnet_jax.config import ConfigError
 from drnet_jax.data.eval_view import EvalView
 from drnet_jax.inference.arrays import ArrayClassifier
-from drnet_jax.inference.batches import check_batches
+from drnet_jax.inference.batches import check_buckets
 from drnet_jax.inference.capacity import capacities_of
 from drnet_jax.inference.engine import InferenceEngine
 from drnet_jax.inference.files import FileClassifier
@@ -44,7 +45,12 @@ class UsableModel(Protocol):
 
 
 def array_classifier(
-    config: ConfigDict, restored: UsableModel, image_size: tuple[int, int]
+    config: ConfigDict,
+    restored: UsableModel,
+    image_size: tuple[int, int],
+    *,
+    up_to: int | None = None,
+    until: float = math.inf,
 ) -> ArrayClassifier:
     """Compiles a model for `config.inference.buckets`, on the first device.
 
@@ -52,12 +58,15 @@ def array_classifier(
       config: with the model the checkpoint was trained with.
       restored: the model, with a trained predictor if it has one (`check_predictor`).
       image_size: height and width of the images.
+      up_to: see `InferenceEngine`; default: all buckets.
+      until: see `InferenceEngine`.
 
     Raises:
       ConfigError: several hosts, or buckets that do not fit into the memory.
     """
-    settings = _settings(config, restored) | _buckets(config, restored)
-    return _measured(config, ArrayClassifier(**settings, image_size=image_size))
+    settings = _settings(config, restored) | _buckets(config, up_to)
+    classifier = ArrayClassifier(**settings, image_size=image_size, up_to=up_to, until=until)
+    return measured(config, classifier)
 
 
 def file_classifier(
@@ -74,9 +83,9 @@ def file_classifier(
     Raises:
       ConfigError: several hosts, or buckets that do not fit into the memory.
     """
-    settings = _settings(config, restored) | _buckets(config, restored)
+    settings = _settings(config, restored) | _buckets(config)
     classifier = FileClassifier(**settings, view=view)
-    return classifier.with_times(times) if times else _measured(config, classifier)
+    return classifier.with_times(times) if times else measured(config, classifier)
 
 
 def fused_classifier(
@@ -112,12 +121,11 @@ def fused_classifier(
     )
 
 
-def _buckets(config: ConfigDict, restored: UsableModel) -> dict[str, Any]:
+def _buckets(config: ConfigDict, up_to: int | None = None) -> dict[str, Any]:
     """The buckets of a classifier that compiles every resolution for each."""
-    largest = restored.model.resolutions[0]
-    check_batches(config, "inference.buckets", (largest, largest))
-    log("compiling every resolution and bucket ...")
-    return {"buckets": tuple(config.inference.buckets)}
+    check_buckets(config)
+    log(f"compiling every resolution {'and bucket' if up_to is None else f'for batch {up_to}'} ...")
+    return {"buckets": tuple(config.inference.buckets) or None}
 
 
 def _settings(config: ConfigDict, restored: UsableModel) -> dict[str, Any]:
@@ -135,8 +143,8 @@ def _settings(config: ConfigDict, restored: UsableModel) -> dict[str, Any]:
     }
 
 
-def _measured(config: ConfigDict, classifier: EngineT) -> EngineT:
-    """The classifier with its measured times, if they are wanted."""
+def measured(config: ConfigDict, classifier: EngineT) -> EngineT:
+    """The classifier with its measured times, if `config.inference.measure` is set."""
     if not config.inference.measure:
         return classifier
     log("measuring them ...")

@@ -28,7 +28,8 @@ class FileClassifier(InferenceEngine):
       variables: its parameters and statistics.
       mean: of the channels, in 0..1, that images are normalised with.
       std: of the channels, in 0..1.
-      buckets: batch sizes to compile; groups of other sizes are split.
+      buckets: batch sizes to compile; groups of other sizes are split. None: what suits the device
+        and each network, see `default_buckets`.
       view: what is classified of a picture: decoded so once, then resized for each network.
       threads: that decode; default: one per core.
       fold: fold BatchNorm into the convolutions, which is faster and rounds otherwise.
@@ -47,7 +48,7 @@ class FileClassifier(InferenceEngine):
         *,
         mean: Sequence[float],
         std: Sequence[float],
-        buckets: Sequence[int],
+        buckets: Sequence[int] | None,
         view: EvalView,
         threads: int | None = None,
         fold: bool = True,

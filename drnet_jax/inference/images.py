@@ -1,6 +1,7 @@
 """Where a pass gets its images from: gathered where they are, on a device or in memory."""
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -57,24 +58,36 @@ class DeviceImages:
     ) -> None:
         self._shape = (*image_size, 3)
         self._device = device
-        sharding = SingleDeviceSharding(device)
+        self._take: dict[tuple[int, int], jax.stages.Compiled] = {}
+        self._blank: dict[int, jax.Array] = {}
+        self._add(buckets)
+
+    def extended(self, buckets: Sequence[int]) -> "DeviceImages":
+        """The same for these buckets too."""
+        other = copy(self)
+        other._take, other._blank = dict(self._take), dict(self._blank)
+        other._add({*self._blank, *buckets})
+        return other
+
+    def _add(self, buckets: Collection[int]) -> None:
+        """Compiles what is missing for these buckets."""
+        sharding = SingleDeviceSharding(self._device)
 
         def images(size: int) -> jax.ShapeDtypeStruct:
             """So many, for the compiler."""
             return jax.ShapeDtypeStruct((size, *self._shape), jnp.uint8, sharding=sharding)
 
-        pairs = [(chunk, bucket) for chunk in buckets for bucket in buckets]
-        lowered = [
-            jax.jit(_take).lower(
-                images(chunk), jax.ShapeDtypeStruct((bucket,), jnp.int32), images(bucket)
-            )
-            for chunk, bucket in pairs
-        ]
-        self._take = dict(zip(pairs, compile_all(lowered), strict=True))
-        self._blank = {
-            bucket: jax.device_put(np.zeros((bucket, *self._shape), np.uint8), device)
-            for bucket in buckets
-        }
+        def lowered(chunk: int, bucket: int) -> jax.stages.Lowered:
+            """What gathers a bucket from a chunk."""
+            rows = jax.ShapeDtypeStruct((bucket,), jnp.int32)
+            return jax.jit(_take).lower(images(chunk), rows, images(bucket))
+
+        pairs = [(a, b) for a in buckets for b in buckets if (a, b) not in self._take]
+        self._take |= compile_all((pair, lowered(*pair)) for pair in pairs)
+        for bucket in buckets:
+            if bucket not in self._blank:
+                blank = np.zeros((bucket, *self._shape), np.uint8)
+                self._blank[bucket] = jax.device_put(blank, self._device)
 
     def open(self, batch: np.ndarray, buckets: Sequence[int]) -> tuple[list[Part], Problems]:
         """Uploads a batch, without waiting for it; the last chunk is padded with black."""
@@ -104,6 +117,11 @@ class HostImages:
 
     def __init__(self, image_size: tuple[int, int]) -> None:
         self._shape = (*image_size, 3)
+
+    def extended(self, buckets: Sequence[int]) -> "HostImages":
+        """Itself: buckets of any size are gathered."""
+        del buckets
+        return self
 
     def open(self, batch: np.ndarray, buckets: Sequence[int]) -> tuple[list[Part], Problems]:
         """Views of a batch; the last part is padded with black."""

@@ -83,6 +83,37 @@ class Row:
         }
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """What there was no time for.
+
+    Attributes:
+      max_seconds: that there were.
+      batch_sizes: that are not timed.
+      buckets: by batch size, those that it was timed without.
+    """
+
+    max_seconds: float
+    batch_sizes: list[int]
+    buckets: dict[int, list[int]]
+
+    def figures(self) -> dict[str, Any]:
+        """Its entry in `table.json`."""
+        buckets = {str(size): sizes for size, sizes in self.buckets.items() if sizes}
+        return {"batch_sizes": self.batch_sizes, "buckets": buckets}
+
+    def words(self) -> str:
+        """What it is; empty: nothing."""
+        parts = [f"batch {size}" for size in self.batch_sizes]
+        parts += [
+            f"at batch {size} the buckets {'/'.join(map(str, sizes))}"
+            for size, sizes in self.buckets.items()
+            if sizes
+        ]
+        over = f"left out, as benchmark.max_seconds={self.max_seconds:g} were over: "
+        return over + ", ".join(parts) if parts else ""
+
+
 def markdown(rows: Sequence[Row], setting: str) -> str:
     """A table per input, and the verdicts."""
     lines = [setting]

@@ -6,8 +6,8 @@ import os
 import secrets
 import shutil
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -34,6 +34,14 @@ def remove_file(path: Path) -> None:
     """Removes the file if it is there, on the first process only."""
     if jax.process_index() == 0:
         path.unlink(missing_ok=True)
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Removes those that are empty, the innermost one first."""
+    for folder in folders:
+        # One that ends in `..` has others of them in it.
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def write_text(path: Path, content: str) -> None:

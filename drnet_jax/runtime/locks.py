@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +14,7 @@ from typing import BinaryIO
 import jax
 
 from drnet_jax.config import ConfigError
-from drnet_jax.runtime.files import check_writable, naming
+from drnet_jax.runtime.files import check_writable, naming, remove_empty
 from drnet_jax.runtime.progress import log
 
 # Who asks for the holder has the lock for a moment, too.
@@ -56,7 +56,7 @@ def locked(path: Path, does: str, remedy: str) -> Iterator[None]:
             finally:
                 path.unlink(missing_ok=True)
     finally:
-        _remove_empty(made)
+        remove_empty(made)
 
 
 def other_holder(path: Path) -> str:
@@ -124,11 +124,3 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    """Removes those that are empty, the innermost one first."""
-    for folder in folders:
-        # One that ends in `..` has others of them in it.
-        with suppress(OSError):
-            folder.rmdir()

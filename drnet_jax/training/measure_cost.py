@@ -10,7 +10,7 @@ from drnet_jax.budgets.calibration import Times
 from drnet_jax.budgets.solve import times_setting
 from drnet_jax.config import ConfigError
 from drnet_jax.inference.arrays import ArrayClassifier
-from drnet_jax.inference.batches import check_batches
+from drnet_jax.inference.batches import check_buckets
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.macs import MeasuredCost
 from drnet_jax.models.variables import init_variables
@@ -30,15 +30,14 @@ def measure_cost(config: ConfigDict, model: DRNet, image_size: tuple[int, int]) 
     """
     if jax.process_count() > 1:
         raise ConfigError("joint.cost='ms' is measured on one host: joint.cost='macs' on several")
-    largest = model.resolutions[0]
-    check_batches(config, "inference.buckets", (largest, largest))
+    check_buckets(config)
     log("joint.cost='ms': compiling and timing every resolution and bucket ...")
     engine = ArrayClassifier(
         model,
         init_variables(model, jax.random.key(config.seed)),
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
-        buckets=tuple(config.inference.buckets),
+        buckets=tuple(config.inference.buckets) or None,
         image_size=image_size,
         fold=config.inference.fold,
     )
