@@ -174,7 +174,7 @@ def in_words(row: Row) -> str:
     for name, saved in row.get("time_saved", {}).items():
         lines.append(
             f"{name}: time saved {100 * saved:.1f} %, MACs saved {100 * row['macs_saved']:.1f} %: "
-            f"{100 * saved / row['macs_saved']:.0f} %"
+            f"{100 * saved / row['macs_saved']:.0f} % of them"
         )
     if "over_parts" in row:
         lines.append(f"fused over the sum of its parts: {row['over_parts']:.3f}")

@@ -96,8 +96,11 @@ def main() -> int:
     if left:
         print("the same command again goes on with what was left out")
     goals = judge(rows)
+    if not gpu:
+        print(f"tiny networks on a CPU, without goals: {'; '.join(goal.text for goal in goals)}")
+        return 0
     print("; ".join(in_words(goal) for goal in goals))
-    return int(gpu and any(goal.missed for goal in goals))
+    return int(any(goal.missed for goal in goals))
 
 
 def probe(folder: Path) -> Mapping[str, Any]:

@@ -56,6 +56,7 @@ class Scale:
       training: units of `benchmarks/throughput.py`.
       workers: processes that decode, beside threads.
       flags: sets of XLA's, by what to call them.
+      xla_flags: of all jobs.
       demo: arguments of the program, on the embedded data.
       imagenette: arguments of the program, on a folder of classes.
       limits: seconds a job, by its kind.
@@ -69,6 +70,7 @@ class Scale:
     training: tuple[str, ...]
     workers: int
     flags: Mapping[str, str]
+    xla_flags: str
     demo: tuple[str, ...]
     imagenette: tuple[str, ...]
     limits: Mapping[str, float]
@@ -83,6 +85,7 @@ FULL = Scale(
     training=("joint", "input", "224", "168", "112"),
     workers=8,
     flags=GPU_FLAGS,
+    xla_flags="",
     demo=(),
     imagenette=("--config=configs/resnet_imagenette.py",),
     limits={"fused": 180, "flags": 90, "training": 240, "demo": 150, "more": 240},
@@ -102,6 +105,8 @@ TINY = Scale(
     training=("joint", "input", "48", "32"),
     workers=1,
     flags=CPU_FLAGS,
+    # What is compiled runs for less time than it is optimised.
+    xla_flags="--xla_backend_optimization_level=0",
     demo=_SHORT,
     imagenette=_SHORT,
     limits={"fused": 60, "flags": 60, "training": 60, "demo": 90, "more": 60},
@@ -125,16 +130,17 @@ def plan(scale: Scale, imagenette: Path | None) -> list[Job]:
         """Of `benchmarks/fused.py`."""
         arguments = (*scale.fused, *KINDS[kind], "--methods", *methods.split())
         command = ("benchmarks/fused.py", *arguments)
+        flags = f"{scale.xla_flags} {flags}".strip()
         return Job(name, command, units, limits[limit], xla_flags=flags)
 
     def training(name: str, units: tuple[str, ...], *arguments: str) -> Job:
         """Of `benchmarks/throughput.py`."""
         command = ("benchmarks/throughput.py", *scale.throughput, *arguments)
-        return Job(name, command, units, limits["training"], "--units")
+        return Job(name, command, units, limits["training"], "--units", scale.xla_flags)
 
     def program(name: str, arguments: tuple[str, ...], limit: float) -> Job:
         """Of `main.py`."""
-        return Job(name, ("main.py", *arguments), (TRAINED,), limit)
+        return Job(name, ("main.py", *arguments), (TRAINED,), limit, xla_flags=scale.xla_flags)
 
     first, *other_flags = (
         fused(f"flags: {name}", "glance", "largest fused", scale.first, "flags", flags)

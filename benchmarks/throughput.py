@@ -232,7 +232,7 @@ def in_words(row: Row) -> str:
     what = {JOINT: f"jointly at {px} px", WITH_INPUT: f"jointly at {px} px, with input"}
     mfu = "unknown" if row["mfu"] is None else f"{100 * row['mfu']:.1f} %"
     return (
-        f"{what.get(row['what'], f'at {px} px alone')}, batch {row['batch']}: "
+        f"{what.get(row['unit'], f'at {px} px alone')}, batch {row['batch']}: "
         f"{row['images_a_second']:.0f} images/s, {1000 * row['seconds_a_step']:.1f} ms a step, "
         f"MFU {mfu}, waited for input {100 * row['input_wait']:.1f} % of the time, first step "
         f"{row['first_step_seconds']:.0f} s"

@@ -2,12 +2,15 @@
 
 import json
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import fused, gpu, throughput
+from benchmarks.even_choices import EvenModel
 from benchmarks.gpu_goals import in_words, judge
 from benchmarks.gpu_plan import FULL, TINY, TRAINED, Job, Scale, plan
 from benchmarks.rows import append_row, read_rows
@@ -196,3 +199,58 @@ def test_rows_are_kept_and_damage_is_named(tmp_path: Path) -> None:
         file.write('{"c": ')
     with pytest.raises(ValueError, match="line 3 is damaged"):
         read_rows(path)
+
+
+@pytest.mark.parametrize("size", [10, 1])
+def test_what_is_made_of_the_times(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand, of ten images; of single ones, ten run in a call."""
+    config = load_config("tiny")
+    model = create_model(config, 10)
+    # 4 images go to 48 px, 6 to 32 px.
+    images = np.zeros((10, 48, 48, 3), np.uint8)
+    even = EvenModel(model, None, (0.5,) * 3, (0.25,) * 3, images, np.repeat([0, 1], [4, 6]))
+    times = {"largest": 10.0, "largest uploaded": 20.0, "fused": 6.0, "fused uploaded": 15.0}
+    parts = {"part predictor": 1.0, "part 48": 3.0, "part 32": 2.0}
+    batches = 10 // size
+    single = {name: ms / batches for name, ms in parts.items()}
+
+    def made(*names: str) -> Callable[..., dict[str, fused.Timed]]:
+        """Instead of what compiles: the time of all batches in a call, or of a part once."""
+        work = {n: fused.Timed(lambda n=n: times[n], batches) for n in names if n in times}
+        work |= {n: fused.Timed(lambda n=n: single[n], 1) for n in names if n in parts}
+        return lambda *_: work
+
+    for method, names in {
+        "_largest": ("largest", "largest uploaded"),
+        "_fused": ("fused", "fused uploaded"),
+        "_parts": tuple(parts),
+    }.items():
+        monkeypatch.setattr(fused, method, made(*names))
+    monkeypatch.setattr(fused, "turn", lambda run: run())
+    row = fused.measure(even, size, ["largest", "fused", "parts"], rounds=3)
+    cost = model_cost(model)
+    spent = 10 * cost.predictor + 4 * cost.classifier[0] + 6 * cost.classifier[1]
+    assert row["counts"] == (4, 6) and row["unit"] == str(size)
+    assert row["macs_saved"] == pytest.approx(1 - spent / (10 * cost.classifier[0]))
+    assert row["time_saved"] == pytest.approx({"fused": 0.4, "fused uploaded": 0.25})
+    assert row["ms"]["fused"] == pytest.approx(6.0 / batches)
+    # Of an image the predictor and, in the mean, 0.4 and 0.6 of the classifiers.
+    total = 1.0 + 3.0 + 2.0 if size == 10 else 1.0 + 0.4 * 3.0 + 0.6 * 2.0
+    assert row["over_parts"] == pytest.approx(6.0 / total)
+    text = fused.in_words(row)
+    assert "4/6 images at 48/32 px" in text and "fused: time saved 40.0 %" in text
+    assert f"fused over the sum of its parts: {6 / total:.3f}" in text
+
+
+def test_training_in_words() -> None:
+    row = {
+        **{"unit": "48", "resolutions": (48,), "batch": 16, "mfu": None, "input_wait": 0.5},
+        **{"images_a_second": 100.4, "seconds_a_step": 0.16, "first_step_seconds": 3.0},
+    }
+    assert throughput.in_words(row) == (
+        "at 48 px alone, batch 16: 100 images/s, 160.0 ms a step, MFU unknown, waited for input "
+        "50.0 % of the time, first step 3 s"
+    )
+    row |= {"unit": "input", "resolutions": (48, 32), "mfu": 0.451}
+    assert throughput.in_words(row).startswith("jointly at 48/32 px, with input, batch 16: 100")
+    assert "MFU 45.1 %" in throughput.in_words(row)
