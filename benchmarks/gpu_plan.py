@@ -109,7 +109,7 @@ TINY = Scale(
     xla_flags="--xla_backend_optimization_level=0",
     demo=_SHORT,
     imagenette=_SHORT,
-    limits={"fused": 60, "flags": 60, "training": 60, "demo": 90, "more": 60},
+    limits={"fused": 120, "flags": 120, "training": 120, "demo": 180, "more": 120},
 )
 # Where a first look and the paper's predictor differ.
 KINDS = {"glance": ("--glance",), "pixels": ()}
