@@ -4,13 +4,13 @@ python benchmarks/gpu.py --out FOLDER [--seconds 540] [--imagenette PATH]
 
 In this order, each in a process of its own, the cheapest and most telling first (`gpu_plan.py`):
 
-* ResNet-50 in bfloat16 at 224/112 px with a first look, and at 224/168/112 px with the paper's
-  predictor: `FusedClassifier` beside the largest size alone, at batches 256 and 1 (`fused.py`);
-* the first of these with sets of XLA's flags;
-* training steps, with and without input (`throughput.py`);
-* the fused program beside its parts;
-* the demo (`main.py`);
-* the other batches from 8 to 1,024, exact dispatch, and input by processes;
+* ResNet-50 in bfloat16 at 224/112 px with a first look: `FusedClassifier` beside the largest size
+  alone, at batches 256 and 1 (`fused.py`);
+* the joint training step, with and without input (`throughput.py`);
+* the first of these with a set of XLA's flags;
+* the same at 224/168/112 px with the paper's predictor, without flags;
+* training at each size alone, other flags, the fused program beside its parts, the demo
+  (`main.py`), the other batches from 8 to 1,024, exact dispatch, and input by processes;
 * Imagenette at 224/160/96 px, from a folder of its classes.
 
 On a CPU the same runs with tiny networks. Every figure is added to FOLDER/rows.jsonl at once; runs
