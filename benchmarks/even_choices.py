@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from sklearn.datasets import load_sample_images
 
-from drnet_jax.inference.networks import predictor_network
+from drnet_jax.inference.networks import InferenceNetwork, predictor_network
 from drnet_jax.inference.programs import Program
 from drnet_jax.models.create import create_model
 from drnet_jax.models.drnet import DRNet
@@ -80,14 +80,19 @@ def draw(images: np.ndarray, choices: np.ndarray, counts: np.ndarray) -> np.ndar
     return images[np.random.default_rng(0).permutation(np.concatenate(rows))]
 
 
+def compiled(network: InferenceNetwork, images: np.ndarray, size: int) -> Program:
+    """A network for batches of `size` of such images, on the first device."""
+    device = jax.local_devices()[0]
+    return Program(network.apply, network.variables, images.shape[1:3], (size,), device)
+
+
 def _score(
     model: DRNet, variables: Any, images: np.ndarray, mean: Any, std: Any, chunk: int
 ) -> np.ndarray:
     """The predictor's scores `[n, m]`, which a first look has after its logits."""
     network = predictor_network(model, variables, mean, std, fold=True)
     assert network is not None
-    size = images.shape[1:3]
-    program = Program(network.apply, network.variables, size, (chunk,), jax.local_devices()[0])
+    program = compiled(network, images, chunk)
     parts = [images[start : start + chunk] for start in range(0, len(images), chunk)]
     outputs = [
         np.asarray(program.run(np.resize(part, (chunk, *part.shape[1:]))))[: len(part)]

@@ -24,8 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -35,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 import numpy as np
 
-from benchmarks.even_choices import EvenModel, draw, even_model
+from benchmarks.even_choices import EvenModel, compiled, draw, even_model
 from benchmarks.rows import Row, append_row
 from benchmarks.turns import turn
 from drnet_jax.config_files import load_config, shipped_configs
@@ -43,7 +42,6 @@ from drnet_jax.inference.arrays import ArrayClassifier
 from drnet_jax.inference.capacity import capacities_of
 from drnet_jax.inference.fused import FusedClassifier
 from drnet_jax.inference.networks import InferenceNetwork, classifier_networks, predictor_network
-from drnet_jax.inference.programs import Program
 from drnet_jax.models.macs import model_cost
 from drnet_jax.runtime.allocator import keep_freed_memory
 from drnet_jax.runtime.command_line import CommandLine, a_path
@@ -195,7 +193,7 @@ def _sum_of_parts(
 
 def _largest(even: EvenModel, counts: Sequence[int], batches: Sequence[np.ndarray]) -> Work:
     """The classifier at the largest resolution, which all images get."""
-    program = _program(even, _classifiers(even)[0], len(batches[0]))
+    program = compiled(_classifiers(even)[0], even.images, len(batches[0]))
     return {
         "largest": _on_device(program.run, batches),
         "largest uploaded": _each(lambda batch: np.asarray(program.run(batch)), batches),
@@ -238,8 +236,8 @@ def _parts(even: EvenModel, counts: Sequence[int], batches: Sequence[np.ndarray]
     networks = _networks(even)
     places = [size, *([1] * len(counts) if size == 1 else counts)][: len(networks)]
     with ThreadPoolExecutor() as pool:
-        compiled = partial(_program, even)
-        programs = list(pool.map(compiled, networks.values(), places))
+        made = pool.map(compiled, networks.values(), repeat(even.images), places)
+        programs = list(made)
     work: Work = {}
     for name, program, count in zip(networks, programs, places, strict=True):
         images = np.resize(batches[0], (count, *batches[0].shape[1:]))
@@ -260,12 +258,6 @@ def _networks(even: EvenModel) -> dict[str, InferenceNetwork]:
 
 def _classifiers(even: EvenModel) -> tuple[InferenceNetwork, ...]:
     return classifier_networks(even.model, even.variables, even.mean, even.std, fold=True)
-
-
-def _program(even: EvenModel, network: InferenceNetwork, size: int) -> Program:
-    """Compiled for one batch size."""
-    device = jax.local_devices()[0]
-    return Program(network.apply, network.variables, even.images.shape[1:3], (size,), device)
 
 
 def _on_device(run: Callable[[Any], object], batches: Sequence[np.ndarray]) -> Timed:
