@@ -116,12 +116,13 @@ def reduced(encoded: bytes, box: Box) -> np.ndarray:
     return decode_crop(encoded, lambda width, height: box, SIZE)
 
 
-def write_folder(root: Path) -> Source:
+def write_folder(root: Path, size: int = SIZE) -> Source:
+    """Two classes of a hundred JPEGs of 500x375 px, and their training split at `size` px."""
     for name, content in zip(("china", "flower"), jpegs(*PICTURES[0][:2]), strict=True):
         (root / name).mkdir()
         for number in range(100):
             (root / name / f"{number}.jpg").write_bytes(content)
-    return DataSplits(DataSettings("folder", dir=str(root), size=SIZE)).load("train")
+    return DataSplits(DataSettings("folder", dir=str(root), size=size)).load("train")
 
 
 def pipeline_rate(source: Source, workers: int) -> float:

@@ -29,6 +29,7 @@ from drnet_jax.models.create import create_model
 from drnet_jax.models.macs import model_cost
 from drnet_jax.models.variables import init_variables
 from drnet_jax.runtime.command_line import CommandLine
+from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
 from drnet_jax.training.create import create_stage_step, noise_key
 from drnet_jax.training.losses import cross_entropy
 from drnet_jax.training.train_state import create_train_state
@@ -86,17 +87,38 @@ def main() -> int:
 def joint_step(
     config: Any, model: Any, variables: Any, batch: dict[str, jax.Array]
 ) -> Callable[[], Any]:
-    """The training step as `main.py` runs it, each call from the state of the last."""
-    cost = model_cost(model)
-    target = alpha_target(config, cost.choice_costs, cost.largest_cost)
-    tx, train_step = create_stage_step(config, "joint", model, cost, target, steps_per_epoch=120)
-    # A copy: the step donates its state, and the parts use the variables too.
-    state = create_train_state(
-        jax.tree.map(jnp.copy, variables), tx, ema=config.joint.ema_decay > 0
-    )
-    key = noise_key(config.seed, "joint")
+    """`stage_step` of the joint stage, always with the same batch."""
+    step = stage_step(config, "joint", model, variables)
+    return lambda: step(batch)
 
-    def run() -> Any:
+
+def stage_step(config: Any, stage: str, model: Any, variables: Any) -> Callable[[Any], Any]:
+    """The training step as `main.py` runs it, each call from the state of the last.
+
+    Args:
+      config: the whole configuration.
+      stage: `pretrain` or `joint`.
+      model: the DRNet.
+      variables: what it starts from; in `pretrain` those of the classifier.
+
+    Returns:
+      A function of a batch on the devices, which gives its metrics.
+    """
+    cost = model_cost(model)
+    target = None
+    if stage == "joint":
+        target = alpha_target(config, cost.choice_costs, cost.largest_cost)
+    tx, train_step = create_stage_step(config, stage, model, cost, target, steps_per_epoch=120)
+    # A copy: the step donates its state, and others use the variables too.
+    state = create_train_state(
+        jax.tree.map(jnp.copy, variables), tx, ema=config[stage].ema_decay > 0
+    )
+    # As the step leaves it: else the second call would be compiled anew.
+    replicated = replicated_sharding(create_mesh())
+    state = jax.device_put(state, replicated)
+    key = noise_key(config.seed, stage, replicated)
+
+    def run(batch: Any) -> Any:
         nonlocal state
         state, metrics = train_step(state, batch, key)
         return metrics
