@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from sklearn.datasets import load_sample_images
 
 from drnet_jax.inference.networks import InferenceNetwork, predictor_network
-from drnet_jax.inference.programs import Program
+from drnet_jax.inference.programs import PlacedNetwork, Program, compile_programs
 from drnet_jax.models.create import create_model
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.variables import init_variables
@@ -83,7 +83,8 @@ def draw(images: np.ndarray, choices: np.ndarray, counts: np.ndarray) -> np.ndar
 def compiled(network: InferenceNetwork, images: np.ndarray, size: int) -> Program:
     """A network for batches of `size` of such images, on the first device."""
     device = jax.local_devices()[0]
-    return Program(network.apply, network.variables, images.shape[1:3], (size,), device)
+    placed = PlacedNetwork(network.apply, network.variables, images.shape[1:3], device)
+    return compile_programs([placed], [(size,)])[0]
 
 
 def _score(
