@@ -13,9 +13,11 @@ exact    `ArrayClassifier`, with the batch and the groups as its buckets
 parts    the predictor, and the classifier at each resolution for as many images as go there, each a
          program of its own: fused over their sum is to be 1.05 or less from batch 32 on
 
-`largest` and `fused` are timed from images on the device and, `uploaded`, from host memory to
-results there, as `exact` is. All take turns of 0.3 s in one run (`turns.py`); medians of the
-rounds, ms a batch. The last line is fused over the sum of its parts, the largest of all batches.
+`largest` and `fused` are timed from images on the device; from host memory to results there, one
+batch after another (`uploaded`, as `exact` is); and so in a stream, in which a batch is uploaded
+while the one before it computes (`streamed`, by the batch). All take turns of 0.3 s in one run
+(`turns.py`); medians of the rounds, ms a batch. The last line is fused over the sum of its parts,
+the largest of all batches.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from statistics import median
@@ -42,7 +45,10 @@ from drnet_jax.inference.arrays import ArrayClassifier
 from drnet_jax.inference.capacity import capacities_of
 from drnet_jax.inference.fused import FusedClassifier
 from drnet_jax.inference.networks import InferenceNetwork, classifier_networks, predictor_network
+from drnet_jax.inference.programs import Program
+from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.macs import model_cost
+from drnet_jax.models.variables import classifier_variables
 from drnet_jax.runtime.allocator import keep_freed_memory
 from drnet_jax.runtime.command_line import CommandLine, a_path
 from drnet_jax.runtime.environment import environment
@@ -54,10 +60,13 @@ GOAL_PARTS, GOAL_BATCH = 1.05, 32
 SINGLES = 10
 # Images that batches are drawn from, at most.
 POOL = 1536
+# Of which a stream is made where there is only one.
+STREAMED = 6
 # What time is saved by, and against what.
 SAVED = {
     "fused": "largest",
     "fused uploaded": "largest uploaded",
+    "fused streamed": "largest streamed",
     "exact uploaded": "largest uploaded",
 }
 
@@ -192,12 +201,12 @@ def _sum_of_parts(
 
 
 def _largest(even: EvenModel, counts: Sequence[int], batches: Sequence[np.ndarray]) -> Work:
-    """The classifier at the largest resolution, which all images get."""
-    program = compiled(_classifiers(even)[0], even.images, len(batches[0]))
-    return {
-        "largest": _on_device(program.run, batches),
-        "largest uploaded": _each(lambda batch: np.asarray(program.run(batch)), batches),
-    }
+    """The classifier at the largest resolution, which all images get; uploaded as for `fused`."""
+    model = DRNet(even.model.classifier, None, even.model.resolutions[:1])
+    settings = even.settings | {"model": model, "variables": classifier_variables(even.variables)}
+    size = len(batches[0])
+    alone = FusedClassifier(**settings, batch_size=size, capacities=None if size == 1 else (size,))
+    return _timed("largest", alone, batches)
 
 
 def _fused(even: EvenModel, counts: Sequence[int], batches: Sequence[np.ndarray]) -> Work:
@@ -206,15 +215,28 @@ def _fused(even: EvenModel, counts: Sequence[int], batches: Sequence[np.ndarray]
     fused = FusedClassifier(
         **even.settings, batch_size=size, capacities=None if size == 1 else counts
     )
-    work = {
-        "fused": _on_device(fused.run, batches),
-        "fused uploaded": _each(fused.classify, batches),
-    }
+    work = _timed("fused", fused, batches)
     if size == 1:
         chosen = {int(fused.classify(batch).resolutions[0]): batch for batch in batches}
         for resolution, batch in sorted(chosen.items(), reverse=True):
-            work[f"fused at {resolution}"] = _on_device(fused.run, [batch])
+            work[f"fused at {resolution}"] = _on_device(fused, [batch])
     return work
+
+
+def _timed(name: str, classifier: FusedClassifier, batches: Sequence[np.ndarray]) -> Work:
+    """From the device, and from host memory: one batch by itself, and a stream of them."""
+    stream = list(batches) if len(batches) > 1 else list(batches) * STREAMED
+    return {
+        name: _on_device(classifier, batches),
+        f"{name} uploaded": _each(classifier.classify, batches),
+        f"{name} streamed": Timed(lambda: list(classifier.classify_batches(stream)), len(stream)),
+    }
+
+
+def _on_device(classifier: FusedClassifier, batches: Sequence[np.ndarray]) -> Timed:
+    """Runs batches that are on the device already, and waits for each."""
+    placed = [jax.block_until_ready(classifier.upload(batch)) for batch in batches]
+    return _each(lambda batch: jax.block_until_ready(classifier.run(batch)), placed)
 
 
 def _exact(even: EvenModel, counts: Sequence[int], batches: Sequence[np.ndarray]) -> Work:
@@ -241,7 +263,8 @@ def _parts(even: EvenModel, counts: Sequence[int], batches: Sequence[np.ndarray]
     work: Work = {}
     for name, program, count in zip(networks, programs, places, strict=True):
         images = np.resize(batches[0], (count, *batches[0].shape[1:]))
-        work[f"part {name}"] = _on_device(program.run, [images])
+        placed = jax.device_put(images, jax.local_devices()[0])
+        work[f"part {name}"] = _each(partial(_run_and_wait, program), [placed])
     return work
 
 
@@ -260,11 +283,8 @@ def _classifiers(even: EvenModel) -> tuple[InferenceNetwork, ...]:
     return classifier_networks(even.model, even.variables, even.mean, even.std, fold=True)
 
 
-def _on_device(run: Callable[[Any], object], batches: Sequence[np.ndarray]) -> Timed:
-    """Runs batches that are on the device already, and waits for each."""
-    device = jax.local_devices()[0]
-    placed = [jax.device_put(batch, device) for batch in batches]
-    return _each(lambda batch: jax.block_until_ready(run(batch)), placed)
+def _run_and_wait(program: Program, images: jax.Array) -> object:
+    return jax.block_until_ready(program.run(images))
 
 
 def _each(run: Callable[[Any], object], batches: Sequence[Any]) -> Timed:

@@ -35,8 +35,8 @@ def judge(rows: Sequence[Row]) -> list[Goal]:
     adaptive = [row for row in rows if row["job"] in KINDS]
     parts = [row for row in rows if row["job"].startswith("parts: ")]
     training = {row["unit"]: row for row in rows if row["job"] == "training"}
-    shares = [_uploaded(row) / row["macs_saved"] for row in adaptive if row["batch"] >= 256]
-    saved = [_uploaded(row) for row in adaptive if row["batch"] >= 64]
+    shares = [_streamed(row) / row["macs_saved"] for row in adaptive if row["batch"] >= 256]
+    saved = [_streamed(row) for row in adaptive if row["batch"] >= 64]
     singles = [row["ms"]["fused uploaded"] for row in adaptive if row["batch"] == 1]
     over = [row["over_parts"] for row in parts if row["batch"] >= 32]
     mfu = [row["mfu"] for row in training.values() if row["unit"] == "joint"]
@@ -52,9 +52,9 @@ def judge(rows: Sequence[Row]) -> list[Goal]:
     ]
 
 
-def _uploaded(row: Row) -> float:
-    """The share of the time that is saved, from host memory to results there."""
-    saved: float = row["time_saved"]["fused uploaded"]
+def _streamed(row: Row) -> float:
+    """The share of the time that is saved, from host memory to results there, of many batches."""
+    saved: float = row["time_saved"]["fused streamed"]
     return saved
 
 

@@ -159,7 +159,7 @@ def test_what_runs_on_the_device_alone() -> None:
     outputs = []
     for fill in (0, 255):
         images[6:] = fill
-        outputs.append(classifier.run(jnp.asarray(images), jnp.int32(6)))
+        outputs.append(classifier.run(classifier.upload(images), jnp.int32(6)))
     got = classifier.classify(case.images[:6])
     for output in outputs:
         assert output.logits.dtype == output.gmacs.dtype == jnp.float32
@@ -193,7 +193,7 @@ def test_one_launch_and_no_transfer(
     """Between upload and result, by JAX's transfer guard and profiler; nothing is compiled."""
     case, _ = made(kind)
     classifier = fused(kind, batch_size)
-    images = jax.block_until_ready(jnp.asarray(case.images[:batch_size]))
+    images = jax.block_until_ready(classifier.upload(case.images[:batch_size]))
     trivial, number = jax.jit(lambda x: x + 1), jnp.float32(1)
     jax.block_until_ready([trivial(number), classifier.run(images)])
     compilations.clear()
@@ -243,7 +243,7 @@ def test_one_image_runs_at_its_own_resolution_only() -> None:
     for choice in range(3):
         row = np.flatnonzero(case.scores.argmax(1) == choice)[0]
         started.clear()
-        output = jitted(program.variables, case.images[[row]], np.int32(1))
+        output = jitted(program.variables, (case.images[[row]],), np.int32(1))
         jax.block_until_ready(output)
         jax.effects_barrier()
         assert output.choices == choice

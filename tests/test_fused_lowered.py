@@ -68,7 +68,7 @@ def test_a_program_for_a_gpu_converts_no_kernel(kind: str, batch_size: int) -> N
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype if leaf.ndim == 4 else leaf.dtype),
             program.variables,
         )
-        traced = jax.jit(program.__call__).trace(weights, images, jnp.int32(1))
+        traced = jax.jit(program.__call__).trace(weights, (images,), jnp.int32(1))
         operations = lowered_operations(traced, "cuda")
         shapes = {leaf.shape for leaf in kernels}
         converted = [

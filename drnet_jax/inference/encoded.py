@@ -48,20 +48,8 @@ class EncodedImages:
     ) -> tuple[list[EncodedPart], Problems]:
         """Reads and decodes files; padding is black, and so is what cannot be read."""
         side = self._view.size
-        squares = np.zeros((len(batch), side, side, 3), np.uint8)
-
-        def decode(row: int) -> str | None:
-            """Fills one row, or says why not."""
-            try:
-                squares[row] = self._view.decode(read_picture(batch[row]))
-            except CorruptImageError as error:
-                return str(error)
-            except OSError as error:
-                return error.strerror or str(error)
-            return None
-
-        found = enumerate(self._pool.map(decode, range(len(batch))))
-        problems = {row: problem for row, problem in found if problem is not None}
+        squares = np.empty((len(batch), side, side, 3), np.uint8)
+        problems = decode_into(squares, batch, self._view, self._pool)
         images = self._resized(list(squares), self._opened)
         parts = []
         done = 0
@@ -90,6 +78,38 @@ class EncodedImages:
 
         list(self._pool.map(resize, range(len(squares))))
         return images
+
+
+def decode_into(
+    out: np.ndarray, files: Sequence[Path], view: EvalView, pool: Executor
+) -> dict[int, str]:
+    """Reads and decodes files into the first rows of `[n or more, size, size, 3]` uint8.
+
+    Args:
+      out: to be written.
+      files: n of them.
+      view: how they are decoded.
+      pool: threads that read and decode.
+
+    Returns:
+      By row why a file cannot be read; its row is black.
+    """
+
+    def decode(row: int) -> str | None:
+        """Fills one row, or says why not."""
+        try:
+            out[row] = view.decode(read_picture(files[row]))
+        except CorruptImageError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = error.strerror or str(error)
+        else:
+            return None
+        out[row] = 0
+        return problem
+
+    found = enumerate(pool.map(decode, range(len(files))))
+    return {row: problem for row, problem in found if problem is not None}
 
 
 def _padded(images: np.ndarray, bucket: int) -> np.ndarray:

@@ -1,8 +1,11 @@
 """Adaptive inference in one program a batch: no wait for the choices, and always the same time."""
 
-from collections.abc import Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,7 @@ from jax.experimental.layout import Format, Layout
 from jax.sharding import SingleDeviceSharding
 
 from drnet_jax.checkpoints.finite import NotFiniteError, first_few, rows_not_finite
+from drnet_jax.data.eval_view import EvalView
 from drnet_jax.inference.arguments import (
     check_count,
     check_images,
@@ -19,10 +23,19 @@ from drnet_jax.inference.arguments import (
 )
 from drnet_jax.inference.capacity import checked_capacities
 from drnet_jax.inference.decision import check_lambda
+from drnet_jax.inference.encoded import decode_into
 from drnet_jax.inference.engine import Classified
 from drnet_jax.inference.fused_program import FusedOutput, FusedProgram
+from drnet_jax.inference.staging import Staging, piece_sizes, upload
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.macs import ModelCost, model_cost
+
+# Batches on their way at once: one is written while the other computes.
+_PLACES = 2
+T = TypeVar("T")
+# Puts the images of a batch into `[batch_size, h, w, 3]` uint8, and gives how many they are, and by
+# row why one cannot be read.
+Write = Callable[[T, np.ndarray], tuple[int, Mapping[int, str]]]
 
 
 class FusedClassifier:
@@ -93,13 +106,13 @@ class FusedClassifier:
             fold=fold,
             cost=self.cost,
         )
-        self._sharding = SingleDeviceSharding(device or jax.local_devices()[0])
-        self._executable = _compiled(
-            program, (self.batch_size, *self.image_size, 3), self._sharding
-        )
+        self.device = device or jax.local_devices()[0]
+        self._shape = (self.batch_size, *self.image_size, 3)
+        self._pieces = piece_sizes(self._shape, self.device.platform)
+        self._executable = _compiled(program, self._pieces, self._shape[1:], self.device)
         formats, _, _ = self._executable.input_formats[0]
         self._variables = jax.device_put(program.variables, formats)
-        self._full = jax.device_put(np.int32(self.batch_size), self._sharding)
+        self._full = self._count(self.batch_size)
 
     def classify(self, images: np.ndarray) -> Classified:
         """Classifies one batch, and waits for it.
@@ -114,57 +127,170 @@ class FusedClassifier:
           ValueError: images of another dtype, rank or shape, or more than a batch.
           NotFiniteError: outputs are not finite.
         """
+        given = self._checked(images)
+        n = len(given)
+        if n < self.batch_size:
+            padding = np.zeros((self.batch_size - n, *given.shape[1:]), np.uint8)
+            images = np.concatenate([given, padding])
+        return self._finished(given, self._started(images, n), n, {})
+
+    def classify_batches(
+        self, batches: Iterable[np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, Classified]]:
+        """Classifies batches, and gives each back with its result, in order.
+
+        They are copied into two places in host memory by turns, pinned where the runtime can: one
+        is written and uploaded while the program runs on the other.
+
+        Args:
+          batches: as of `classify`; two are read before the first result comes.
+
+        Raises:
+          ValueError: as `classify`; earlier batches whose result has not come are then lost.
+          NotFiniteError: outputs are not finite.
+        """
+
+        def write(batch: np.ndarray, out: np.ndarray) -> tuple[int, Mapping[int, str]]:
+            """Copies."""
+            images = self._checked(batch)
+            out[: len(images)] = images
+            return len(images), {}
+
+        return self._stream(batches, write)
+
+    def classify_files(
+        self, batches: Iterable[Sequence[Path]], view: EvalView, threads: int | None = None
+    ) -> Iterator[tuple[Sequence[Path], Classified]]:
+        """As `classify_batches`, of picture files, which are decoded straight into these places.
+
+        The `problems` of a result name the files that cannot be read. Black stands for them, and
+        has a place as any image.
+
+        Args:
+          batches: of files, up to `batch_size` each.
+          view: what is classified of a picture, of the side of the images.
+          threads: that decode; default: one per core.
+
+        Raises:
+          ValueError: more than a batch, a view of another size, or no number of threads; earlier
+            batches whose result has not come are then lost.
+          NotFiniteError: outputs are not finite; the files are named.
+        """
+        if (view.size, view.size) != self.image_size:
+            raise ValueError(
+                f"view: pictures of {view.size} px are not images of image_size={self.image_size}"
+            )
+        if threads is not None:
+            check_count("threads", threads, least=1)
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+
+            def write(files: Sequence[Path], out: np.ndarray) -> tuple[int, Mapping[int, str]]:
+                """Decodes."""
+                self._check_fits(len(files))
+                return len(files), decode_into(out, files, view, pool)
+
+            yield from self._stream(batches, write)
+
+    def upload(self, images: np.ndarray) -> tuple[jax.Array, ...]:
+        """Starts the upload of a batch `[batch_size, height, width, 3]` uint8, for `run`.
+
+        It is not waited for: the images must not be changed before the batch has run.
+        """
+        return upload(images, self._pieces, self.device)
+
+    def run(self, pieces: Sequence[jax.Array], count: jax.Array | None = None) -> FusedOutput:
+        """Starts a batch that is on the device; its output there, not waited for.
+
+        Args:
+          pieces: the batch as `upload` gives it.
+          count: `[]` int32, how many of its images are real; the others come after them. Default:
+            all.
+        """
+        output: FusedOutput = self._executable(
+            self._variables, tuple(pieces), self._full if count is None else count
+        )
+        return output
+
+    def _stream(self, batches: Iterable[T], write: Write[T]) -> Iterator[tuple[T, Classified]]:
+        """Writes, uploads and starts batches, each while the one before it computes."""
+        free = deque(Staging(self._shape, self.device) for _ in range(_PLACES))
+        waiting: deque[tuple[T, Staging, int, Mapping[int, str], FusedOutput]] = deque()
+
+        def next_result() -> tuple[T, Classified]:
+            """Waits for the first of them; its place is free then."""
+            batch, place, n, problems, output = waiting.popleft()
+            result = self._finished(batch, output, n, problems)
+            free.append(place)
+            return batch, result
+
+        for batch in batches:
+            if not free:
+                yield next_result()
+            place = free.popleft()
+            n, problems = write(batch, place.images)
+            waiting.append((batch, place, n, problems, self._started(place.images, n)))
+        while waiting:
+            yield next_result()
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        """Images that fit into a batch."""
         images = check_images(images, self.image_size)
-        n = len(images)
+        self._check_fits(len(images))
+        return images
+
+    def _check_fits(self, n: int) -> None:
         if n > self.batch_size:
             raise ValueError(
                 f"{n} images are more than batch_size={self.batch_size}: give them in batches"
             )
-        count, padded = self._full, images
-        if n < self.batch_size:
-            count = jax.device_put(np.int32(n), self._sharding)
-            padding = np.zeros((self.batch_size - n, *images.shape[1:]), np.uint8)
-            padded = np.concatenate([images, padding])
-        output = self.run(jax.device_put(padded, self._sharding), count)
+
+    def _count(self, n: int) -> jax.Array:
+        """A number of images on the device."""
+        return jax.device_put(np.int32(n), SingleDeviceSharding(self.device))
+
+    def _started(self, images: np.ndarray, n: int) -> FusedOutput:
+        """A whole batch, of which n images are real, on its way to the host."""
+        count = self._full if n == self.batch_size else self._count(n)
+        output = self.run(self.upload(images), count)
         for leaf in jax.tree.leaves(output):
             leaf.copy_to_host_async()
-        # What was not computed for an image is cut off.
-        output = jax.tree.map(lambda leaf: np.asarray(leaf)[:n], output)
-        self._check_finite(images, output)
-        return Classified(
-            output.logits,
-            output.choices,
-            output.scores,
-            self.resolutions[output.choices],
-            self.cost.predictor + np.array(self.cost.choice)[output.choices],
-            first_logits=output.first_logits,
-        )
-
-    def run(self, images: jax.Array, count: jax.Array | None = None) -> FusedOutput:
-        """Starts a batch that is on the device; its output there, not waited for.
-
-        Args:
-          images: `[batch_size, height, width, 3]` uint8.
-          count: `[]` int32, how many of them are real; the others come after them. Default: all.
-        """
-        output: FusedOutput = self._executable(
-            self._variables, images, self._full if count is None else count
-        )
         return output
 
-    def _check_finite(self, images: np.ndarray, output: FusedOutput) -> None:
-        """Stops if outputs of a batch are not finite."""
+    def _finished(
+        self, batch: Any, output: FusedOutput, n: int, problems: Mapping[int, str]
+    ) -> Classified:
+        """Waits for the result of the n real images of a batch."""
+        # What was not computed for an image is cut off.
+        host: Any = jax.tree.map(lambda leaf: np.asarray(leaf)[:n], output)
+        self._check_finite(batch, host, problems)
+        return Classified(
+            host.logits,
+            host.choices,
+            host.scores,
+            self.resolutions[host.choices],
+            self.cost.predictor + np.array(self.cost.choice)[host.choices],
+            problems,
+            host.first_logits,
+        )
+
+    def _check_finite(self, batch: Any, output: FusedOutput, problems: Mapping[int, str]) -> None:
+        """Stops if outputs of a batch are not finite, but for unreadable images."""
         given = (output.scores, output.first_logits, output.logits)
-        rows = rows_not_finite(*(np.asarray(values) for values in given if values is not None))
+        found = rows_not_finite(*(np.asarray(values) for values in given if values is not None))
+        rows = np.setdiff1d(found, list(problems))
         if len(rows):
             named = f"images {first_few(rows.tolist())} of a batch"
-            raise NotFiniteError(named, self.checkpoint, rows, images)
+            raise NotFiniteError(named, self.checkpoint, rows, batch)
 
 
 def _compiled(
-    program: FusedProgram, shape: tuple[int, ...], sharding: SingleDeviceSharding
+    program: FusedProgram,
+    pieces: Sequence[int],
+    image_shape: tuple[int, ...],
+    device: jax.Device,
 ) -> jax.stages.Compiled:
-    """The program for images of a shape; it asks for the layouts of its weights."""
+    """The program for pieces of so many images; it asks for the layouts of its weights."""
+    sharding = SingleDeviceSharding(device)
     automatic = Format(Layout.AUTO, sharding)
     jitted = jax.jit(
         program.__call__, in_shardings=(automatic, sharding, sharding), keep_unused=True
@@ -172,5 +298,5 @@ def _compiled(
     weights = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), program.variables
     )
-    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    images = tuple(jax.ShapeDtypeStruct((size, *image_shape), jnp.uint8) for size in pieces)
     return jitted.lower(weights, images, jax.ShapeDtypeStruct((), jnp.int32)).compile()

@@ -90,14 +90,17 @@ class FusedProgram:
             "gmacs": spent.astype(np.float32),
         }
 
-    def __call__(self, variables: Any, images: jax.Array, count: jax.Array) -> FusedOutput:
+    def __call__(
+        self, variables: Any, pieces: Sequence[jax.Array], count: jax.Array
+    ) -> FusedOutput:
         """Classifies a batch.
 
         Args:
           variables: see the class.
-          images: `[n, h, w, 3]` uint8.
+          pieces: its images, `[n, h, w, 3]` uint8 together, one or more.
           count: `[]` int32, how many of them are real; the others come after them.
         """
+        images = jnp.concatenate(pieces)
         scores, first = self._score(variables, images)
         # Without log_softmax, unlike `choose`: only differences within an image count.
         values = scores - variables["price"]
