@@ -284,7 +284,7 @@ def test_the_snippets_of_the_documents(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Written as the second one says, and read as the first one says, and as the README does."""
-    use, fuse, save = blocks("docs/inference.md")
+    use, fuse, stream, save = blocks("docs/inference.md")
     *_, readme = blocks("README.md")
     monkeypatch.chdir(tmp_path)
     write_run(small_config(), Path("runs/digits_on_photos"), CLASSES)
@@ -305,6 +305,14 @@ def test_the_snippets_of_the_documents(
     # A batch that is far from full has a place for every choice.
     np.testing.assert_array_equal(names["result"].choices, exact.choices)
     np.testing.assert_allclose(names["result"].logits, exact.logits, rtol=1e-3, atol=1e-4)
+    names["batches_of_paths"] = [[Path("cat.jpg")], [Path("dog.png")]]
+    # Pictures of its data are larger than the largest resolution.
+    larger = AdaptiveClassifier.from_pretrained("FOLDER", image_size=(64, 64))
+    names["fused"] = larger.fused(2, shares=names["point"].shares, lam=0.0)
+    capsys.readouterr()
+    exec(compile(stream, "stream", "exec"), names)
+    streamed = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+    assert streamed == [re.search("label='(.*?)'", line)[1] for line in printed[-2:]]
     Path("FOLDER").rename("before")
     exec(compile(readme, "readme", "exec"), {})
     assert capsys.readouterr().out.splitlines()[-1] == f"[{', '.join(printed[-2:])}]"

@@ -47,6 +47,7 @@ class AdaptiveClassifier(HubMixin):
       resolutions: the candidate sides in pixels, largest first.
       cost: multiply-adds of the networks.
       image_size: height and width of images in memory.
+      view: what is classified of a picture file.
 
     Raises:
       ConfigError: a value of the model's configuration that this version refuses.
@@ -76,6 +77,7 @@ class AdaptiveClassifier(HubMixin):
         self.classes = saved.classes
         self.resolutions = saved.model.resolutions
         self.cost = saved.cost
+        self.view = saved.view
         self._saved = saved
         self._config = config
         self._compiling = Lock()
@@ -252,5 +254,5 @@ class AdaptiveClassifier(HubMixin):
     def _file_engine(self) -> FileClassifier:
         with self._compiling:
             if self._files is None:
-                self._files = file_classifier(self._config, self._saved, self._saved.view)
+                self._files = file_classifier(self._config, self._saved, self.view)
             return self._files

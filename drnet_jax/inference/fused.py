@@ -178,7 +178,9 @@ class FusedClassifier:
         """
         if (view.size, view.size) != self.image_size:
             raise ValueError(
-                f"view: pictures of {view.size} px are not images of image_size={self.image_size}"
+                f"view: its pictures of {view.size} px are no images of "
+                f"image_size={self.image_size}; make the classifier with "
+                f"image_size={(view.size, view.size)}"
             )
         if threads is not None:
             check_count("threads", threads, least=1)
