@@ -142,8 +142,9 @@ def _time_all(
     """Compiles for one batch size after another, the smallest first, and times it before the next.
 
     Nothing is compiled while something is timed. Compiling ends so early that the timing of a batch
-    size fits into `benchmark.max_seconds`, and once these are over no further one begins. The
-    smallest is timed whatever the time, with one bucket at least.
+    size is likely to fit into `benchmark.max_seconds`: as long before as the one before it took,
+    twice, or as it may take. Once they are over no further batch size begins. The smallest is timed
+    whatever the time, with one bucket at least.
 
     Returns:
       The rows, the seconds of the buckets that were compiled last, and what was left out.
@@ -151,10 +152,10 @@ def _time_all(
     benchmark = config.benchmark
     until = time.monotonic() + benchmark.max_seconds
     # Images in memory, then JPEGs.
-    compile_until = until - 2 * benchmark.seconds
+    timing = 2 * benchmark.seconds
     sizes = sorted(set(benchmark.batch_sizes))
     engine = array_classifier(
-        config, restored, source.image_size, up_to=sizes[0], until=compile_until
+        config, restored, source.image_size, up_to=sizes[0], until=until - timing
     )
     pool = picture_pool(source)
     rows: list[Row] = []
@@ -162,12 +163,17 @@ def _time_all(
     for size in sizes:
         if size > sizes[0]:
             log(f"compiling every resolution for batch {size} ...")
-            larger = engine.extended(size, compile_until)
-            if time.monotonic() > until or not larger.is_ready(size):
+            larger = engine.extended(size, until - timing)
+            if not larger.is_ready(size):
                 break
-            engine = measured(config, larger)
+            engine = larger if larger is engine else measured(config, larger)
+            if time.monotonic() > until:
+                break
         without[size] = engine.lacking(size)
+        begin = time.monotonic()
         rows += _measure(_methods(engine, records, lambdas), pool, size, config)
+        # A larger batch takes longer, and five turns it gets.
+        timing = max(timing, 2 * (time.monotonic() - begin))
     not_timed = [size for size in sizes if size not in without]
     return rows, engine.times, LeftOut(benchmark.max_seconds, not_timed, without)
 

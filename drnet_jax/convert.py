@@ -99,7 +99,15 @@ def _time(config: ConfigDict, workdir: Path, lam: float) -> None:
         return
     with timed(workdir, "timing"):
         rows = restore_and_benchmark(config, workdir, lambdas={"adaptive": lam})
-    times = {"of": of, "setting": setting, "lambda": lam, "milliseconds": _milliseconds(rows)}
+    found = _milliseconds(rows)
+    timed_sizes = {entry["batch_size"] for entry in found}
+    times = {
+        "of": of,
+        "setting": setting,
+        "lambda": lam,
+        "milliseconds": found,
+        "left_out": sorted({*config.benchmark.batch_sizes} - timed_sizes),
+    }
     note_conversion(workdir, {"times": times})
 
 

@@ -24,7 +24,6 @@ from drnet_jax.data.eval_view import EvalView
 from drnet_jax.data.files import describe, list_pictures, read_picture, version
 from drnet_jax.data.settings import check_outside, data_settings
 from drnet_jax.data.sources import DataError
-from drnet_jax.inference.batches import network_buckets
 from drnet_jax.inference.create import file_classifier
 from drnet_jax.inference.files import FileClassifier
 from drnet_jax.inference.programs import CostTable
@@ -80,7 +79,7 @@ class _PredictionJob:
             "view": asdict(self.view),
             "resolutions": list(model.resolutions),
             "eval.batch_size": config.eval.batch_size,
-            "inference.buckets": _buckets(config),
+            "inference.buckets": list(config.inference.buckets),
             "inference.fold": config.inference.fold,
             "inference.measure": config.inference.measure,
             "model.stock_operations": config.model.stock_operations,
@@ -88,8 +87,19 @@ class _PredictionJob:
         return facts | ({"first_look": model.resolutions[-1]} if model.glances else {})
 
     def engine(self, times: CostTable | None) -> FileClassifier:
-        """The compiled model; see `file_classifier`."""
-        return file_classifier(self.config, restore_variables(self.trained), self.view, times)
+        """The compiled model; see `file_classifier`.
+
+        Raises:
+          ConfigError: it has other buckets than the times are of; or as there.
+        """
+        restored = restore_variables(self.trained)
+        try:
+            return file_classifier(self.config, restored, self.view, times)
+        except ValueError as error:
+            raise ConfigError(
+                f"{self.output} holds an unfinished job of another kind of device ({error}): "
+                "resume it there, give another folder, --config.predict.output=..., or remove it"
+            ) from error
 
 
 def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -177,12 +187,6 @@ def _predict(
     }
     _print(summary, resolutions)
     return summary
-
-
-def _buckets(config: ConfigDict) -> list[Any]:
-    """Of every network, as `predict.json` has them: one list where all are the same."""
-    each = [list(sizes) for sizes in network_buckets(config)]
-    return each[0] if all(sizes == each[0] for sizes in each) else each
 
 
 def _input(config: ConfigDict) -> Path:

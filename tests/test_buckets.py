@@ -87,6 +87,14 @@ def test_defaults_by_device(side: int, platform: str, larger: tuple[int, ...]) -
     assert default_buckets(side, platform) == USUAL + larger
 
 
+def test_defaults_of_images_that_are_uploaded_larger() -> None:
+    """At most 2^26 pixels: 64 images of 1024 px, 256 of 512, 512 of 300 and 1024 of 256."""
+    found = [default_buckets(64, "gpu", side)[-1] for side in (1024, 512, 300, 256)]
+    assert found == [64, 256, 512, 1024]
+    # The usual ones stay.
+    assert default_buckets(64, "gpu", 4096) == USUAL
+
+
 @pytest.mark.parametrize(
     ("buckets", "count", "expected"),
     [

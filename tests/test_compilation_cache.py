@@ -71,6 +71,21 @@ def test_the_next_start_finds_it(
     assert capsys.readouterr().out == line * 2
 
 
+def test_every_block_has_its_own(tmp_path: Path, events: list[str]) -> None:
+    """And after it JAX is as it was before: nothing goes to a folder that may be gone."""
+    before = dict(jax.config.values)
+    for name in ("a", "b"):
+        with kept_programs(tmp_path / name):
+            # Unlike `compile_and_run` without a reset of the cache, which is not the tests' to do.
+            np.testing.assert_allclose(jax.jit(lambda x: x * 3 + 1)(IMAGES), IMAGES * 3 + 1)
+        assert len(list((tmp_path / name).iterdir())) == 1
+        assert jax.config.values[FOLDER] is None
+        assert dict(jax.config.values) == before
+    assert events == ["cache_misses"] * 2
+    jax.jit(lambda x: x * 3 + 1)(IMAGES)
+    assert len(events) == 2
+
+
 def test_a_damaged_entry_is_compiled_anew(tmp_path: Path, events: list[str]) -> None:
     """As a process leaves it that was killed while it wrote, or has not yet written the rest."""
     with kept_programs(tmp_path / "programs"):
@@ -131,6 +146,17 @@ def test_a_folder_that_others_may_write_to_is_not_used(
         compile_and_run()
     assert not events and not list(folder.iterdir())
     words = f"compiled programs are not kept: {folder}: others may write there"
+    assert capsys.readouterr().out.startswith(words)
+
+
+def test_a_folder_of_another_user_is_not_used(
+    tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    with kept_programs(tmp_path / "programs"):
+        pass
+    words = f"compiled programs are not kept: {tmp_path / 'programs'}: it is another user's"
     assert capsys.readouterr().out.startswith(words)
 
 

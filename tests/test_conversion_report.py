@@ -73,6 +73,14 @@ def test_every_row() -> None:
     ]
 
 
+def test_what_there_was_no_time_for_is_said() -> None:
+    found = conversion_section(
+        summary(conversion=NOTED | {"times": TIMES | {"left_out": [32, 128]}}), 10
+    )
+    assert found is not None
+    assert "Not timed within benchmark.max_seconds: batch 32, 128." in found["notes"]
+
+
 def test_another_choice_has_not_the_times_of_the_one_that_was_timed() -> None:
     rows = shown(conversion_section(summary(**{"lambda": 0.25}), 10))
     assert rows["adaptive"][-1] is None and rows["fixed 64 px"][-1] == 4.0

@@ -18,7 +18,7 @@ from drnet_jax.checkpoints.finite import NotFiniteError
 from drnet_jax.inference.arrays import ArrayClassifier
 from drnet_jax.inference.engine import Classified
 from drnet_jax.inference.fused import FusedClassifier
-from drnet_jax.inference.fused_program import FusedProgram
+from drnet_jax.inference.fused_program import FusedOutput, FusedProgram
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.macs import model_cost
 from drnet_jax.models.variables import classifier_variables
@@ -66,7 +66,8 @@ def rows_that_choose(choices: np.ndarray, counts: tuple[int, ...], seed: int) ->
 def check_equal(case: Case, got: Classified, exact: Classified, tolerance: float = 1e-5) -> None:
     """Image by image, in all that is said of them."""
     bound = tolerance * case.branches.std()
-    assert got.logits.dtype == np.float32
+    assert got.logits.dtype == np.float32 and got.choices.dtype == exact.choices.dtype
+    assert got.logits.flags.writeable and got.choices.flags.writeable
     np.testing.assert_array_equal(got.choices, exact.choices)
     np.testing.assert_array_equal(got.resolutions, exact.resolutions)
     np.testing.assert_array_equal(got.macs, exact.macs)
@@ -190,7 +191,10 @@ def test_one_resolution() -> None:
 def test_one_launch_and_no_transfer(
     kind: str, batch_size: int, compilations: list[str], tmp_path: Path
 ) -> None:
-    """Between upload and result, by JAX's transfer guard and profiler; nothing is compiled."""
+    """Between upload and result, by JAX's profiler and transfer guard; nothing is compiled.
+
+    The guard lets a CPU's arrays be read by the host, which a second launch would follow.
+    """
     case, _ = made(kind)
     classifier = fused(kind, batch_size)
     images = jax.block_until_ready(classifier.upload(case.images[:batch_size]))
@@ -262,6 +266,12 @@ def test_outputs_that_are_not_finite() -> None:
     with pytest.raises(NotFiniteError, match="of the model are not finite for images") as error:
         classifier.classify(case.images[rows])
     np.testing.assert_array_equal(error.value.rows, np.flatnonzero(chosen[rows] == 1))
+    with pytest.raises(NotFiniteError, match="are not finite for x 1, x 4$"):
+        classifier._check_finite(
+            ["x 0", "x 1", "x 2", "x 3", "x 4"],
+            FusedOutput(np.array([[0.0], [np.nan], [0], [np.inf], [np.nan]]), *[np.zeros(5)] * 4),
+            {3: "unreadable"},
+        )
 
 
 @pytest.mark.parametrize(
@@ -282,6 +292,7 @@ def test_bad_images(images: Any, words: str) -> None:
     ("argument", "words"),
     [
         ({"batch_size": 0}, "batch_size=0 must be an integer, 1 or more"),
+        ({"capacities": 8}, "capacities=8 must be places for each of 3 resolutions"),
         ({"capacities": None}, "capacities=None must be places for each of 3 resolutions"),
         ({"capacities": (4, 4, 1), "batch_size": 16}, "must have places for a batch of 16"),
         ({"lam": np.nan}, "lam=nan must be a finite number"),

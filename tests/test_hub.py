@@ -116,6 +116,12 @@ def test_one_program_a_batch(case: Case, images: np.ndarray) -> None:
     np.testing.assert_array_equal(got.choices, expected.choices)
     np.testing.assert_array_equal(got.macs, expected.macs)
     np.testing.assert_allclose(got.logits, expected.logits, rtol=0, atol=1e-4)
+    m = len(shares)
+    for batch_size, other in ((8, None), (1, shares), (8, [1.0] * (m + 1))):
+        words = rf"shares={re.escape(repr(other))} must be those of {m} resolutions"
+        if (m, other) != (1, None):
+            with pytest.raises(ValueError, match=words):
+                case.loaded.fused(batch_size, shares=other)
 
 
 def test_files(case: Case, pictures: Path, tmp_path: Path) -> None:

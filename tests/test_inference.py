@@ -296,6 +296,10 @@ def test_extended(case: Case) -> None:
         assert late.lacking(8) == [2, 4, 8] and late.is_ready(1)
         larger = late.with_times(late.measure(1)).extended(8)
         assert larger.times is None and larger.lacking(8) == []
+        timed = larger.with_times(larger.measure(1))
+        assert timed.extended(6) is timed
+        alone = larger.fixed(2)
+        assert alone.is_ready(8) and alone.lacking(8) == [] and alone.extended(8) is alone
         assert [program.buckets for program in larger.programs] == [BUCKETS] * 4
         case.check(larger.classify(case.images), np.arange(60), tolerance=1e-5)
         assert engine.lacking(8) == [2, 4, 8]
@@ -304,7 +308,7 @@ def test_extended(case: Case) -> None:
 def test_every_network_has_buckets_of_its_own(case: Case, monkeypatch: Any) -> None:
     """As on a GPU, where small images have larger ones: by dispatch, alone and everywhere."""
     own = {48: (1, 2), 32: (1, 2, 4), 16: (1, 2, 4, 8)}
-    monkeypatch.setattr("drnet_jax.inference.engine.default_buckets", lambda side, _: own[side])
+    monkeypatch.setattr("drnet_jax.inference.engine.default_buckets", lambda side, *_: own[side])
     device = jax.devices()[0]
     monkeypatch.setattr(
         "drnet_jax.inference.arrays.memory_images",

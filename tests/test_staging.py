@@ -113,6 +113,20 @@ def test_a_place_is_written_again_when_its_batch_is_done() -> None:
     assert places[:2] == places[2:] and places[0] != places[1]
 
 
+def test_what_computes_is_waited_for_where_a_stream_ends_early(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its place in memory is then let go."""
+    case, _ = made(KIND)
+    waited: list[int] = []
+    wait = jax.block_until_ready
+    monkeypatch.setattr(jax, "block_until_ready", lambda x: waited.append(len(x)) or wait(x))
+    stream = fused(KIND, 8).classify_batches([case.images[:8]] * 3)
+    next(iter(stream))
+    stream.close()
+    assert waited == [1]
+
+
 def pictures(folder: Path, images: np.ndarray) -> list[Path]:
     """One file an image."""
     paths = [folder / f"{number}.png" for number in range(len(images))]
@@ -144,13 +158,17 @@ def test_bad_streams(tmp_path: Path) -> None:
     classifier = fused(KIND, 8)
     with pytest.raises(ValueError, match="9 images are more than batch_size=8"):
         list(classifier.classify_batches([case.images[:9]]))
+    for count in (7, 9):
+        with pytest.raises(ValueError, match=f"{count} images are no batch of batch_size=8"):
+            classifier.upload(case.images[:count])
     view = EvalView(48, 1.0)
     with pytest.raises(ValueError, match="9 images are more than batch_size=8"):
         list(classifier.classify_files([[tmp_path] * 9], view))
+    # At once, before anything is asked for.
     with pytest.raises(ValueError, match="make the classifier with image_size=.32, 32"):
-        list(classifier.classify_files([], EvalView(32, 1.0)))
+        classifier.classify_files([], EvalView(32, 1.0))
     with pytest.raises(ValueError, match="threads=0 must be an integer, 1 or more"):
-        list(classifier.classify_files([], view, threads=0))
+        classifier.classify_files([], view, threads=0)
 
 
 def test_pinned_memory(capsys: pytest.CaptureFixture[str]) -> None:

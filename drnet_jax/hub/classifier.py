@@ -228,8 +228,8 @@ class AdaptiveClassifier(HubMixin):
 
         Args:
           batch_size: images of a batch.
-          shares: of the resolutions in every batch, those of a `Point` of `calibration`, say; of a
-            batch of one image None, which gets what it chooses.
+          shares: of the resolutions in every batch, those of a `Point` of `calibration`, say; None
+            of a batch of one image, which gets what it chooses, or of a single resolution.
           lam: lambda, see `choose`; of the same point.
 
         Raises:

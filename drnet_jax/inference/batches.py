@@ -1,7 +1,5 @@
 """The batch sizes of a configuration on the device at hand, and whether they fit its memory."""
 
-from collections.abc import Sequence
-
 import jax
 from ml_collections import ConfigDict
 
@@ -25,50 +23,32 @@ def check_batches(
       ConfigError: they alone take more than all the memory.
     """
     value = get_field(config, field)
-    sizes = [value] if isinstance(value, int) else value
-    _check(f"{field}={value}", sizes, image_size, num_devices)
+    memory, (height, width) = device_memory(), image_size
+    largest = value if isinstance(value, int) else max(value)
+    needed = largest * height * width * BYTES_A_PIXEL / num_devices
+    if needed > memory:
+        raise ConfigError(
+            f"{field}={value}: {largest} images of {width}x{height} px take {needed / GIB:.1f} GiB "
+            f"on a device, and there are {memory / GIB:.1f}; lower it"
+        )
 
 
 def check_buckets(config: ConfigDict) -> None:
-    """Checks that the images of a bucket fit, at the largest resolution.
+    """Checks that the images of a bucket fit that is configured, at the largest resolution.
 
     Raises:
       ConfigError: they alone take more than all the memory.
     """
-    largest = max(config.model.resolutions)
-    sizes = sorted(set().union(*network_buckets(config)))
-    _check(f"inference.buckets={tuple(sizes)}", sizes, (largest, largest), 1)
-
-
-def _check(named: str, sizes: Sequence[int], image_size: tuple[int, int], num_devices: int) -> None:
-    memory, (height, width) = device_memory(), image_size
-    largest = max(sizes)
-    needed = largest * height * width * BYTES_A_PIXEL / num_devices
-    if needed > memory:
-        raise ConfigError(
-            f"{named}: {largest} images of {width}x{height} px take {needed / GIB:.1f} GiB on a "
-            f"device, and there are {memory / GIB:.1f}; lower it"
-        )
-
-
-def network_buckets(config: ConfigDict) -> list[tuple[int, ...]]:
-    """The buckets of the predictor, if there is one, and of the classifier at every resolution.
-
-    Those that are configured, or else those that suit the first device (`default_buckets`).
-    """
-    sides = list(config.model.resolutions)
-    if len(sides) > 1:
-        glances = config.predictor.kind == "glance"
-        sides.insert(0, min(sides) if glances else config.predictor.size)
-    platform = jax.local_devices()[0].platform
-    given = tuple(config.inference.buckets)
-    return [given or default_buckets(side, platform) for side in sides]
+    if config.inference.buckets:
+        largest = max(config.model.resolutions)
+        check_batches(config, "inference.buckets", (largest, largest))
 
 
 def buckets_in_words(config: ConfigDict) -> str:
-    """The buckets of the classifier."""
-    resolutions = config.model.resolutions
-    each = network_buckets(config)[-len(resolutions) :]
+    """The buckets of the classifier for images of the largest resolution on the first device."""
+    resolutions, platform = config.model.resolutions, jax.local_devices()[0].platform
+    given = tuple(config.inference.buckets)
+    each = [given or default_buckets(side, platform, max(resolutions)) for side in resolutions]
     common = set.intersection(*map(set, each))
     words = "/".join(str(size) for size in each[0] if size in common)
     if len(set(each)) == 1:

@@ -11,21 +11,26 @@ _LARGEST = 1024
 # Pixels of a batch that keeps a GPU busy, those of 167 images of 224 px: an H100 computes a
 # ResNet-50 on them in 1.6 times the 4 ms that it takes to launch it (docs/performance.md).
 _BUSY = 2**23
+# Pixels of the images of a batch, at most: 192 MiB of memory.
+_UPLOADED = 2**26
 
 
-def default_buckets(side: int, platform: str) -> tuple[int, ...]:
+def default_buckets(side: int, platform: str, uploaded: int | None = None) -> tuple[int, ...]:
     """The buckets of a network on a device where none are given, rising.
 
     On the CPU they are the same for every network. Elsewhere one of twice as many images is added
     as long as the largest has fewer pixels than keep a device busy, up to 1024 images: they end at
-    256 for 224 px, at 512 for 168 px, and at 1024 for 112 px.
+    256 for 224 px, at 512 for 168 px, and at 1024 for 112 px. Of images that are uploaded larger,
+    as many as 192 MiB hold.
 
     Args:
       side: of what the network sees, in pixels.
       platform: of the device, as `jax.Device` has it.
+      uploaded: side of the images that it makes its own of, in pixels; None: the same.
     """
     buckets = list(_USUAL)
-    while platform != "cpu" and buckets[-1] < _LARGEST and buckets[-1] * side**2 < _BUSY:
+    most = min(_LARGEST, _UPLOADED // (uploaded or side) ** 2)
+    while platform != "cpu" and 2 * buckets[-1] <= most and buckets[-1] * side**2 < _BUSY:
         buckets.append(2 * buckets[-1])
     return tuple(buckets)
 

@@ -4,7 +4,7 @@ As experts of a mixture have a capacity (Riquelme et al. 2021, arXiv 2106.05974)
 tokens (Zhou et al. 2022, arXiv 2202.09368): the work of a batch is then known before it runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from numbers import Real
 
@@ -59,19 +59,20 @@ def checked_capacities(
                 "that it chooses; leave them out"
             )
         return None
-    if capacities is None or len(capacities) != num_resolutions:
+    given = tuple(capacities) if isinstance(capacities, Iterable) else ()
+    if len(given) != num_resolutions:
         raise ValueError(
             f"capacities={capacities!r} must be places for each of {num_resolutions} resolutions "
             f"in a batch of {batch_size}: capacities_of(shares, {batch_size}) gives them"
         )
-    for places in capacities:
+    for places in given:
         check_count("a capacity", places)
-    if max(capacities) > batch_size or sum(capacities) < batch_size:
+    if max(given) > batch_size or sum(given) < batch_size:
         raise ValueError(
             f"capacities={capacities!r} must have places for a batch of {batch_size} images, and "
             "no resolution more than those"
         )
-    return tuple(int(places) for places in capacities)
+    return tuple(int(places) for places in given)
 
 
 def assign(

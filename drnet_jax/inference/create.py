@@ -82,6 +82,7 @@ def file_classifier(
 
     Raises:
       ConfigError: several hosts, or buckets that do not fit into the memory.
+      ValueError: the times are of other buckets, as another kind of device has them by default.
     """
     settings = _settings(config, restored) | _buckets(config)
     classifier = FileClassifier(**settings, view=view)
@@ -104,13 +105,22 @@ def fused_classifier(
       restored: see `array_classifier`.
       image_size: height and width of the images.
       batch_size: images of a batch.
-      shares: `[m]` of the resolutions, which `capacities_of` gives places for; None for one image.
+      shares: `[m]` of the resolutions, which `capacities_of` gives places for; None for one image,
+        or one resolution.
       lam: lambda, see `choose`.
 
     Raises:
       ConfigError: several hosts.
       ValueError: a batch, shares or a lambda that are not what they should be.
     """
+    m = len(restored.model.resolutions)
+    if m == 1 and shares is None and batch_size > 1:
+        shares = (1.0,)
+    if (shares is None) != (batch_size == 1) or (shares is not None and len(shares) != m):
+        raise ValueError(
+            f"shares={shares!r} must be those of {m} resolutions, as a Point of a calibration has "
+            "them, or None for batches of one image"
+        )
     capacities = None if shares is None else capacities_of(shares, batch_size)
     return FusedClassifier(
         **_settings(config, restored),

@@ -122,7 +122,10 @@ class InferenceEngine:
         self._predicts = first is not None
         if first is not None:
             networks.insert(0, first)
-        self._buckets = [given or default_buckets(n.size, device.platform) for n in networks]
+        uploaded = None if image_size is None else max(image_size)
+        self._buckets = [
+            given or default_buckets(n.size, device.platform, uploaded) for n in networks
+        ]
         placed = [
             PlacedNetwork(n.apply, n.variables, image_size or (n.size, n.size), device)
             for n in networks
@@ -152,12 +155,15 @@ class InferenceEngine:
     def extended(self, up_to: int, until: float = math.inf) -> Self:
         """The same engine, with what groups of up to so many images need compiled too.
 
-        Times that were measured are of other buckets, and are left behind.
+        Itself if none is lacking. Times that were measured are of other buckets, and are left
+        behind.
 
         Args:
           up_to: images of a group.
           until: as of `time.monotonic`: what has not begun by then is left out.
         """
+        if not self.lacking(up_to):
+            return self
         other = copy(self)
         other.times = None
         known = self.programs
@@ -212,12 +218,14 @@ class InferenceEngine:
     def fixed(self, choice: int) -> Self:
         """The same engine at one of the resolutions, given by its index, and no more than that."""
         other = copy(self)
-        other.predictor = None
-        other.classifiers = (self.classifiers[choice],)
+        # The smallest of a first look is its program, the first one.
+        is_first = self.cost.glances and choice == len(self.classifiers) - 1
+        other._buckets = [self._buckets[0 if is_first else choice + self._predicts]]
+        other._predicts, other._weight = False, None
+        other._use([self.classifiers[choice]])
         other.resolutions = self.resolutions[[choice]]
         other.cost = ModelCost(0, (self.cost.classifier[choice],))
         other.times = None
-        other._weight = None
         return other
 
     def _dispatch(

@@ -184,20 +184,18 @@ class FusedClassifier:
             )
         if threads is not None:
             check_count("threads", threads, least=1)
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-
-            def write(files: Sequence[Path], out: np.ndarray) -> tuple[int, Mapping[int, str]]:
-                """Decodes."""
-                self._check_fits(len(files))
-                return len(files), decode_into(out, files, view, pool)
-
-            yield from self._stream(batches, write)
+        return self._stream_files(batches, view, threads)
 
     def upload(self, images: np.ndarray) -> tuple[jax.Array, ...]:
         """Starts the upload of a batch `[batch_size, height, width, 3]` uint8, for `run`.
 
         It is not waited for: the images must not be changed before the batch has run.
+
+        Raises:
+          ValueError: they are no such images.
         """
+        if len(check_images(images, self.image_size)) != self.batch_size:
+            raise ValueError(f"{len(images)} images are no batch of batch_size={self.batch_size}")
         return upload(images, self._pieces, self.device)
 
     def run(self, pieces: Sequence[jax.Array], count: jax.Array | None = None) -> FusedOutput:
@@ -213,6 +211,19 @@ class FusedClassifier:
         )
         return output
 
+    def _stream_files(
+        self, batches: Iterable[Sequence[Path]], view: EvalView, threads: int | None
+    ) -> Iterator[tuple[Sequence[Path], Classified]]:
+        """As `classify_files`."""
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+
+            def write(files: Sequence[Path], out: np.ndarray) -> tuple[int, Mapping[int, str]]:
+                """Decodes."""
+                self._check_fits(len(files))
+                return len(files), decode_into(out, files, view, pool)
+
+            yield from self._stream(batches, write)
+
     def _stream(self, batches: Iterable[T], write: Write[T]) -> Iterator[tuple[T, Classified]]:
         """Writes, uploads and starts batches, each while the one before it computes."""
         free = deque(Staging(self._shape, self.device) for _ in range(_PLACES))
@@ -225,14 +236,18 @@ class FusedClassifier:
             free.append(place)
             return batch, result
 
-        for batch in batches:
-            if not free:
+        try:
+            for batch in batches:
+                place = free.popleft()
+                n, problems = write(batch, place.images)
+                waiting.append((batch, place, n, problems, self._started(place.images, n)))
+                if not free:
+                    yield next_result()
+            while waiting:
                 yield next_result()
-            place = free.popleft()
-            n, problems = write(batch, place.images)
-            waiting.append((batch, place, n, problems, self._started(place.images, n)))
-        while waiting:
-            yield next_result()
+        finally:
+            # The places are not to go while the device reads them.
+            jax.block_until_ready([output for *_, output in waiting])
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         """Images that fit into a batch."""
@@ -263,14 +278,15 @@ class FusedClassifier:
     ) -> Classified:
         """Waits for the result of the n real images of a batch."""
         # What was not computed for an image is cut off.
-        host: Any = jax.tree.map(lambda leaf: np.asarray(leaf)[:n], output)
+        host: Any = jax.tree.map(lambda leaf: np.array(leaf)[:n], output)
+        choices = host.choices.astype(np.int64)
         self._check_finite(batch, host, problems)
         return Classified(
             host.logits,
-            host.choices,
+            choices,
             host.scores,
-            self.resolutions[host.choices],
-            self.cost.predictor + np.array(self.cost.choice)[host.choices],
+            self.resolutions[choices],
+            self.cost.predictor + np.array(self.cost.choice)[choices],
             problems,
             host.first_logits,
         )
@@ -282,6 +298,8 @@ class FusedClassifier:
         rows = np.setdiff1d(found, list(problems))
         if len(rows):
             named = f"images {first_few(rows.tolist())} of a batch"
+            if not isinstance(batch, np.ndarray):
+                named = first_few([batch[row] for row in rows])
             raise NotFiniteError(named, self.checkpoint, rows, batch)
 
 

@@ -20,6 +20,8 @@ from drnet_jax.inference.buckets import BucketPlan, proportional_times
 
 # Runs that are timed together, as a pass starts the next bucket before it waits for the last.
 _RUNS_IN_FLIGHT = 2
+# Programs that are compiled at once: each takes memory.
+_MOST_THREADS = 16
 Key = TypeVar("Key", bound=Hashable)
 Array = jax.Array | np.ndarray
 # Maps variables and uint8 images [n, h, w, 3] to [n, width].
@@ -83,7 +85,7 @@ def compile_all(
         """The executable; None: it is too late."""
         return program.compile() if time.monotonic() <= until else None
 
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS))
     try:
         in_time = takewhile(lambda _: time.monotonic() <= until, lowered)
         started = [(key, pool.submit(compiled, program)) for key, program in in_time]

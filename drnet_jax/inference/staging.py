@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from drnet_jax.runtime.progress import log
+from drnet_jax.runtime.progress import log_once
 
 # Of a piece, at least. From memory that is not pinned an H100 got 38 MB in 7 ms, and in four pieces
 # in 2.3 ms (docs/performance.md).
@@ -65,7 +65,7 @@ def _pin(images: np.ndarray, client: Any) -> bool:
     try:
         client.dma_map(images.ctypes.data, images.nbytes)
     except (AttributeError, jax.errors.JaxRuntimeError) as error:
-        log(f"host memory is not pinned, uploads take longer: {error}")
+        log_once(f"host memory is not pinned, uploads take longer: {error}")
         return False
     return True
 

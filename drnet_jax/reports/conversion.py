@@ -1,6 +1,6 @@
 """Before and after a conversion: what `report.html` says of a run that began with weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drnet_jax.evaluation.metrics import hull_top1
@@ -37,8 +37,20 @@ def conversion_section(summary: Mapping[str, Any], num_classes: int) -> dict[str
         "words": _words(summary, noted, num_classes),
         "batch_sizes": [entry["batch_size"] for entry in times],
         "rows": [*_fixed_rows(summary, noted, times), *_other_rows(summary, adaptive)],
-        "notes": [*_timing(timed["setting"]), *_minutes(noted.get("seconds", {}))],
+        "notes": [
+            *_timing(timed["setting"]),
+            *_left_out(timed.get("left_out", [])),
+            *_minutes(noted.get("seconds", {})),
+        ],
     }
+
+
+def _left_out(batch_sizes: Sequence[int]) -> list[str]:
+    """Batch sizes that there was no time for."""
+    if not batch_sizes:
+        return []
+    named = ", ".join(map(str, batch_sizes))
+    return [f"Not timed within benchmark.max_seconds: batch {named}."]
 
 
 def _words(summary: Mapping[str, Any], noted: Mapping[str, Any], num_classes: int) -> str:

@@ -85,17 +85,19 @@ def _check_times(table: CostTable, job: Job) -> None:
     Raises:
       ValueError: they are of others.
     """
-    m, listed = len(job["resolutions"]), job["inference.buckets"]
+    # No buckets: those of the device.
+    m, listed = len(job["resolutions"]), set(job["inference.buckets"])
     # A single resolution needs no predictor.
     has = (len(table.classifiers), table.predictor is not None, table.glances)
     if has != (m, m > 1, "first_look" in job):
         raise ValueError("bucket_seconds are of other networks than its resolutions'")
-    tables = [times for times in (table.predictor, *table.classifiers) if times is not None]
-    # One list stands for all of them.
-    lists = listed if all(isinstance(sizes, list) for sizes in listed) else [listed] * len(tables)
-    for seconds, buckets in zip(tables, lists, strict=True):
-        if set(seconds) != set(buckets) or not all(value > 0 for value in seconds.values()):
-            raise ValueError(f"bucket_seconds are not of the buckets {sorted(buckets)}")
+    for seconds in (table.predictor, *table.classifiers):
+        if seconds is not None and (
+            set(seconds) != (listed or set(seconds))
+            or not seconds
+            or not all(value > 0 for value in seconds.values())
+        ):
+            raise ValueError(f"bucket_seconds are not of the buckets {sorted(listed)}")
 
 
 def check_same(output: Path, state: JobState, job: Job) -> None:

@@ -8,17 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from drnet_jax.runtime.files import check_writable, in_words, remove_empty
 from drnet_jax.runtime.progress import log
 
+_FOLDER = "jax_compilation_cache_dir"
 # What takes less to compile is not kept: a second by default, which many small networks take.
 _LEAST_SECONDS = "jax_persistent_cache_min_compile_time_secs"
 
 
 @contextmanager
 def kept_programs(folder: Path) -> Iterator[None]:
-    """Lets JAX keep what it compiles from now on in a folder, and says where.
+    """Lets JAX keep what it compiles within a block in a folder, and says where.
 
     JAX's persistent compilation cache names an entry by all that it was compiled from and for: the
     program, the versions, the flags, the device, of a CPU also its instructions (the fingerprint of
@@ -31,8 +33,8 @@ def kept_programs(folder: Path) -> Iterator[None]:
     Args:
       folder: of the cache, which may not exist yet.
     """
-    settings = jax.config.values
-    given = settings["jax_compilation_cache_dir"] is not None
+    settings = dict(jax.config.values)
+    given = settings[_FOLDER] is not None
     # Processes of one run compile for a GPU together, each a part of the search for the fastest
     # kernels: one that found an entry, which another does not see, would be waited for forever.
     if given or not settings["jax_enable_compilation_cache"] or jax.process_count() > 1:
@@ -49,23 +51,31 @@ def kept_programs(folder: Path) -> Iterator[None]:
             log(f"compiled programs are not kept: {in_words(error)}")
         else:
             # On a GPU the path is part of the names of entries: the same from wherever it starts.
-            jax.config.update("jax_compilation_cache_dir", str(folder.resolve()))
+            compilation_cache.reset_cache()
+            jax.config.update(_FOLDER, str(folder.resolve()))
             if _LEAST_SECONDS.upper() not in os.environ:
                 jax.config.update(_LEAST_SECONDS, 0.1)
             log(f"compiled programs are kept in {folder} (remove it at will)")
         yield
     finally:
+        # JAX makes up its mind at the first compilation.
+        compilation_cache.reset_cache()
+        for name in (_FOLDER, _LEAST_SECONDS):
+            jax.config.update(name, settings[name])
         remove_empty(made)
 
 
 def _check_private(folder: Path) -> None:
-    """Stops for a folder that belongs to others, or that they may write to.
+    """Stops for a folder that is another user's, or that others may write to.
 
     Raises:
       PermissionError: naming it.
     """
     found = folder.stat()
-    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(
-            errno.EACCES, "others may write there, and what is there is run", str(folder)
-        )
+    problem = ""
+    if found.st_uid != os.getuid():
+        problem = "it is another user's"
+    elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        problem = "others may write there"
+    if problem:
+        raise PermissionError(errno.EACCES, f"{problem}, and what is there is run", str(folder))
