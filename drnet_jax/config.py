@@ -40,7 +40,7 @@ GLANCE_SCORES = ("margin", "confidence", "entropy", "logit_margin", "norm_logit"
 GLANCE_INPUTS = (*GLANCE_SCORES, "pooled")
 # Of which resolutions stage 1 distils, and what of imported weights it trains.
 TEACHERS = ("ensemble", "largest")
-TRAINED_PARTS = ("all", "last_two_stages", "last_stage", "batch_norm", "head")
+TRAINED_PARTS = ("all", "last_two_stages", "last_stage", "batch_norm", "smaller_batch_norm", "head")
 # Fields that say what a trained model is and what it expects as input.
 MODEL_FIELDS = ("model.", "predictor.", "data.name", "data.mean", "data.std")
 # Those of them that stage 1 already settles: it trains no predictor, and every sample counts.

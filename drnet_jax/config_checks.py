@@ -178,6 +178,12 @@ def _check_import(config: ConfigDict, mode: str) -> None:
             f"convert.weights are what stage 1 starts from, and stages={tuple(config.stages)} has "
             "none: add 'pretrain' to stages, or leave them out"
         )
+    small = config.pretrain.train == "smaller_batch_norm"
+    if small and (len(config.model.resolutions) == 1 or not config.model.resolution_aware):
+        raise ConfigError(
+            "pretrain.train='smaller_batch_norm' trains BatchNorms of the smaller resolutions: it "
+            "needs two or more of model.resolutions, and model.resolution_aware=True"
+        )
     if mode == "convert" and (len(config.stages) == 1 or len(config.model.resolutions) == 1):
         raise ConfigError(
             "--mode=convert makes a classifier that chooses: give it stages=('pretrain', 'joint') "

@@ -48,6 +48,8 @@ def test_last_layers(network: Backbone) -> None:
 def is_trained(what: str, path: tuple[str, ...]) -> bool:
     """By hand, for the parameters of the ResNet."""
     layer, name = path[1], path[-1]
+    if what == "smaller_batch_norm":
+        return name in ("scale_16", "bias_16")
     of_norm = name.startswith(("scale", "bias")) and layer != "fc"
     by_part = {
         "all": True,
@@ -99,7 +101,10 @@ def changes(before: Any, after: Any) -> dict[tuple[str, ...], bool]:
     return {path: not np.array_equal(leaf, old[path]) for path, leaf in new.items()}
 
 
-@pytest.mark.parametrize("what", ["all", "last_two_stages", "last_stage", "batch_norm", "head"])
+PARTS = ("all", "last_two_stages", "last_stage", "batch_norm", "smaller_batch_norm", "head")
+
+
+@pytest.mark.parametrize("what", PARTS)
 def test_the_rest_stays_as_it_is(what: str, start: Any) -> None:
     """In the newest parameters and statistics, and in their moving averages."""
     fields = {"pretrain.optimizer": "adamw", "pretrain.ema_decay": 0.9}
@@ -125,7 +130,10 @@ def test_the_rest_stays_as_it_is(what: str, start: Any) -> None:
         assert moved == {path: is_trained(what, path) for path in moved}
         # Statistics move where the BatchNorm is trained.
         moved = changes(before[1], collections)
-        assert moved == {path: is_trained(what, (*path[1:-1], "scale")) for path in moved}
+        assert moved == {
+            path: is_trained(what, (*path[1:-1], path[0].replace("batch_stats", "scale")))
+            for path in moved
+        }
 
 
 def test_frozen_layers_give_what_they_give_in_evaluation(start: Any, evaluated: float) -> None:
@@ -134,13 +142,13 @@ def test_frozen_layers_give_what_they_give_in_evaluation(start: Any, evaluated: 
     model, batch = create_model(config, 3), batch_of(4)
     batch["image"] = normalise(batch["image"], config.data.mean, config.data.std)
     loss = create_loss(config, "pretrain", model, model_cost(model), None, 1)
-    part = jax.jit(PartLoss(loss, TrainedPart("head", last_layers(RESNET, 32, 1))))
+    part = jax.jit(PartLoss(loss, TrainedPart("head", 32, last_layers(RESNET, 32, 1))))
     params, collections = start["params"], {n: t for n, t in start.items() if n != "params"}
     value, _ = part(params, collections, batch, jax.random.key(0), jnp.int32(0))
     np.testing.assert_allclose(value, evaluated, rtol=1e-5)
 
 
-@pytest.mark.parametrize("what", ["all", "batch_norm", "last_stage"])
+@pytest.mark.parametrize("what", ["all", "batch_norm", "smaller_batch_norm", "last_stage"])
 def test_imported_statistics_stay(what: str, start: Any, evaluated: float) -> None:
     """They normalise, as in evaluation; scale and bias of every BatchNorm that is trained move."""
     fields = {"pretrain.train": what, "pretrain.batch_statistics": False}
@@ -169,7 +177,7 @@ def gradient_flops(what: str, start: Any) -> float:
     model = create_model(config, 3)
     loss: Any = create_loss(config, "pretrain", model, model_cost(model), None, 1)
     if what != "all":
-        loss = PartLoss(loss, TrainedPart(what, last_layers(RESNET, 32, 1)))
+        loss = PartLoss(loss, TrainedPart(what, 32, last_layers(RESNET, 32, 1)))
     collections = {name: tree for name, tree in start.items() if name != "params"}
     batch = {"image": jnp.zeros((4, 32, 32, 3)), "label": jnp.zeros(4, jnp.int32)}
     grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -180,7 +188,10 @@ def gradient_flops(what: str, start: Any) -> float:
 
 def test_freezing_saves_the_backward_pass(start: Any) -> None:
     """A forward pass is a third of a step: the gradients of inputs and of weights are the rest."""
-    flops = {w: gradient_flops(w, start) for w in ("head", "last_stage", "batch_norm", "all")}
+    parts = ("head", "last_stage", "smaller_batch_norm", "batch_norm", "all")
+    flops = {what: gradient_flops(what, start) for what in parts}
     assert flops["head"] < 0.45 * flops["all"]
     assert flops["head"] < flops["last_stage"] < 0.75 * flops["all"]
     assert flops["last_stage"] < flops["batch_norm"] < 0.85 * flops["all"]
+    # At 16 px, a quarter of the pixels of 32.
+    assert flops["head"] < flops["smaller_batch_norm"] < flops["batch_norm"]

@@ -60,6 +60,7 @@ def _words(summary: Mapping[str, Any], noted: Mapping[str, Any], num_classes: in
         "last_two_stages": "its last two stages and the head",
         "last_stage": "its last stage and the head",
         "batch_norm": "BatchNorm and the head",
+        "smaller_batch_norm": "BatchNorm at the smaller sizes, nothing of the largest",
         "head": "the head alone",
     }[summary["config"]["pretrain.train"]]
     if noted["new_head"]:

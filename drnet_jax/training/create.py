@@ -50,7 +50,7 @@ def create_stage_step(
     if stage == "pretrain" and (section.train != "all" or not section.batch_statistics):
         stages = TRAINED_STAGES.get(section.train, 0)
         layers = last_layers(model.classifier, model.resolutions[0], stages)
-        part = TrainedPart(section.train, layers, section.batch_statistics)
+        part = TrainedPart(section.train, model.resolutions[0], layers, section.batch_statistics)
         loss, trains = PartLoss(loss, part), part.trains
     tx = create_optimizer(section, learning_rate_fns, trains)
     data = config.data

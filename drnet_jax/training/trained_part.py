@@ -15,7 +15,8 @@ from drnet_jax.models.weight_names import HEAD
 from drnet_jax.training.stage_losses import Batch, Loss, Metrics
 
 Path = tuple[Any, ...]
-
+# Scales and biases of BatchNorms at the sizes below the largest, which stays as it is.
+SMALLER_NORMS = "smaller_batch_norm"
 
 # How many stages are trained.
 TRAINED_STAGES = {"last_stage": 1, "last_two_stages": 2}
@@ -26,30 +27,36 @@ class TrainedPart:
     """Which parameters of a classifier are trained, and which BatchNorms see their batches.
 
     Attributes:
-      what: `'all'`, a key of `TRAINED_STAGES`, `'batch_norm'` or `'head'`; the head is trained in
-        any case.
+      what: `'all'`, a key of `TRAINED_STAGES`, `'batch_norm'` or `'head'`, and the head in any
+        case; or `SMALLER_NORMS`, without it.
+      largest: resolution in pixels.
       layers: the outermost layers that are in the trained stages, see `last_layers`.
       batch_statistics: False: no BatchNorm does.
     """
 
     what: str
+    largest: int
     layers: frozenset[str]
     batch_statistics: bool = True
 
     def trains(self, path: Path) -> bool:
         """Whether a parameter of the model is trained, by the names that lead to it."""
         _, *layers, name = path
+        if self.what == SMALLER_NORMS:
+            # Those of a resolution are named by it.
+            return name.startswith(("scale_", "bias_")) and not name.endswith(f"_{self.largest}")
         if self.what == "all" or layers[:1] == list(HEAD):
             return True
         # Convolutions have no bias: all but kernels is of BatchNorms.
         return self._has(layers[0]) and (self.what in TRAINED_STAGES or name != "kernel")
 
-    def normalises(self, layer: str) -> bool:
+    def normalises(self, layer: str, resolution: int) -> bool:
         """Whether BatchNorms in an outermost layer use their batch's statistics, and update theirs.
 
         Those of frozen layers stay as they are: what the layers above get is what it was.
         """
-        return self.batch_statistics and self._has(layer)
+        frozen = self.what == SMALLER_NORMS and resolution == self.largest
+        return self.batch_statistics and self._has(layer) and not frozen
 
     def _has(self, layer: str) -> bool:
         """Whether BatchNorms in an outermost layer are trained."""
@@ -116,6 +123,10 @@ class PartLoss:
         """Runs a BatchNorm that keeps its statistics as in evaluation."""
         part, *layers = context.module.path or ("",)
         norm = isinstance(context.module, ResolutionBatchNorm)
-        if norm and part == "classifier" and not self.part.normalises(layers[0]):
+        if (
+            norm
+            and part == "classifier"
+            and not self.part.normalises(layers[0], kwargs["resolution"])
+        ):
             kwargs = kwargs | {"train": False}
         return next_fun(*args, **kwargs)
