@@ -29,7 +29,7 @@ def get_config(network: str = "efficientnet_lite0") -> ConfigDict:
     of_tensorflow = network == "efficientnet_lite0"
     config.data.mean = (0.5, 0.5, 0.5) if of_tensorflow else IMAGENET_MEAN
     config.data.std = (0.5, 0.5, 0.5) if of_tensorflow else IMAGENET_STD
-    config.pretrain.train = "last_two_stages"
+    config.pretrain.train = "auto"
     config.pretrain.batch_statistics = False
     config.pretrain.distillation = 1.0
     config.pretrain.teacher = "largest"

@@ -40,7 +40,12 @@ GLANCE_SCORES = ("margin", "confidence", "entropy", "logit_margin", "norm_logit"
 GLANCE_INPUTS = (*GLANCE_SCORES, "pooled")
 # Of which resolutions stage 1 distils, and what of imported weights it trains.
 TEACHERS = ("ensemble", "largest")
-TRAINED_PARTS = ("all", "last_two_stages", "last_stage", "batch_norm", "smaller_batch_norm", "head")
+# Scales and biases of BatchNorms below the largest resolution, which stays as it is.
+SMALLER_NORMS = "smaller_batch_norm"
+TRAINED_PARTS = (
+    *("auto", "all", "last_two_stages", "last_stage"),
+    *("batch_norm", SMALLER_NORMS, "head"),
+)
 # Fields that say what a trained model is and what it expects as input.
 MODEL_FIELDS = ("model.", "predictor.", "data.name", "data.mean", "data.std")
 # Those of them that stage 1 already settles: it trains no predictor, and every sample counts.
@@ -64,6 +69,21 @@ def is_fitted(config: ConfigDict, stage: str) -> bool:
     """Whether a stage fits the choice to outputs, and takes no steps."""
     chosen = len(config.model.resolutions) > 1
     return chosen and stage == "joint" and config.predictor.objective in FITTED_OBJECTIVES
+
+
+def what_is_trained(train: str, labels: bool) -> str:
+    """What `pretrain.train` stands for: one of `TRAINED_PARTS` but `'auto'`.
+
+    Without labels the largest resolution is what the others learn from: any training of it leads
+    away from its own answers (docs/convert.md).
+
+    Args:
+      train: the field.
+      labels: `convert.labels`.
+    """
+    if train != "auto":
+        return train
+    return "last_two_stages" if labels else SMALLER_NORMS
 
 
 def budget_name(config: ConfigDict) -> str | None:

@@ -8,6 +8,7 @@ from drnet_jax.config import (
     BUDGETS,
     FITTED_OBJECTIVES,
     GLANCE_SCORES,
+    SMALLER_NORMS,
     STAGES,
     TWO_STAGES,
     ConfigError,
@@ -15,6 +16,7 @@ from drnet_jax.config import (
     flatten,
     is_fitted,
     section_name,
+    what_is_trained,
 )
 from drnet_jax.config_fields import FIELDS, unknown_field
 
@@ -178,11 +180,14 @@ def _check_import(config: ConfigDict, mode: str) -> None:
             f"convert.weights are what stage 1 starts from, and stages={tuple(config.stages)} has "
             "none: add 'pretrain' to stages, or leave them out"
         )
-    small = config.pretrain.train == "smaller_batch_norm"
-    if small and (len(config.model.resolutions) == 1 or not config.model.resolution_aware):
+    what = what_is_trained(config.pretrain.train, convert.labels)
+    if what == SMALLER_NORMS and (
+        len(config.model.resolutions) == 1 or not config.model.resolution_aware
+    ):
         raise ConfigError(
-            "pretrain.train='smaller_batch_norm' trains BatchNorms of the smaller resolutions: it "
-            "needs two or more of model.resolutions, and model.resolution_aware=True"
+            f"pretrain.train={config.pretrain.train!r} trains BatchNorms of the smaller "
+            "resolutions: it needs two or more of model.resolutions, and "
+            "model.resolution_aware=True; else name another"
         )
     if mode == "convert" and (len(config.stages) == 1 or len(config.model.resolutions) == 1):
         raise ConfigError(

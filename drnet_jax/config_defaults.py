@@ -32,7 +32,8 @@ def default_config() -> ConfigDict:
     config.pretrain.teacher = "ensemble"
     # What is trained of imported weights: 'all', 'last_stage' or 'last_two_stages' (all layers at
     # the last sizes of the feature map), 'batch_norm' or only the 'head', which is trained anyway;
-    # or 'smaller_batch_norm', which leaves the head and the largest resolution as they are.
+    # or 'smaller_batch_norm', which leaves the head and the largest resolution as they are. 'auto':
+    # that without labels, else 'last_two_stages'.
     config.pretrain.train = "all"
     # False: BatchNorms of imported weights normalise by the imported statistics, which they keep,
     # and train scale and bias only.

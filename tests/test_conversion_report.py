@@ -73,6 +73,20 @@ def test_every_row() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("train", "labels", "words"),
+    [
+        ("auto", True, "Trained: its last two stages and the head."),
+        ("auto", False, "Trained: BatchNorm at the smaller sizes, nothing of the largest."),
+        ("all", False, "Trained: all of the network."),
+    ],
+)
+def test_what_was_trained_is_said(train: str, labels: bool, words: str) -> None:
+    noted = NOTED | {"labels": labels}
+    found = conversion_section(summary(config={"pretrain.train": train}, conversion=noted), 10)
+    assert found is not None and found["words"].endswith(words)
+
+
 def test_what_there_was_no_time_for_is_said() -> None:
     found = conversion_section(
         summary(conversion=NOTED | {"times": TIMES | {"left_out": [32, 128]}}), 10

@@ -260,7 +260,8 @@ def unlabelled(
     folder = tmp_path_factory.mktemp("unlabelled")
     shutil.copytree(place / "pictures", folder / "pictures")
     fields = {"convert.labels": False, "data.dir": str(folder / "pictures")}
-    config = conversion(place, **FIELDS, **fields, **{"pretrain.schedule": "cosine"})
+    fields |= {"pretrain.schedule": "cosine", "pretrain.train": "auto"}
+    config = conversion(place, **FIELDS | fields)
     # A target, as configs/convert.py has.
     config.joint.alpha_fraction = 0.6
     train = DataSplits(data_settings(config, folder)).load("train")
@@ -322,8 +323,11 @@ def test_pictures_without_labels(unlabelled: tuple[ConfigDict, dict[str, Any], P
     agreement = (logits[:, 1].argmax(axis=1) == logits[:, 0].argmax(axis=1)).mean()
     found = [entry["top1"] for entry in noted["before"]["test"]["fixed"]]
     assert found == pytest.approx([1.0, agreement], abs=1.01 / len(images))
-    assert found[0] == 1.0
+    # Nothing of the largest size is trained.
+    assert found[0] == summary["fixed"][0]["top1"] == 1.0
+    page = (workdir / "report.html").read_text()
+    assert "Trained: BatchNorm at the smaller sizes, nothing of the largest." in page
     assert (noted["new_head"], noted["labels"]) == (False, False)
     assert load_run(workdir).classes == tuple(f"class {index}" for index in range(5))
     said = "top-1 is agreement with the imported network at 32 px, right or wrong, no accuracy"
-    assert f"The pictures have no labels: {said}" in (workdir / "report.html").read_text()
+    assert f"The pictures have no labels: {said}" in page

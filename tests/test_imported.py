@@ -132,6 +132,14 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
     [
         ({}, "--mode=convert needs weights"),
         ({"pretrain.train": "head"}, "pretrain.train='head' is of imported weights"),
+        (
+            {
+                "convert.weights": "x",
+                "pretrain.train": "smaller_batch_norm",
+                "model.resolution_aware": False,
+            },
+            "pretrain.train='smaller_batch_norm' trains BatchNorms of the smaller resolutions",
+        ),
         ({"convert.labels": False}, "convert.labels=False is of imported weights"),
         ({"convert.weights": "x", "stages": ("single",)}, "are what stage 1 starts from"),
         ({"convert.weights": "x", "stages": ("pretrain",)}, "a classifier that chooses"),

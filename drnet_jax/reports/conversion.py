@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from drnet_jax.config import what_is_trained
 from drnet_jax.evaluation.metrics import hull_top1
 
 _STEPS = {
@@ -62,7 +63,7 @@ def _words(summary: Mapping[str, Any], noted: Mapping[str, Any], num_classes: in
         "batch_norm": "BatchNorm and the head",
         "smaller_batch_norm": "BatchNorm at the smaller sizes, nothing of the largest",
         "head": "the head alone",
-    }[summary["config"]["pretrain.train"]]
+    }[what_is_trained(summary["config"]["pretrain.train"], noted["labels"])]
     if noted["new_head"]:
         head = "A new head was fitted to the imported network's features"
     else:

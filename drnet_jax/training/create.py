@@ -7,7 +7,7 @@ import optax
 from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
-from drnet_jax.config import STAGES, section_name
+from drnet_jax.config import STAGES, section_name, what_is_trained
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.macs import ModelCost
 from drnet_jax.training.optim import create_learning_rate_fn, create_optimizer
@@ -47,10 +47,13 @@ def create_stage_step(
     }
     loss = create_loss(config, stage, model, cost, target, steps_per_epoch)
     trains = None
-    if stage == "pretrain" and (section.train != "all" or not section.batch_statistics):
-        stages = TRAINED_STAGES.get(section.train, 0)
+    what = "all"
+    if stage == "pretrain":
+        what = what_is_trained(section.train, config.convert.labels)
+    if stage == "pretrain" and (what != "all" or not section.batch_statistics):
+        stages = TRAINED_STAGES.get(what, 0)
         layers = last_layers(model.classifier, model.resolutions[0], stages)
-        part = TrainedPart(section.train, model.resolutions[0], layers, section.batch_statistics)
+        part = TrainedPart(what, model.resolutions[0], layers, section.batch_statistics)
         loss, trains = PartLoss(loss, part), part.trains
     tx = create_optimizer(section, learning_rate_fns, trains)
     data = config.data

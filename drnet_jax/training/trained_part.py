@@ -9,14 +9,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from drnet_jax.config import SMALLER_NORMS
 from drnet_jax.models.backbone import Backbone
 from drnet_jax.models.layers import ResolutionBatchNorm
 from drnet_jax.models.weight_names import HEAD
 from drnet_jax.training.stage_losses import Batch, Loss, Metrics
 
 Path = tuple[Any, ...]
-# Scales and biases of BatchNorms at the sizes below the largest, which stays as it is.
-SMALLER_NORMS = "smaller_batch_norm"
 
 # How many stages are trained.
 TRAINED_STAGES = {"last_stage": 1, "last_two_stages": 2}
