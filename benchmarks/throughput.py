@@ -176,7 +176,7 @@ def measure(steps: Steps, unit: str, arguments: argparse.Namespace) -> Row:
         "workers": arguments.workers if unit == WITH_INPUT else None,
         **timed,
         "images_a_second": rate,
-        "mfu": utilisation(rate * macs, device, arguments.dtype),
+        "mfu": utilisation(rate * macs / jax.device_count(), device, arguments.dtype),
     }
 
 
@@ -219,7 +219,7 @@ def time_steps(
 
 
 def utilisation(macs_a_second: float, device: str, dtype: str) -> float | None:
-    """MFU of forward multiply-adds a second in training; None: the peak is unknown."""
+    """MFU of forward multiply-adds a second and device in training; None: the peak is unknown."""
     peak = next((peak for name, peak in PEAK.items() if name in device), None)
     if peak is None or dtype != "bfloat16":
         return None

@@ -95,6 +95,8 @@ class _PredictionJob:
         restored = restore_variables(self.trained)
         try:
             return file_classifier(self.config, restored, self.view, times)
+        except ConfigError:
+            raise
         except ValueError as error:
             raise ConfigError(
                 f"{self.output} holds an unfinished job of another kind of device ({error}): "
