@@ -247,8 +247,8 @@ def _exact(even: EvenModel, counts: Sequence[int], batches: Sequence[np.ndarray]
     found = np.bincount(
         np.concatenate([engine.classify(batch).choices for batch in batches]), minlength=len(counts)
     )
-    # Up to rounding.
-    assert abs(found - counts).max() <= 0.02 * sum(counts), (found, counts)
+    # Up to rounding, which may decide for an image.
+    assert abs(found - counts).max() <= max(1, 0.02 * sum(counts)), (found, counts)
     return {"exact uploaded": _each(engine.classify, batches)}
 
 
@@ -284,7 +284,9 @@ def _classifiers(even: EvenModel) -> tuple[InferenceNetwork, ...]:
 
 
 def _run_and_wait(program: Program, images: jax.Array) -> object:
-    return jax.block_until_ready(program.run(images))
+    """Without the way to the host, as of `FusedClassifier.run`."""
+    executable = program.executables[len(images)]
+    return jax.block_until_ready(executable(program.network.variables, images))
 
 
 def _each(run: Callable[[Any], object], batches: Sequence[Any]) -> Timed:

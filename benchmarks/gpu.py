@@ -15,9 +15,10 @@ In this order, each in a process of its own, the cheapest and most telling first
 
 On a CPU the same runs with tiny networks. Every figure is added to FOLDER/rows.jsonl at once; runs
 and compiled programs stay in FOLDER too. What is left when the time is over is named, and the same
-command goes on with it: give a new FOLDER once the code is another. Flags in `XLA_FLAGS` are kept,
-and come after those that are tried. The last line has the figures that there are goals for; the
-status is 1 if one is missed on a GPU.
+command goes on with it: give a new FOLDER once the code is another. What failed or took too long
+comes after the others then. Flags in `XLA_FLAGS` are kept, and come after those that are tried. The
+last line has the figures that there are goals for; the status is 1 if one is missed on a GPU, or a
+process failed.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,10 +43,10 @@ from drnet_jax.runtime.command_line import CommandLine, a_path
 ROOT = Path(__file__).parents[1]
 # In a process of its own: a GPU has memory for one only.
 PROBE = """
-import json, jax
+import json, os, jax
 device = jax.devices()[0]
 found = {"platform": device.platform, "device": device.device_kind, "jax": jax.__version__}
-print(json.dumps(found))
+print(json.dumps(found | {"xla_flags": os.environ.get("XLA_FLAGS", "")}))
 """
 # Seconds for a process to end once it is asked to, and below which none is started.
 GRACE, LEAST = 10.0, 15.0
@@ -56,6 +58,7 @@ class Left(NamedTuple):
     job: str
     units: tuple[str, ...]
     reason: str
+    failed: bool = False
 
     def __str__(self) -> str:
         return f"{self.job} {' '.join(self.units)} ({self.reason})"
@@ -96,19 +99,20 @@ def main() -> int:
     if left:
         print("the same command again goes on with what was left out")
     goals = judge(rows)
+    failed = any(part.failed for part in left)
     if not gpu:
         print(f"tiny networks on a CPU, without goals: {'; '.join(goal.text for goal in goals)}")
-        return 0
+        return int(failed)
     print("; ".join(in_words(goal) for goal in goals))
-    return int(any(goal.missed for goal in goals))
+    return int(failed or any(goal.missed for goal in goals))
 
 
 def probe(folder: Path) -> Mapping[str, Any]:
-    """Platform, device and version of JAX, which a folder has figures of one of.
+    """Platform, device, version of JAX and the user's flags, which a folder has figures of one of.
 
     Raises:
       SubprocessError: JAX does not start.
-      ValueError: the folder has figures of another device or version.
+      ValueError: the folder has figures of another device, version or flags.
     """
     done = subprocess.run(
         [sys.executable, "-c", PROBE], stdout=subprocess.PIPE, text=True, check=True, timeout=120
@@ -130,9 +134,9 @@ def run(jobs: Sequence[Job], folder: Path, deadline: float) -> list[Left]:
       deadline: of `time.monotonic()`, after which none runs any more.
     """
     left = []
-    path = folder / "rows.jsonl"
+    path, stopped = folder / "rows.jsonl", folder / "stopped.jsonl"
     for job in jobs:
-        units = missing(job, read_rows(path))
+        units = missing(job, read_rows(path), read_rows(stopped))
         if not units:
             print(f"== {job.name} {' '.join(job.units)}: is in {path.name}", flush=True)
             continue
@@ -148,16 +152,19 @@ def run(jobs: Sequence[Job], folder: Path, deadline: float) -> list[Left]:
             # The time of a resumed run says nothing.
             took = None if resumed else time.monotonic() - start
             append_row(path, trained_row(job, folder, took))
-        if units := missing(job, read_rows(path)):
+        done = {row["unit"] for row in read_rows(path) if row["job"] == job.name}
+        if units := tuple(unit for unit in units if unit not in done):
             reason = f"ended after {seconds:.0f} s" if code is None else f"status {code}"
-            left.append(Left(job.name, units, reason))
+            left.append(Left(job.name, units, reason, failed=code is not None))
+            append_row(stopped, {"job": job.name, "unit": units[0]})
     return left
 
 
-def missing(job: Job, rows: Sequence[Row]) -> tuple[str, ...]:
-    """Units of a job that no row has."""
+def missing(job: Job, rows: Sequence[Row], stopped: Sequence[Row]) -> tuple[str, ...]:
+    """Units of a job that no row has; those that a process was stopped in come last."""
     found = {row["unit"] for row in rows if row["job"] == job.name}
-    return tuple(unit for unit in job.units if unit not in found)
+    times = Counter(row["unit"] for row in stopped if row["job"] == job.name)
+    return tuple(sorted((unit for unit in job.units if unit not in found), key=times.__getitem__))
 
 
 def command(job: Job, units: Sequence[str], folder: Path) -> list[str]:

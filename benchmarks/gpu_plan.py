@@ -51,6 +51,7 @@ class Scale:
       fused: arguments of `benchmarks/fused.py`.
       throughput: arguments of `benchmarks/throughput.py`.
       first: batch sizes that are timed first.
+      parts: of the fused program beside its parts.
       more: the other ones.
       exact: of exact dispatch, whose programs take longest to compile.
       training: units of `benchmarks/throughput.py`, of which two come first.
@@ -65,6 +66,7 @@ class Scale:
     fused: tuple[str, ...]
     throughput: tuple[str, ...]
     first: tuple[str, ...]
+    parts: tuple[str, ...]
     more: tuple[str, ...]
     exact: tuple[str, ...]
     training: tuple[str, ...]
@@ -80,6 +82,7 @@ FULL = Scale(
     fused=("--config", "resnet_in1k", "--dtype", "bfloat16"),
     throughput=("--config", "resnet_in1k", "--dtype", "bfloat16", "--batch-size", "256"),
     first=("256", "1"),
+    parts=("256", "32"),
     more=("64", "1024", "128", "512", "32", "8"),
     exact=("256", "64", "1024", "1"),
     training=("joint", "input", "224", "168", "112"),
@@ -100,6 +103,7 @@ TINY = Scale(
     fused=("--config", "tiny", "--rounds", "1"),
     throughput=("--config", "tiny", "--batch-size", "16", "--seconds", "0.5"),
     first=("8", "1"),
+    parts=("8",),
     more=("4",),
     exact=("8",),
     training=("joint", "input", "48", "32"),
@@ -156,8 +160,8 @@ def plan(scale: Scale, imagenette: Path | None) -> list[Job]:
         pixels,
         training("training", scale.training[2:]),
         *other_flags,
-        *(fused(f"parts: {kind}", kind, "fused parts", scale.first, "fused") for kind in KINDS),
         program("demo", scale.demo, limits["demo"]),
+        *(fused(f"parts: {kind}", kind, "fused parts", scale.parts, "fused") for kind in KINDS),
         *(fused(kind, kind, "largest fused", scale.more, "more") for kind in KINDS),
         *(fused(f"exact: {kind}", kind, "largest exact", scale.exact, "more") for kind in KINDS),
         training(f"training: {scale.workers} workers", ("input",), *workers),

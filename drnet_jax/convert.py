@@ -93,8 +93,9 @@ def _time(config: ConfigDict, workdir: Path, lam: float) -> None:
     trained, setting = find_model(config, workdir), timing_setting(config)
     fields = {n: v for n, v in flatten(config).items() if n.startswith(_TIMING_FIELDS)}
     of = f"{logits_key(config, trained)}, lambda {lam!r}, {setting}, {fields}"
-    noted = read_conversion(workdir) or {}
-    if noted.get("times", {}).get("of") == of:
+    times = (read_conversion(workdir) or {}).get("times", {})
+    # Of what there was no time for, the programs are compiled by now.
+    if times.get("of") == of and not times.get("left_out"):
         log(f"times: kept in {conversion_path(workdir)}")
         return
     with timed(workdir, "timing"):

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from drnet_jax.checkpoints.conversion import note_conversion
 from drnet_jax.checkpoints.runs import load_run
 from drnet_jax.config import ConfigError, flatten
 from drnet_jax.convert import convert
@@ -137,9 +138,13 @@ def test_once_more_it_keeps_times_and_minutes(place: Path, converted: Path, tmp_
         seconds[name] for name in ("calibration", "timing")
     ]
     assert summary["top1"] == json.loads((converted / "eval.json").read_text())["top1"]
+    # What there was no time for is timed.
+    note_conversion(again, {"times": kept | {"left_out": [64]}})
+    convert(config, again)
+    assert noted()[0]["left_out"] == [] and noted()[2] == 2
     convert(conversion(place, **FIELDS), again)
     assert noted()[0]["lambda"] == 0.0 != times["lambda"]
-    assert noted()[1]["timing"] > seconds["timing"] and noted()[2] == 2
+    assert noted()[1]["timing"] > seconds["timing"] and noted()[2] == 3
 
 
 def test_what_is_frozen_is_the_file_s(converted: Path) -> None:

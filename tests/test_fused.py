@@ -1,6 +1,7 @@
 """One program a batch: equal to exact dispatch where the places are the choices, and what it is."""
 
 import glob
+import re
 from collections import Counter
 from collections.abc import Callable
 from copy import copy
@@ -181,6 +182,9 @@ def test_one_resolution() -> None:
         image_size=(48, 48),
         fold=False,
     )
+    # There is nothing to choose.
+    assert not re.search(r"\b(sort|scatter|gather)\(", classifier._executable.as_text())
+    assert " sort(" in fused("pixels", 8)._executable.as_text()
     got = classifier.classify(case.images[:4])
     assert np.abs(got.logits - case.branches[:4, 1]).max() <= 1e-5 * case.branches.std()
     assert set(got.macs) == set(classifier.cost.classifier) and set(got.resolutions) == {32}

@@ -1,6 +1,7 @@
 """What `benchmarks/gpu.py` plans, runs and makes of the rows; no network runs here."""
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -100,6 +101,25 @@ def test_jobs_end_in_time_and_go_on_later(
     left = gpu.run(more, tmp_path, time.monotonic() + 60)
     assert [str(part) for part in left] == ["gone 6 7 (status 3)"]
     assert "== quick 2 5: is in rows.jsonl" in capfd.readouterr().out
+    assert left[0].failed
+    # Where it was stopped comes last, so that the others get their turn.
+    script.write_text(SCRIPT)
+    assert gpu.run(more, tmp_path, time.monotonic() + 60) == []
+    assert [row["unit"] for row in read_rows(tmp_path / "rows.jsonl")[-2:]] == ["7", "6"]
+    assert "== gone 7 6, at most" in capfd.readouterr().out
+
+
+def test_a_process_that_fails_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though no goal is missed by what was not run."""
+    found = {"platform": "gpu", "device": "NVIDIA A", "jax": "1"}
+    monkeypatch.setattr(gpu, "PROBE", f"print({json.dumps(found)!r})")
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path)])
+    for failed in (True, False):
+        left = [gpu.Left("glance", ("256",), "why", failed)]
+        monkeypatch.setattr(gpu, "run", lambda *_, left=left: left)
+        assert gpu.main() == int(failed)
 
 
 def test_flags_of_the_user_come_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,6 +142,16 @@ def test_a_folder_has_the_figures_of_one_device(
     assert gpu.probe(tmp_path) == gpu.probe(tmp_path) == found
     monkeypatch.setattr(gpu, "PROBE", f"print({json.dumps(found | {'jax': '2'})!r})")
     with pytest.raises(ValueError, match="give another --out"):
+        gpu.probe(tmp_path)
+
+
+def test_the_users_flags_are_part_of_a_folder_s_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    assert gpu.probe(tmp_path)["xla_flags"] == "--xla_cpu_enable_fast_math=false"
+    monkeypatch.setenv("XLA_FLAGS", "")
+    with pytest.raises(ValueError, match="fast_math=false.* this is"):
         gpu.probe(tmp_path)
 
 

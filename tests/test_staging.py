@@ -1,5 +1,6 @@
 """Batches on their way to a fused program: in pieces, by way of two places, from files."""
 
+import mmap
 from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,6 +126,34 @@ def test_what_computes_is_waited_for_where_a_stream_ends_early(
     next(iter(stream))
     stream.close()
     assert waited == [1]
+
+
+def test_streams_share_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after another takes the same two, also after one that ended early; two at once have four.
+
+    Each of whole pages, which can be pinned by themselves.
+    """
+    case, _ = made(KIND)
+    classifier: Any = copy(fused(KIND, 8))
+    classifier._free = []
+    places: list[Staging] = []
+    monkeypatch.setattr(
+        fused_module, "Staging", lambda *given: places.append(Staging(*given)) or places[-1]
+    )
+    batches = [case.images[start : start + 8] for start in range(3)]
+    for _ in range(2):
+        assert len(list(classifier.classify_batches(batches))) == 3
+    stream = classifier.classify_batches(batches)
+    next(stream)
+    stream.close()
+    assert len(places) == 2
+    one, other = (classifier.classify_batches(batches) for _ in range(2))
+    for (_, got), (_, also), batch in zip(one, other, batches, strict=True):
+        expected = classifier.classify(batch)
+        same(got, expected)
+        same(also, expected)
+    assert len(places) == 4
+    assert all(place.images.ctypes.data % mmap.PAGESIZE == 0 for place in places)
 
 
 def pictures(folder: Path, images: np.ndarray) -> list[Path]:

@@ -113,6 +113,8 @@ class FusedClassifier:
         formats, _, _ = self._executable.input_formats[0]
         self._variables = jax.device_put(program.variables, formats)
         self._full = self._count(self.batch_size)
+        # Of streams that have ended.
+        self._free: list[Staging] = []
 
     def classify(self, images: np.ndarray) -> Classified:
         """Classifies one batch, and waits for it.
@@ -226,7 +228,8 @@ class FusedClassifier:
 
     def _stream(self, batches: Iterable[T], write: Write[T]) -> Iterator[tuple[T, Classified]]:
         """Writes, uploads and starts batches, each while the one before it computes."""
-        free = deque(Staging(self._shape, self.device) for _ in range(_PLACES))
+        places = [self._place() for _ in range(_PLACES)]
+        free = deque(places)
         waiting: deque[tuple[T, Staging, int, Mapping[int, str], FusedOutput]] = deque()
 
         def next_result() -> tuple[T, Classified]:
@@ -246,8 +249,16 @@ class FusedClassifier:
             while waiting:
                 yield next_result()
         finally:
-            # The places are not to go while the device reads them.
+            # The device reads the places until then.
             jax.block_until_ready([output for *_, output in waiting])
+            self._free += places
+
+    def _place(self) -> Staging:
+        """One that no stream has; in as many threads as there are."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return Staging(self._shape, self.device)
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         """Images that fit into a batch."""

@@ -104,7 +104,10 @@ class FusedProgram:
         scores, first = self._score(variables, images)
         # Without log_softmax, unlike `choose`: only differences within an image count.
         values = scores - variables["price"]
-        if self._capacities is None:
+        if values.shape[1] == 1:
+            choices = jnp.zeros(len(images), jnp.int32)
+            logits = self._answers(0, variables, images, first)
+        elif self._capacities is None:
             choices = values.argmax(axis=1).astype(jnp.int32)
             logits = self._classify_one(variables, images, first, choices[0])
         else:

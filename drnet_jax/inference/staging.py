@@ -1,6 +1,7 @@
 """Host memory that batches are written into, pinned where the runtime can, and their upload."""
 
 import math
+import mmap
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -41,7 +42,8 @@ class Staging:
     """A place for one batch in host memory.
 
     The runtime reads it as long as it uploads, on the CPU as long as a program computes: it is to
-    be written again once the outputs of the batch are there.
+    be written again once the outputs of the batch are there, and to be kept until then. Pinning
+    takes as long as many uploads: make few.
 
     Args:
       shape: `[n, h, w, 3]` of the batch.
@@ -54,7 +56,9 @@ class Staging:
     """
 
     def __init__(self, shape: Sequence[int], device: jax.Device) -> None:
-        self.images = np.zeros(shape, np.uint8)
+        # Of whole pages: two places share none, which could not be pinned twice.
+        memory = mmap.mmap(-1, math.prod(shape))
+        self.images = np.frombuffer(memory, np.uint8).reshape(shape)
         self.pinned = device.platform != "cpu" and _pin(self.images, device.client)
         if self.pinned:
             weakref.finalize(self, _unpin, self.images, device.client)
