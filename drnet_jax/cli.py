@@ -21,7 +21,7 @@ from drnet_jax.config_overrides import set_fields, take_overrides
 from drnet_jax.runtime.command_line import CommandLine, SetOnce, a_path
 from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_line
 
-MODES = ("train", "convert", "eval", "calibrate", "benchmark", "predict", "report")
+MODES = ("train", "convert", "eval", "calibrate", "benchmark", "predict", "export", "report")
 _DEFAULT_FILE = "configs/digits_on_photos.py"
 _FLAGS = ("config", "workdir", "mode", "help")
 # Those that the same command goes on with after an interruption.
@@ -161,6 +161,7 @@ def one_line_errors(mode: str) -> Iterator[None]:
     from drnet_jax.budgets.calibration import BudgetError
     from drnet_jax.checkpoints.checkpoint import CheckpointError
     from drnet_jax.data.sources import DataError
+    from drnet_jax.exports.errors import ExportError
     from drnet_jax.pretrained.errors import WeightsError
     from drnet_jax.runtime.files import in_words
     from drnet_jax.training.stops import TrainingError
@@ -169,7 +170,7 @@ def one_line_errors(mode: str) -> Iterator[None]:
         yield
     except (ConfigError, DataError, WeightsError) as error:
         _fail(str(error))
-    except (CheckpointError, TrainingError, BudgetError) as error:
+    except (CheckpointError, TrainingError, BudgetError, ExportError) as error:
         _fail(str(error))
     except OSError as error:
         _fail(in_words(error))
@@ -236,6 +237,10 @@ def _job(mode: str, config: ConfigDict) -> Callable[[ConfigDict, Path], object]:
         from drnet_jax.predict import restore_and_predict
 
         return restore_and_predict
+    if mode == "export":
+        from drnet_jax.export import restore_and_export
+
+        return restore_and_export
     if mode == "report":
         from drnet_jax.report import compare_runs
 

@@ -16,7 +16,7 @@ STAGE_TITLES = {"pretrain": "stage 1", "joint": "stage 2", "single": "single sta
 # but no weight. (`eval.batch_size` changes the rounding of what checkpoints are chosen by.)
 OUTPUT_FIELDS = (
     *("log.", "checkpoint.", "restore_from", "eval.", "data.skip_corrupt"),
-    *("inference.", "budget.", "benchmark.", "predict.", "report."),
+    *("inference.", "budget.", "benchmark.", "predict.", "export.", "report."),
 )
 # How and where a training runs: weights differ by rounding at most. `data.max_corrupt` decides when
 # it stops; the images in `data.dir` have to be the same ones (`checkpoints/restore.py`).

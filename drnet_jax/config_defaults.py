@@ -45,6 +45,7 @@ def default_config() -> ConfigDict:
     config.budget = _budget()
     config.benchmark = _benchmark()
     config.predict = _predict()
+    config.export = _export()
 
     config.report = ConfigDict()
     # Workdirs of evaluated runs that --mode=report compares.
@@ -133,6 +134,17 @@ def _predict() -> ConfigDict:
     # Pictures of every resolution in gallery.html; 0: no gallery.
     predict.gallery = 60
     return predict
+
+
+def _export() -> ConfigDict:
+    export = ConfigDict()
+    # A folder that is empty or not there yet; default: `export` in the workdir.
+    export.output = ""
+    # Of the data set, on whose images the exported files are compared with JAX.
+    export.split = "test"
+    # So many of them, from all over the split; 0: all.
+    export.images = 64
+    return export
 
 
 def _model() -> ConfigDict:

@@ -1,0 +1,195 @@
+"""`--mode=export`: a model as ONNX files that run without JAX, checked against JAX."""
+
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from drnet_jax.checkpoints.restore import check_predictor, find_model, restore_variables
+from drnet_jax.config import ConfigError, flatten
+from drnet_jax.data.datasets import DataSplits
+from drnet_jax.data.decode import CorruptImageError
+from drnet_jax.data.eval_view import eval_image
+from drnet_jax.data.settings import check_outside, data_settings
+from drnet_jax.data.sources import DataError, Source
+from drnet_jax.evaluation.inputs import load_split
+from drnet_jax.hub.folder import WEIGHTS, read_folder
+from drnet_jax.hub.saved_model import SavedModel, find_calibration, of_run
+from drnet_jax.inference.create import array_classifier
+from drnet_jax.runtime.files import check_new_folder, new_folder, write_json, write_text
+from drnet_jax.runtime.progress import log
+
+if TYPE_CHECKING:
+    from drnet_jax.exports.parity import Agreement
+
+_PACKAGES = ("onnx", "onnxruntime")
+_UNUSABLE = "UNUSABLE.txt"
+# Of the data, which a folder of a model does not have.
+_OF_A_MODEL = ("model.", "predictor.", "data.mean", "data.std", "inference.")
+
+
+def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Writes a model as ONNX, in a new folder, and compares the files with JAX on real images.
+
+    `manifest.json`, and `predictor_<px>.onnx` or `first_look_<px>.onnx` and
+    `classifier_<px>.onnx`, in `export.output` or in `export` of the workdir. Where they do not
+    agree, the manifest says so, and `UNUSABLE.txt` why.
+
+    Args:
+      config: of the data, and with the model of a run; that of a folder is taken from there.
+      workdir: of the run, unless `restore_from` names another, or a folder of `save_pretrained`.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      ConfigError: the packages are missing, the data are not the model's, or the output would lie
+        in the folder of pictures.
+      CheckpointError: no model, one of another configuration, or no trained predictor.
+      DataError: the data cannot be read, or are other data.
+      BudgetError: the model's calibration is damaged, or of another model.
+      ExportError: the model cannot be exported, or the export does not agree with it.
+      OSError: the output is there already, or cannot be written.
+    """
+    _check_installed()
+    # Imported late: they need the packages.
+    from drnet_jax.exports.errors import ExportError
+    from drnet_jax.exports.manifest import NAME, first_look_weight, manifest
+    from drnet_jax.exports.networks import exported_networks, in_float32
+    from drnet_jax.exports.onnx_model import onnx_model
+    from drnet_jax.exports.parity import compare, run_files
+
+    output = Path(config.export.output or workdir / "export")
+    check_new_folder(output)
+    if config.data.name == "folder" and config.data.dir:
+        check_outside("data.dir", Path(config.data.dir), "--config.export.output", output)
+    saved, source = _find(config, workdir)
+    saved = replace(saved, model=in_float32(saved.model))
+    calibration = find_calibration(saved)
+    if calibration is None:
+        log("nothing is calibrated: the manifest has no lambda for a budget (--mode=calibrate)")
+    side = saved.view.size
+    images = _images(source, side, config.export.images)
+    networks = exported_networks(
+        saved.model,
+        saved.variables,
+        saved.cost,
+        mean=tuple(saved.config.data.mean),
+        std=tuple(saved.config.data.std),
+    )
+    lambdas = [0.0, *(point.lam for point in calibration.points)] if calibration else [0.0]
+    weight = first_look_weight(saved)
+    with new_folder(output) as temporary:
+        for network in networks:
+            log(f"{network.name}.onnx ...")
+            model = onnx_model(network.apply, (side, side), name=network.name)
+            (temporary / f"{network.name}.onnx").write_bytes(model.SerializeToString())
+        log(f"comparing with JAX on {len(images)} images of the {config.export.split} split ...")
+        agreement = compare(
+            _engine(saved, side),
+            run_files(temporary, networks, images),
+            images,
+            lambdas=lambdas,
+            weight=None if weight is None else np.array(weight, np.float32),
+        )
+        content = manifest(
+            saved,
+            networks,
+            temporary,
+            calibration=calibration,
+            agreement=agreement,
+            split=config.export.split,
+        )
+        write_json(temporary / NAME, content)
+        if agreement.problems:
+            write_text(temporary / _UNUSABLE, "\n".join(agreement.problems) + "\n")
+    _print(agreement)
+    if agreement.problems:
+        raise ExportError(
+            f"{output} does not agree with JAX and is marked as unusable: "
+            f"{'; '.join(agreement.problems[:3])}"
+        )
+    log(f"wrote {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
+    return content
+
+
+def _check_installed() -> None:
+    lacking = [package for package in _PACKAGES if find_spec(package) is None]
+    if lacking:
+        raise ConfigError(
+            f"--mode=export needs {' and '.join(lacking)}: pip install -r requirements-export.txt"
+        )
+
+
+def _find(config: ConfigDict, workdir: Path) -> tuple[SavedModel, Source]:
+    """The model of a run or of a folder, and images of its data."""
+    origin = Path(config.restore_from) if config.restore_from else workdir
+    split = config.export.split
+    if not (origin / WEIGHTS).exists():
+        trained = find_model(config, origin)
+        check_predictor(trained)
+        source = load_split(config, workdir, trained, split)
+        return of_run(config, restore_variables(trained)), source
+    saved = read_folder(origin)
+    wanted = saved.config.data.name
+    if config.data.name != wanted:
+        raise ConfigError(
+            f"{origin} holds a model of data.name={wanted!r}, and data.name={config.data.name!r} "
+            "is configured: give the data that it was trained on, images of which are compared"
+        )
+    config = config.copy_and_resolve_references()
+    fields = flatten(saved.config).items()
+    config.update_from_flattened_dict(
+        {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields
+            if name.startswith(_OF_A_MODEL)
+        }
+    )
+    splits = DataSplits(data_settings(config, workdir))
+    if splits.classes and splits.classes != saved.classes:
+        raise DataError(
+            f"{origin} holds a model of the classes {', '.join(saved.classes[:5])}, ..., and the "
+            f"data have {', '.join(splits.classes[:5])}, ...: give the data it was trained on"
+        )
+    return saved, splits.load(split)
+
+
+def _images(source: Source, side: int, count: int) -> np.ndarray:
+    """So many images `[n, side, side, 3]` from all over a split, 0: all; unreadable ones not.
+
+    Raises:
+      DataError: none can be read.
+    """
+    count = min(count or len(source), len(source))
+    found = []
+    for index in np.linspace(0, len(source) - 1, count).round().astype(int):
+        try:
+            found.append(eval_image(source, int(index), side))
+        except CorruptImageError as error:
+            log(f"{source.name(int(index))} is left out: {error}")
+    if not found:
+        raise DataError("none of the images that exports are compared on can be read")
+    return np.stack(found)
+
+
+def _engine(saved: SavedModel, side: int) -> Any:
+    """JAX's classifier, which has its own forms of the same operations."""
+    config = saved.config.copy_and_resolve_references()
+    config.inference.measure = False
+    config.inference.buckets = (1, 16)
+    return array_classifier(config, saved, (side, side))
+
+
+def _print(agreement: "Agreement") -> None:
+    for name, difference in agreement.differences.items():
+        allowed = agreement.tolerances[name]
+        log(f"{name}: largest difference {difference:.2g} (allowed {allowed:.2g})")
+    if agreement.num_choices:
+        log(
+            f"choices: {agreement.num_choices} at {agreement.num_lambdas} lambdas, "
+            f"{agreement.num_ties} of them ties that fell differently"
+        )

@@ -1,0 +1,139 @@
+"""`manifest.json` of an export: all that a runtime without JAX needs beside the files."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from drnet_jax.budgets.calibration import Calibration
+from drnet_jax.exports.graph import OPSET
+from drnet_jax.exports.networks import LOGITS, SCORES, ExportedNetwork
+from drnet_jax.exports.onnx_model import IMAGES
+from drnet_jax.exports.parity import Agreement
+from drnet_jax.hub.saved_model import SavedModel
+from drnet_jax.models.variables import reuse_weight
+from drnet_jax.runtime.environment import VERSION
+
+NAME = "manifest.json"
+FORMAT = "drnet_jax export"
+# Of what is written; a reader refuses a higher one.
+FORMAT_VERSION = 1
+_PACKAGES = ("jax", "flax", "numpy", "onnx", "onnxruntime")
+_RULE = (
+    "argmax over the resolutions, the first of equals, of log_softmax(scores) - lambda * cost.each "
+    "in float64; at lambda 0 of the scores alone"
+)
+_ANSWER = (
+    "logits at the chosen resolution, plus first_look_weight of it times the first look's logits; "
+    "where the smallest is chosen, the first look's logits are the answer"
+)
+
+
+def manifest(
+    saved: SavedModel,
+    networks: Sequence[ExportedNetwork],
+    folder: Path,
+    *,
+    calibration: Calibration | None,
+    agreement: Agreement,
+    split: str,
+) -> dict[str, Any]:
+    """The content of the file.
+
+    Args:
+      saved: the model.
+      networks: that were exported.
+      folder: of their files.
+      calibration: of the model, if there is one.
+      agreement: with JAX.
+      split: of the images that it was found on.
+    """
+    model, view, cost = saved.model, saved.view, saved.cost
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "usable": not agreement.problems,
+        "model": saved.key,
+        "classes": list(saved.classes),
+        "resolutions": list(model.resolutions),
+        "input": {
+            "name": IMAGES,
+            "dtype": "uint8",
+            "shape": ["batch", view.size, view.size, 3],
+            "channels": "RGB",
+        },
+        "preprocessing": {
+            "outside": {
+                "upright": "by EXIF",
+                "crop": "centred square",
+                "crop_fraction_of_shorter_side": view.fraction,
+                "size": view.size,
+                "filter": "Pillow BILINEAR",
+            },
+            "inside": {
+                "mean": list(saved.config.data.mean),
+                "std": list(saved.config.data.std),
+                "of": "values over 255",
+                "resize": "bilinear with antialiasing, as jax.image.resize",
+            },
+        },
+        "networks": [_described(network, folder) for network in networks],
+        "cost": {
+            "unit": cost.unit,
+            "each": list(cost.choice_costs),
+            "macs": [cost.predictor + macs for macs in cost.choice],
+            "measured": None if cost.measured is None else asdict(cost.measured),
+        },
+        "choice": {
+            "rule": _RULE,
+            "answer": _ANSWER,
+            "first_look_weight": first_look_weight(saved),
+        },
+        "calibration": None if calibration is None else _table(saved, calibration),
+        "parity": {"split": split, **agreement.as_json()},
+        "versions": {
+            "drnet_jax": VERSION,
+            "onnx_opset": OPSET,
+            **{package: version(package) for package in _PACKAGES},
+        },
+    }
+
+
+def first_look_weight(saved: SavedModel) -> list[float] | None:
+    """`[m]`, of the first look's logits in every answer; None: the model takes no first look."""
+    if not saved.model.glances:
+        return None
+    weight = reuse_weight(saved.variables, len(saved.model.resolutions))
+    return [float(value) for value in weight]
+
+
+def _described(network: ExportedNetwork, folder: Path) -> dict[str, Any]:
+    path = folder / f"{network.name}.onnx"
+    outputs = {"predictor": [SCORES], "first_look": [LOGITS, SCORES]}
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "role": network.role,
+        "resolution": network.resolution,
+        "file": path.name,
+        "sha256": digest,
+        "bytes": path.stat().st_size,
+        "macs": network.macs,
+        "outputs": outputs.get(network.role, [LOGITS]),
+    }
+
+
+def _table(saved: SavedModel, calibration: Calibration) -> dict[str, Any]:
+    """Every lambda with what it costs; between two resolutions with its threshold too."""
+    costs = saved.cost.choice_costs
+    points = []
+    for point in calibration.points:
+        entry = {"lambda": point.lam, **asdict(point)}
+        del entry["lam"]
+        if len(costs) == 2:
+            # The larger one is chosen where its score is above the other's by this or more.
+            entry["threshold"] = point.lam * (costs[0] - costs[1])
+        points.append(entry)
+    return {"num_images": calibration.num_images, "points": points}

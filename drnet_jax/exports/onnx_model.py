@@ -1,0 +1,140 @@
+"""A function of images as an ONNX model: JAX traces it, and every operation is converted.
+
+Why not by jax2onnx: its 0.17.1 pins another orbax-checkpoint than this package needs, and the
+0.13.0 that pip finds instead is of an older jax. Both fail on the resize of a batch of any size and
+on the max-pool of these networks, and an explicit padding has become another one without a word.
+The networks here come down to some thirty operations; one that has no counterpart stops the export
+by its name.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+from jax import export
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from onnx import helper
+
+from drnet_jax.exports import products  # noqa: F401  (makes its operations known)
+from drnet_jax.exports.errors import ExportError
+from drnet_jax.exports.graph import OPSET, Graph, Tensor, Value, kind
+from drnet_jax.exports.operators import OPERATIONS, out_avals
+
+IMAGES = "images"
+_BATCH = "batch"
+# Older runtimes read it too.
+_IR_VERSION = 10
+# Operations that stand for others, by where those are.
+_CALLS = {
+    **dict.fromkeys(("jit", "pjit", "closed_call", "remat", "checkpoint"), "jaxpr"),
+    **dict.fromkeys(("custom_jvp_call", "custom_vjp_call"), "call_jaxpr"),
+}
+
+
+def onnx_model(
+    function: Callable[[jax.Array], Mapping[str, jax.Array]],
+    image_size: tuple[int, int],
+    *,
+    name: str,
+    batch_size: int | None = None,
+) -> onnx.ModelProto:
+    """Converts a function of images.
+
+    Args:
+      function: maps uint8 images `[n, h, w, 3]` to outputs by their names. What it holds of arrays
+        becomes part of the model.
+      image_size: height and width.
+      name: of the graph.
+      batch_size: n; None: any number, which is the graph's dimension `batch`.
+
+    Raises:
+      ExportError: an operation has no counterpart here; it is named.
+    """
+    batch = batch_size or export.symbolic_shape(_BATCH)[0]
+    images = jax.ShapeDtypeStruct((batch, *image_size, 3), jnp.uint8)
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(images)
+    graph = Graph(None if batch_size else batch, IMAGES)
+    # Channels first, while an element is a byte.
+    (first,) = graph.add("Transpose", IMAGES, perm=[0, 3, 1, 2])
+    value = Tensor(first, images.shape, images.dtype, (0, 3, 1, 2))
+    found = _converted(graph, closed.jaxpr, closed.consts, [value])
+    outputs = []
+    # As JAX orders a dictionary.
+    for output, given in zip(sorted(shapes), found, strict=True):
+        graph.nodes.append(helper.make_node("Identity", [graph.named(given)], [output], output))
+        outputs.append(_described(output, given.shape, given.dtype))
+    proto = helper.make_graph(
+        graph.nodes,
+        name,
+        [_described(IMAGES, images.shape, images.dtype)],
+        outputs,
+        graph.constants,
+    )
+    model = helper.make_model(
+        proto,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        producer_name="drnet_jax",
+        ir_version=_IR_VERSION,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _described(name: str, shape: Sequence[Any], dtype: Any) -> onnx.ValueInfoProto:
+    dimensions = [size if isinstance(size, int) else _BATCH for size in shape]
+    return helper.make_tensor_value_info(name, kind(dtype), dimensions)
+
+
+def _converted(
+    graph: Graph, jaxpr: Jaxpr, constants: Sequence[Any], inputs: Sequence[Value]
+) -> list[Value]:
+    """The outputs of a traced function, whose operations are added to a graph."""
+    known: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
+    known |= zip(jaxpr.constvars, map(np.asarray, constants), strict=True)
+
+    def value(variable: Any) -> Value:
+        """What a variable stands for."""
+        if isinstance(variable, Literal):
+            aval: Any = variable.aval
+            return np.asarray(variable.val, aval.dtype)
+        return known[variable]
+
+    for eqn in jaxpr.eqns:
+        given = [value(variable) for variable in eqn.invars]
+        known |= zip(eqn.outvars, _outputs(graph, eqn, given), strict=True)
+    return [value(variable) for variable in jaxpr.outvars]
+
+
+def _outputs(graph: Graph, eqn: JaxprEqn, given: Sequence[Value]) -> Iterator[Value] | list[Value]:
+    name = eqn.primitive.name
+    if name in _CALLS:
+        inner = eqn.params[_CALLS[name]]
+        if isinstance(inner, ClosedJaxpr):
+            return _converted(graph, inner.jaxpr, inner.consts, given)
+        return _converted(graph, inner, (), given)
+    if _is_known(eqn, given):
+        return _evaluated(eqn, given)
+    if name not in OPERATIONS:
+        raise ExportError(
+            f"the operation {name!r} of JAX is not known here as one of ONNX: add it to "
+            "drnet_jax/exports/operators.py, or build the network without it"
+        )
+    found = OPERATIONS[name](graph, eqn, given)
+    if isinstance(found, list):
+        return found
+    (aval,) = out_avals(eqn)
+    return [Tensor(found[0], aval.shape, aval.dtype, found[1])]
+
+
+def _is_known(eqn: JaxprEqn, given: Sequence[Value]) -> bool:
+    """Whether an operation can be computed now."""
+    sizes = [size for aval in out_avals(eqn) for size in aval.shape]
+    return all(isinstance(v, np.ndarray) for v in given) and all(isinstance(s, int) for s in sizes)
+
+
+def _evaluated(eqn: JaxprEqn, given: Sequence[Value]) -> list[Value]:
+    found = eqn.primitive.bind(*map(jnp.asarray, given), **eqn.params)
+    return [np.asarray(each) for each in (found if eqn.primitive.multiple_results else [found])]

@@ -1,0 +1,186 @@
+"""Whether exported files say what JAX says, on real images."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from scipy.special import log_softmax
+
+from drnet_jax.exports.errors import ExportError
+from drnet_jax.exports.networks import LOGITS, SCORES, ExportedNetwork
+from drnet_jax.inference.arrays import ArrayClassifier
+from drnet_jax.inference.decision import choose
+from drnet_jax.models.glance import mixed
+
+# Of logits and scores; float32 has seven digits, so that of the largest values it is the second.
+_TOLERANCE, _RELATIVE = 1e-4, 1e-5
+# Values of two resolutions that are nearer than this may be chosen either way.
+_TIE = 1e-5
+# Images that are run at once, over and over: any number of them has to work.
+_BATCHES = (1, 2, 5, 16)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the exported networks are from JAX's.
+
+    Attributes:
+      num_images: that were compared.
+      differences: by output, `'classifier_224 logits'`: the largest absolute difference.
+      tolerances: by output, of that.
+      num_lambdas: at which choices were compared.
+      num_choices: that were compared.
+      num_ties: choices that differ, of resolutions whose values do not.
+      problems: what does not agree, in words.
+    """
+
+    num_images: int
+    differences: Mapping[str, float]
+    tolerances: Mapping[str, float]
+    num_lambdas: int
+    num_choices: int
+    num_ties: int
+    problems: Sequence[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {**asdict(self), "tie": _TIE}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What all networks say of n images, m resolutions and k classes.
+
+    Attributes:
+      scores: `[n, m]`; None: there is one resolution.
+      logits: `[n, m, k]`, each resolution's by itself.
+    """
+
+    scores: np.ndarray | None
+    logits: np.ndarray
+
+
+def run_files(folder: Path, networks: Sequence[ExportedNetwork], images: np.ndarray) -> Outputs:
+    """Runs exported files by ONNX Runtime on the CPU, in batches of several sizes.
+
+    Args:
+      folder: of the files.
+      networks: what they are of, as `exported_networks` gives them.
+      images: `[n, h, w, 3]` uint8.
+
+    Raises:
+      ExportError: ONNX Runtime cannot run one; it is named.
+    """
+    scores = None
+    first: list[np.ndarray] = []
+    logits: list[np.ndarray] = []
+    for network in networks:
+        found = _run(folder / f"{network.name}.onnx", images)
+        scores = found.get(SCORES, scores)
+        if LOGITS in found:
+            (first if network.role == "first_look" else logits).append(found[LOGITS])
+    return Outputs(scores, np.stack([*logits, *first], axis=1))
+
+
+def _run(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        (given,) = session.get_inputs()
+        parts = [session.run(names, {given.name: part}) for part in _parts(images)]
+    # Of its own kinds, which have no common base but this one.
+    except Exception as error:
+        raise ExportError(f"ONNX Runtime cannot run {path.name}: {error}") from error
+    columns = zip(names, zip(*parts, strict=True), strict=True)
+    return {name: np.concatenate(column) for name, column in columns}
+
+
+def _parts(images: np.ndarray) -> Iterator[np.ndarray]:
+    start = number = 0
+    while start < len(images):
+        size = _BATCHES[min(number, len(_BATCHES) - 1)]
+        yield images[start : start + size]
+        start, number = start + size, number + 1
+
+
+def compare(
+    engine: ArrayClassifier,
+    outputs: Outputs,
+    images: np.ndarray,
+    *,
+    lambdas: Sequence[float],
+    weight: np.ndarray | None,
+) -> Agreement:
+    """Compares outputs with those of JAX, network by network and answer by answer.
+
+    Args:
+      engine: the model in JAX, compiled for these images.
+      outputs: of the exported files for the same images.
+      images: `[n, h, w, 3]` uint8.
+      lambdas: at which choices are compared; answers at the first and at the middle one.
+      weight: `[m]` of a first look's logits in the answers; None: answers are of one look.
+    """
+    scores, logits = engine.classify_everywhere(images)
+    costs = np.array(engine.cost.choice_costs)
+    pairs = {
+        f"logits at {size} px": (outputs.logits[:, j], logits[:, j])
+        for j, size in enumerate(engine.resolutions)
+    }
+    problems: list[str] = []
+    num_ties = num_choices = 0
+    if scores is not None and outputs.scores is not None:
+        pairs["scores"] = (outputs.scores, scores)
+        for lam in lambdas:
+            ties, wrong = _differing_choices(outputs.scores, scores, costs, lam)
+            num_ties, num_choices = num_ties + ties, num_choices + len(images)
+            if wrong:
+                problems.append(f"at lambda {lam:.6g} {wrong} of {len(images)} choices differ")
+    for lam in {lambdas[0], lambdas[len(lambdas) // 2]}:
+        found, expected = _answers(engine, outputs, images, lam, weight)
+        pairs[f"answers at lambda {lam:.4g}"] = (found, expected)
+    differences, tolerances = {}, {}
+    for name, (found, expected) in pairs.items():
+        tolerances[name] = max(_TOLERANCE, _RELATIVE * float(abs(expected).max(initial=0)))
+        # Of what is not a number, too.
+        distances = np.nan_to_num(abs(found - expected), nan=np.inf)
+        differences[name] = float(distances.max(initial=0))
+        if differences[name] > tolerances[name]:
+            problems.append(
+                f"{name} differ by {differences[name]:.3g}, more than {tolerances[name]:.3g}"
+            )
+    return Agreement(
+        len(images), differences, tolerances, len(lambdas), num_choices, num_ties, problems
+    )
+
+
+def _differing_choices(
+    found: np.ndarray, expected: np.ndarray, costs: np.ndarray, lam: float
+) -> tuple[int, int]:
+    """How many choices differ because of a tie, and how many for no such reason."""
+    if not np.isfinite(found).all():
+        return 0, len(found)
+    choices, wanted = choose(found, costs, lam), choose(expected, costs, lam)
+    values = log_softmax(expected.astype(np.float64), axis=1) - lam * costs
+    rows = np.flatnonzero(choices != wanted)
+    tied = values[rows, wanted[rows]] - values[rows, choices[rows]] < _TIE
+    return int(tied.sum()), int((~tied).sum())
+
+
+def _answers(
+    engine: ArrayClassifier,
+    outputs: Outputs,
+    images: np.ndarray,
+    lam: float,
+    weight: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits `[n, k]` of exported files and of JAX's dispatch, where both chose the same."""
+    expected = engine.classify(images, lam=lam)
+    choices = np.zeros(len(images), int)
+    if outputs.scores is not None and np.isfinite(outputs.scores).all():
+        choices = choose(outputs.scores, np.array(engine.cost.choice_costs), lam)
+    logits = outputs.logits if weight is None else mixed(outputs.logits, weight)
+    same = choices == expected.choices
+    return logits[same, choices[same]], expected.logits[same]
