@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from drnet_jax.inference.networks import (
     InferenceNetwork,
@@ -68,29 +69,30 @@ def exported_networks(
     """
     # XLA's own convolutions: the CPU's forms of them are no operators of ONNX.
     model = _clone(in_float32(model), stock_operations=True, remat=False)
-    num_classes = model.classifier.num_classes
+    num_classes, num_options = model.classifier.num_classes, len(model.resolutions)
     first = predictor_network(model, variables, mean, std, fold=True)
     classifiers = classifier_networks(model, variables, mean, std, fold=True)
     found = []
     if first is not None and model.glances:
         macs = cost.predictor + cost.classifier[-1]
-        outputs = {LOGITS: slice(num_classes), SCORES: slice(num_classes, None)}
+        outputs = {LOGITS: (0, num_classes), SCORES: (num_classes, num_classes + num_options)}
         found.append(_exported("first_look", first, macs, outputs))
         classifiers = classifiers[:-1]
     elif first is not None:
-        found.append(_exported("predictor", first, cost.predictor, {SCORES: slice(None)}))
-    every: Mapping[str, slice] = {LOGITS: slice(None)}
+        found.append(_exported("predictor", first, cost.predictor, {SCORES: (0, num_options)}))
+    every = {LOGITS: (0, num_classes)}
     pairs = zip(classifiers, cost.classifier, strict=False)
     return found + [_exported("classifier", network, macs, every) for network, macs in pairs]
 
 
 def _exported(
-    role: str, network: InferenceNetwork, macs: int, outputs: Mapping[str, slice]
+    role: str, network: InferenceNetwork, macs: int, outputs: Mapping[str, tuple[int, int]]
 ) -> ExportedNetwork:
     def apply(images: jax.Array) -> Mapping[str, jax.Array]:
         """The outputs by their names."""
         found = network.apply(network.variables, images)
-        return {name: found[:, columns] for name, columns in outputs.items()}
+        # A slice in brackets is a gather where the number of images is not known.
+        return {name: lax.slice_in_dim(found, *ends, axis=1) for name, ends in outputs.items()}
 
     return ExportedNetwork(role, network.size, macs, apply)
 
