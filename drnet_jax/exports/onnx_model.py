@@ -29,7 +29,7 @@ _BATCH = "batch"
 _IR_VERSION = 10
 # Operations that stand for others, by where those are.
 _CALLS = {
-    **dict.fromkeys(("jit", "pjit", "closed_call", "remat", "checkpoint"), "jaxpr"),
+    **dict.fromkeys(("jit", "pjit", "closed_call", "remat2", "checkpoint"), "jaxpr"),
     **dict.fromkeys(("custom_jvp_call", "custom_vjp_call"), "call_jaxpr"),
 }
 
@@ -84,7 +84,7 @@ def onnx_model(
 
 
 def _described(name: str, shape: Sequence[Any], dtype: Any) -> onnx.ValueInfoProto:
-    dimensions = [size if isinstance(size, int) else _BATCH for size in shape]
+    dimensions = [size if isinstance(size, int) else str(size) for size in shape]
     return helper.make_tensor_value_info(name, kind(dtype), dimensions)
 
 

@@ -223,14 +223,16 @@ def _top_k(graph: Graph, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value]:
 
 @operation("gather")
 def _gather(graph: Graph, eqn: JaxprEqn, values: Sequence[Value]) -> tuple[str, Order]:
-    """Whole slices along one axis, as `take` and indexing with numbers have them."""
+    """A part of an array, or whole slices along one axis, as `take` has them."""
     value, index = values
+    assert isinstance(value, Tensor)
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    axis = numbers.start_index_map[0]
+    if isinstance(index, np.ndarray) and index.ndim == 1:
+        return _part(graph, eqn, value, index)
+    axis, rank, places = numbers.start_index_map[0], len(value.shape), len(index.shape) - 1
     whole = all(
         size == (1 if place == axis else value.shape[place]) for place, size in enumerate(sizes)
     )
-    rank, places = len(value.shape), len(index.shape) - 1
     offset = (*range(axis), *range(axis + places, rank - 1 + places))
     if (
         len(numbers.start_index_map) != 1
@@ -249,3 +251,24 @@ def _gather(graph: Graph, eqn: JaxprEqn, values: Sequence[Value]) -> tuple[str, 
         (flat,) = graph.add("Clip", flat, *bounds)
     (found,) = graph.add("Gather", graph.named(value), flat, axis=axis)
     return found, tuple(range(rank - 1 + places))
+
+
+def _part(graph: Graph, eqn: JaxprEqn, value: Tensor, index: np.ndarray) -> tuple[str, Order]:
+    """What `x[:, 0, :2]` is where the number of images is not known."""
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    parts = [
+        (axis, start, start + sizes[axis], value.shape[axis])
+        for axis, start in zip(numbers.start_index_map, index.tolist(), strict=True)
+        if sizes[axis] != value.shape[axis]
+    ]
+    if any(not isinstance(size, int) or start < 0 or end > size for _, start, end, size in parts):
+        raise ExportError("a part that is not within its array has no ONNX operator here")
+    name = graph.named(value)
+    if parts:
+        axes, starts, ends = (
+            graph.ints(*column) for column in zip(*(part[:3] for part in parts), strict=True)
+        )
+        (name,) = graph.add("Slice", name, starts, ends, axes)
+    if numbers.collapsed_slice_dims:
+        (name,) = graph.add("Squeeze", name, graph.ints(*numbers.collapsed_slice_dims))
+    return name, tuple(range(len(value.shape) - len(numbers.collapsed_slice_dims)))

@@ -1,0 +1,155 @@
+"""Operations of JAX as ONNX: ONNX Runtime computes what JAX does, for any number of images."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnxruntime
+import pytest
+from jax import lax
+
+from drnet_jax.exports.errors import ExportError
+from drnet_jax.exports.onnx_model import IMAGES, onnx_model
+from drnet_jax.models.convolution import max_pool
+from drnet_jax.models.layers import resize
+from tests.networks import narrow
+
+RNG = np.random.default_rng(0)
+SIZE = (9, 12)
+KERNEL = RNG.normal(0, 1, (3, 2, 3, 4)).astype(np.float32)
+DEPTHWISE = RNG.normal(0, 1, (3, 3, 1, 6)).astype(np.float32)
+MATRIX = RNG.normal(0, 1, (9, 5)).astype(np.float32)
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def conv(x: jax.Array, kernel: np.ndarray, padding: Any, strides: Any = (1, 1), **more: Any) -> Any:
+    return lax.conv_general_dilated(
+        x, jnp.asarray(kernel), strides, padding, dimension_numbers=LAYOUT, **more
+    )
+
+
+def two_convolutions(x: jax.Array) -> Any:
+    y = jnp.minimum(jnp.maximum(conv(x, KERNEL[..., :3], "SAME"), 0), 6)
+    return conv(y, KERNEL, "VALID")
+
+
+def channels_first(x: jax.Array) -> Any:
+    kernel = jnp.asarray(KERNEL.transpose(3, 2, 0, 1))
+    return lax.conv_general_dilated(x.transpose(0, 3, 1, 2), kernel, (1, 2), "SAME")
+
+
+def best_of(x: jax.Array) -> jax.Array:
+    values, index = lax.top_k(x.sum((1, 2)), 2)
+    return jnp.concatenate([values, index.astype(jnp.float32)], axis=1)
+
+
+OPERATIONS: dict[str, Callable[[jax.Array], Any]] = {
+    "a padding that differs by side": lambda x: conv(x, KERNEL, ((0, 2), (1, 0)), (2, 1)),
+    "SAME at an even side, strided": lambda x: conv(x, KERNEL, "SAME", (2, 2)),
+    "a dilated kernel": lambda x: conv(x, KERNEL, "VALID", rhs_dilation=(2, 3)),
+    "groups": lambda x: conv(x, DEPTHWISE, ((1, 2), (0, 1)), feature_group_count=3),
+    "two convolutions": two_convolutions,
+    "channels first": channels_first,
+    "max-pool": lambda x: max_pool(x - 2, form="stock"),
+    "max-pool of other axes": lambda x: lax.reduce_window(
+        x, -jnp.inf, lax.max, (1, 1, 4, 2), (1, 1, 3, 1), ((0, 0), (0, 0), (1, 2), (0, 0))
+    ),
+    "smaller": lambda x: resize(x, 5),
+    "larger": lambda x: resize(x, 17),
+    "a matrix after": lambda x: jnp.tensordot(x, MATRIX, axes=((1,), (0,))),
+    "a matrix before": lambda x: jnp.tensordot(MATRIX, x, axes=((0,), (1,))),
+    "a matrix in the last axis": lambda x: x @ MATRIX[:3],
+    "a product of two": lambda x: jnp.einsum("nhwc,nhvc->nwvh", x, x),
+    "sums and means": lambda x: x.sum((1, 3)) / x.mean((1, 3)),
+    "extrema": lambda x: conv(x, KERNEL, "SAME").max((0, 2)) - x.min(),
+    "softmax": lambda x: jax.nn.softmax(x, axis=2),
+    "elementwise": lambda x: jnp.exp(-x) + jnp.tanh(x) * jnp.abs(x - 1) ** 1.5 + jnp.sqrt(x),
+    "powers": lambda x: x**3 - lax.rsqrt(x + 1) + jnp.log(x + 1) + jnp.square(x) + lax.logistic(x),
+    "rounding": lambda x: jnp.floor(x) + jnp.ceil(x / 2) - jnp.sign(x - 1) + lax.erf(x),
+    "choices": lambda x: jnp.where((x > 1) & (x != 2) | ~(x <= 3) | (x >= 4), x, -x),
+    "comparisons": lambda x: ((x < 1) | (x == 2)).astype(jnp.float32),
+    "bounds": lambda x: (
+        jnp.minimum(jnp.maximum(x, 1.5), 2.5)
+        + jnp.maximum(x, x.mean((1, 2, 3))[:, None, None, None])
+    ),
+    "a common order": lambda x: conv(x, KERNEL, "SAME") + x[..., :1] * jnp.ones((9, 12, 4)),
+    "axes": lambda x: x.transpose(2, 0, 3, 1).reshape(12, -1, 27)[2:9:3],
+    "broadcast": lambda x: x + jnp.broadcast_to(x.sum((1, 2))[:, None, None], x.shape),
+    "joined": lambda x: jnp.concatenate([x, conv(x, KERNEL, "SAME"), 2 * x], axis=3),
+    "padded": lambda x: jnp.pad(
+        conv(x, KERNEL, "SAME"), ((0, 0), (1, 2), (0, 3), (4, 0)), constant_values=7
+    ),
+    "one axis": lambda x: x.reshape(-1),
+    "a slice": lambda x: lax.slice(
+        conv(x, KERNEL, "SAME"), (0, 2, 1, 0), (x.shape[0], 9, 12, 3), (1, 3, 1, 2)
+    ),
+    "the best two": best_of,
+    "the best": lambda x: x.sum((1, 2)).argmax(1),
+    "a corner": lambda x: x[:, 2, 3:, 1],
+    "the second row": lambda x: x[:, 1],
+    "rows by number": lambda x: jnp.take(x, jnp.array([2, 0, 11, 11]), axis=2),
+    "rows by value": lambda x: jnp.take(
+        x, x.max((0, 1, 3)).astype(jnp.int32) * 4 - 9, axis=1, mode="clip"
+    ),
+    "called": jax.jit(lambda x: jax.checkpoint(jax.nn.relu6)(x) - jax.nn.relu(x - 1)),
+    "known beforehand": lambda x: x + jnp.linspace(0, 1, 12)[:, None].cumsum(0),
+    "a constant": lambda x: jnp.arange(6.0).reshape(2, 3),
+}
+
+
+def run(function: Callable[[jax.Array], Any], images: np.ndarray) -> np.ndarray:
+    """By ONNX Runtime."""
+    model = onnx_model(lambda images: {"out": function(images)}, images.shape[1:3], name="test")
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (found,) = session.run(["out"], {IMAGES: images})
+    return np.asarray(found)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations(name: str) -> None:
+    def function(images: jax.Array) -> Any:
+        return OPERATIONS[name](images.astype(jnp.float32) / 50)
+
+    for count in (1, 3):
+        images = RNG.integers(0, 256, (count, *SIZE, 3), np.uint8)
+        expected = np.asarray(function(jnp.asarray(images)))
+        found = run(function, images)
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda x: jnp.sort(x, axis=1), "'sort' of JAX is not known here"),
+        (lambda x: lax.pad(x, 0.0, ((0, 0, 0), (0, 0, 1), (0, 0, 0), (0, 0, 0))), "padding betwe"),
+        (lambda x: conv(x, KERNEL, ((0, 0), (0, 0)), lhs_dilation=(2, 2)), "of dilated input"),
+        (lambda x: x[:1, 2:3], "a slice of the batch|within its array"),
+        (lambda x: x.astype(jnp.float8_e3m4), "no element type float8_e3m4"),
+    ],
+)
+def test_what_has_no_counterpart_is_named(function: Callable[[jax.Array], Any], words: str) -> None:
+    images = np.zeros((1, *SIZE, 3), np.uint8)
+    with pytest.raises(ExportError, match=words):
+        run(lambda images: function(images.astype(jnp.float32)), images)
+
+
+def test_images_are_transposed_once() -> None:
+    """Each more is a pass over all values, between two convolutions or in a resize."""
+    network = narrow("mobilenetv2", 5).clone(folded=True, stock_operations=True)
+    images = jnp.zeros((1, 32, 32, 3))
+    variables = network.init(jax.random.key(0), images, resolution=32, train=False)
+
+    def function(images: jax.Array) -> dict[str, jax.Array]:
+        small = resize(images / 255, 32)
+        return {"logits": network.apply(variables, small, resolution=32, train=False)}
+
+    model = onnx_model(function, (48, 48), name="test")
+    operators = [node.op_type for node in model.graph.node]
+    assert operators.count("Transpose") == 1
+    assert operators.count("Conv") == 52
+    assert {"Expand", "Gather", "Reshape", "Einsum"}.isdisjoint(operators)
