@@ -69,11 +69,12 @@ LEFT_BY = {
     "calibrate": ("calibration.json",),
     "benchmark": ("benchmark/*/table.md", "benchmark/*/throughput.png"),
     "predict": ("predictions/*/predictions.csv", "predictions/*/gallery.html"),
+    "export": ("export/manifest.json", "export/classifier_*.onnx"),
     "report": ("comparison.html", "comparison.json"),
 }
 TRAININGS = ("train", "convert")
 # After the training, in the order in which they need each other.
-MODES = ("calibrate", "eval", "benchmark", "predict", "report")
+MODES = ("calibrate", "eval", "benchmark", "predict", "export", "report")
 
 
 @dataclass(frozen=True)

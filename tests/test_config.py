@@ -37,7 +37,7 @@ CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not i
 
 PATHS = (
     *("restore_from", "data.dir", "joint.init_from", "predict.input", "predict.output"),
-    *("convert.weights", "convert.classes"),
+    *("convert.weights", "convert.classes", "export.output"),
 )
 
 
@@ -204,7 +204,7 @@ DEFAULTS = flatten(default_config())
 FREE_TEXTS = {
     *("restore_from", "model.args", "predictor.args", "data.dir"),
     *("joint.init_from", "predict.input", "predict.output"),
-    *("convert.weights", "convert.classes"),
+    *("convert.weights", "convert.classes", "export.output"),
 }
 NAMES = {"model.name", "predictor.name", "data.name"}
 OPTIONAL = {
