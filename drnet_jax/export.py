@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -18,7 +19,7 @@ from drnet_jax.data.sources import DataError, Source
 from drnet_jax.evaluation.inputs import load_split
 from drnet_jax.hub.folder import WEIGHTS, read_folder
 from drnet_jax.hub.saved_model import SavedModel, find_calibration, of_run
-from drnet_jax.inference.create import array_classifier
+from drnet_jax.inference.arrays import ArrayClassifier
 from drnet_jax.runtime.files import check_new_folder, new_folder, write_json, write_text
 from drnet_jax.runtime.progress import log
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("onnx", "onnxruntime")
 _UNUSABLE = "UNUSABLE.txt"
+_BUCKETS = (1, 16)
 # Of the data, which a folder of a model does not have.
 _OF_A_MODEL = ("model.", "predictor.", "data.mean", "data.std", "inference.")
 
@@ -176,12 +178,23 @@ def _images(source: Source, side: int, count: int) -> np.ndarray:
     return np.stack(found)
 
 
-def _engine(saved: SavedModel, side: int) -> Any:
-    """JAX's classifier, which has its own forms of the same operations."""
-    config = saved.config.copy_and_resolve_references()
-    config.inference.measure = False
-    config.inference.buckets = (1, 16)
-    return array_classifier(config, saved, (side, side))
+def _engine(saved: SavedModel, side: int) -> ArrayClassifier:
+    """JAX's classifier, which has its own forms of the same operations.
+
+    On the CPU, also beside a GPU, whose matrix products may have three digits.
+    """
+    return ArrayClassifier(
+        saved.model,
+        saved.variables,
+        mean=tuple(saved.config.data.mean),
+        std=tuple(saved.config.data.std),
+        buckets=_BUCKETS,
+        image_size=(side, side),
+        fold=saved.config.inference.fold,
+        device=jax.local_devices(backend="cpu")[0],
+        checkpoint=saved.checkpoint,
+        cost=saved.cost,
+    )
 
 
 def _print(agreement: "Agreement") -> None:

@@ -47,6 +47,7 @@ KINDS: dict[str, dict[str, Any]] = {
     | {
         "model.name": "efficientnet_lite0",
         "model.args": "width_multiplier=0.25",
+        "model.resolutions": (48, 32),
         "model.reuse": "none",
         "predictor.objective": "correctness",
     },

@@ -138,7 +138,7 @@ def compare(
             num_ties, num_choices = num_ties + ties, num_choices + len(images)
             if wrong:
                 problems.append(f"at lambda {lam:.6g} {wrong} of {len(images)} choices differ")
-    for lam in {lambdas[0], lambdas[len(lambdas) // 2]}:
+    for lam in dict.fromkeys([lambdas[0], lambdas[len(lambdas) // 2]]):
         found, expected = _answers(engine, outputs, images, lam, weight)
         pairs[f"answers at lambda {lam:.4g}"] = (found, expected)
     differences, tolerances = {}, {}
