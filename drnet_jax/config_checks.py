@@ -157,6 +157,9 @@ def _check_import(config: ConfigDict, mode: str) -> None:
     """What only imported weights have, and what a conversion of them needs."""
     convert = config.convert
     if not convert.weights:
+        if config.restore_from and mode not in ("train", "convert"):
+            # A saved model no longer needs the weights that it was made of.
+            return
         of_stage_1 = (
             ("pretrain.train", config.pretrain.train, "all"),
             ("pretrain.batch_statistics", config.pretrain.batch_statistics, True),

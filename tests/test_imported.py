@@ -165,6 +165,13 @@ def test_fields_that_do_not_go_together(given: dict[str, Any], words: str, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+def test_a_saved_model_needs_no_weights(tmp_path: Path) -> None:
+    config = small_config(**{"pretrain.train": "last_two_stages", "restore_from": str(tmp_path)})
+    check_config(config, jax.device_count(), "export")
+    with pytest.raises(ConfigError, match="is of imported weights"):
+        check_config(config, jax.device_count(), "train")
+
+
 def test_too_few_pictures_without_labels(place: Path, tmp_path: Path) -> None:
     """Of two pictures a tenth is none."""
     (tmp_path / "pictures").mkdir()
