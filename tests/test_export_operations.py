@@ -153,3 +153,25 @@ def test_images_are_transposed_once() -> None:
     assert operators.count("Transpose") == 1
     assert operators.count("Conv") == 52
     assert {"Expand", "Gather", "Reshape", "Einsum"}.isdisjoint(operators)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_resize_leaves_out_what_is_zero(axis: int) -> None:
+    """The product is of blocks, none of them of all pixels; a full matrix stays in one piece."""
+    matrix = np.asarray(jax.image.resize(jnp.eye(48), (20, 48), "bilinear"))
+    full = RNG.normal(0, 1, (20, 48)).astype(np.float32)
+    images = RNG.integers(0, 256, (2, 48, 48, 3), np.uint8)
+    # 11 * 4 + 12 * 4 + 10 * 3 + 10 * 3 + 10 * 3 + 8 * 3 of the 960 weights.
+    for weights, blocks, left in ((matrix, 6, 206), (full, 1, 960)):
+
+        def function(images: jax.Array, weights: np.ndarray = weights) -> dict[str, jax.Array]:
+            return {"out": jnp.tensordot(images / 255, weights, axes=((axis,), (1,)))}
+
+        model = onnx_model(function, (48, 48), name="test")
+        operators = [node.op_type for node in model.graph.node]
+        assert operators.count("MatMul") == blocks
+        sizes = [value.dims for value in model.graph.initializer if len(value.dims) == 2]
+        assert sum(int(np.prod(dims)) for dims in sizes) == left
+        expected = np.tensordot(images / 255, weights.astype(np.float64), axes=((axis,), (1,)))
+        found = run(lambda images: function(images)["out"], images)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

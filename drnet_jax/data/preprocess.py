@@ -8,7 +8,7 @@ import numpy as np
 
 
 def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """Maps `[n, h, w, 3]` uint8 to float32, given channel means and deviations in 0..1."""
+    """Maps `[n, h, w, 3]` of 0..255 to float32, given channel means and deviations in 0..1."""
     scaled = images.astype(jnp.float32) / 255
     return (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 

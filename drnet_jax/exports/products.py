@@ -9,6 +9,8 @@ from drnet_jax.exports.errors import ExportError
 from drnet_jax.exports.graph import Graph, Order, Tensor, Value
 from drnet_jax.exports.operators import operation
 
+# Blocks of the product with a matrix of a resize.
+_NUM_BANDS = 6
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -90,15 +92,57 @@ def _matrix_product(
     if axis not in order[-2:]:
         order = (*(other for other in order if other != axis), axis)
     name = graph.named(x, order)
-    if order[-1] == axis:
-        (found,) = graph.add("MatMul", name, graph.constant(matrix))
-    else:
-        (found,) = graph.add("MatMul", graph.constant(matrix.T), name)
+    place = order.index(axis)
+    parts = [
+        _part_of_product(graph, name, matrix, rows, columns, place, rank)
+        for rows, columns in _bands(matrix)
+    ]
+    found = parts[0] if len(parts) == 1 else graph.add("Concat", *parts, axis=place)[0]
     left = [other for other in range(rank) if other != axis]
     # Which axis of the result each one is.
     places = {other: place + (not x_first) for place, other in enumerate(left)}
     places[axis] = rank - 1 if x_first else 0
     return found, tuple(places[other] for other in order)
+
+
+def _part_of_product(
+    graph: Graph,
+    name: str,
+    matrix: np.ndarray,
+    rows: slice,
+    columns: slice,
+    place: int,
+    rank: int,
+) -> str:
+    """Multiplies some of the values along the last or the last but one axis."""
+    if (rows.start, rows.stop) != (0, len(matrix)):
+        ends = (graph.ints(end) for end in (rows.start, rows.stop, place))
+        (name,) = graph.add("Slice", name, *ends)
+    part = matrix[rows, columns]
+    if place == rank - 1:
+        return graph.add("MatMul", name, graph.constant(part))[0]
+    return graph.add("MatMul", graph.constant(part.T), name)[0]
+
+
+def _bands(matrix: np.ndarray) -> list[tuple[slice, slice]]:
+    """Rows and columns outside which a matrix is zero: all of it, or blocks along a diagonal.
+
+    The matrix of a resize has few values that are not zero in each of its columns. In six blocks it
+    takes about half of the time.
+    """
+    whole = [(slice(0, len(matrix)), slice(0, matrix.shape[1]))]
+    if matrix.shape[1] < _NUM_BANDS:
+        return whole
+    bands = []
+    for columns in np.array_split(np.arange(matrix.shape[1]), _NUM_BANDS):
+        (rows,) = np.nonzero(matrix[:, columns].any(axis=1))
+        if not len(rows):
+            return whole
+        bands.append(
+            (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+        )
+    used = sum(rows.stop - rows.start for rows, _ in bands)
+    return bands if used < _NUM_BANDS * len(matrix) / 2 else whole
 
 
 def _einsum(

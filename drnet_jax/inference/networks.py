@@ -24,8 +24,7 @@ class InferenceNetwork:
 
     Attributes:
       apply: maps variables and uint8 images `[n, h, w, 3]` to logits `[n, k]`, scores `[n, m]`, or
-        both side by side; images of another size than `size` are normalised and then resized on the
-        device.
+        both side by side; images of another size than `size` are resized on the device.
       variables: its first argument; weights are in the dtype of the computation.
       size: side of what the network sees, in pixels.
     """
@@ -85,7 +84,7 @@ def _first_look(
 
     def apply(variables: Any, images: jax.Array) -> jax.Array:
         """Logits and scores `[n, k + m]` of uint8 images `[n, h, w, 3]`."""
-        pixels = resize(normalise(images, mean, std), size)
+        pixels = _seen(images, size, mean, std)
         look: Any = network.apply(
             variables["classifier"], pixels, resolution=size, train=False, method="look"
         )
@@ -109,8 +108,17 @@ def _network(
 
     def apply(variables: Any, images: jax.Array) -> jax.Array:
         """Logits or scores `[n, k]` of uint8 images `[n, h, w, 3]`."""
-        pixels = resize(normalise(images, mean, std), size)
+        pixels = _seen(images, size, mean, std)
         output: Any = network.apply(variables, pixels, resolution=size, train=False)
         return output
 
     return InferenceNetwork(apply, variables, size)
+
+
+def _seen(images: jax.Array, size: int, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """What a network sees of uint8 images: `[n, size, size, 3]`, normalised.
+
+    Resized first, which is the same but for rounding, since each pixel's weights sum to one, and
+    leaves less to normalise.
+    """
+    return normalise(resize(images.astype(jnp.float32), size), mean, std)
