@@ -111,7 +111,9 @@ class FusedClassifier:
         self._pieces = piece_sizes(self._shape, self.device.platform)
         self._executable = _compiled(program, self._pieces, self._shape[1:], self.device)
         formats, _, _ = self._executable.input_formats[0]
-        self._variables = jax.device_put(program.variables, formats)
+        # To the device first: those of a run lie on all of them, and no layout is set on the way.
+        placed = jax.device_put(program.variables, SingleDeviceSharding(self.device))
+        self._variables = jax.device_put(placed, formats)
         self._full = self._count(self.batch_size)
         # Of streams that have ended.
         self._free: list[Staging] = []
