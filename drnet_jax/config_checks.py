@@ -12,6 +12,7 @@ from drnet_jax.config import (
     STAGES,
     TWO_STAGES,
     ConfigError,
+    budget_name,
     default_config,
     flatten,
     is_fitted,
@@ -39,6 +40,7 @@ def check_config(config: ConfigDict, num_devices: int, mode: str = "train") -> N
     _check_stages(config)
     _check_kind(config)
     _check_import(config, mode)
+    _check_export(config, mode)
     if mode in ("train", "convert"):
         for section in _sections(config, config.stages):
             _check_batch(config, section, config[section].accumulate, num_devices)
@@ -111,6 +113,24 @@ def _check_budget(budget: ConfigDict) -> None:
         )
     if budget.confidence and given != ["max_drop"]:
         raise ConfigError("budget.confidence needs budget.max_drop: a cost has no such bound here")
+
+
+def _check_export(config: ConfigDict, mode: str) -> None:
+    sizes, name = tuple(config.export.fixed_batches), budget_name(config)
+    if len(set(sizes)) < len(sizes):
+        raise ConfigError(f"export.fixed_batches={sizes} must name no size twice")
+    if mode != "export" or name is None:
+        return
+    if not sizes:
+        raise ConfigError(
+            f"budget.{name} is of programs with fixed places, and no other exported file depends "
+            'on it: name their batches, --config.export.fixed_batches="(1, 32)", or leave it out'
+        )
+    if name == "ms":
+        raise ConfigError(
+            "budget.ms is the time of JAX's programs, and exported ones are run otherwise: use "
+            "budget.gmacs or budget.max_drop"
+        )
 
 
 def _check_stages(config: ConfigDict) -> None:

@@ -140,6 +140,11 @@ def _export() -> ConfigDict:
     export = ConfigDict()
     # A folder that is empty or not there yet; default: `export` in the workdir.
     export.output = ""
+    # Sizes of batches, for each of which one program with fixed places a resolution is a file too,
+    # made for the budget that is set, else for lambda 0. Its places need a calibration.
+    export.fixed_batches = ()
+    # Every network by jax.export too, for use in JAX.
+    export.stablehlo = False
     # Of the data set, on whose images the exported files are compared with JAX.
     export.split = "test"
     # So many of them, from all over the split; 0: all.

@@ -271,6 +271,8 @@ FIELDS: Mapping[str, Field] = {
     "predict.format": Text(("csv", "jsonl")),
     "predict.gallery": _COUNT,
     "export.output": _PATH,
+    "export.fixed_batches": Items(Number(whole=True, above=0, most=2**14), empty=True),
+    "export.stablehlo": Flag(),
     "export.split": Text(SPLITS),
     "export.images": _COUNT,
     "report.runs": Items(Text(empty=False, path=True), empty=True),

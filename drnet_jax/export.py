@@ -24,6 +24,7 @@ from drnet_jax.runtime.files import check_new_folder, new_folder, write_json, wr
 from drnet_jax.runtime.progress import log
 
 if TYPE_CHECKING:
+    from drnet_jax.exports.fixed import FixedProgram, Place
     from drnet_jax.exports.parity import Agreement
 
 _PACKAGES = ("onnx", "onnxruntime")
@@ -36,9 +37,9 @@ _OF_A_MODEL = ("model.", "predictor.", "data.mean", "data.std", "inference.")
 def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Writes a model as ONNX, in a new folder, and compares the files with JAX on real images.
 
-    `manifest.json`, and `predictor_<px>.onnx` or `first_look_<px>.onnx` and
-    `classifier_<px>.onnx`, in `export.output` or in `export` of the workdir. Where they do not
-    agree, the manifest says so, and `UNUSABLE.txt` why.
+    `manifest.json`, `predictor_<px>.onnx` or `first_look_<px>.onnx`, `classifier_<px>.onnx`, and
+    `fixed_<n>.onnx` for `export.fixed_batches`, in `export.output` or in `export` of the workdir.
+    Where they do not agree, the manifest says so, and `UNUSABLE.txt` why.
 
     Args:
       config: of the data, and with the model of a run; that of a folder is taken from there.
@@ -48,19 +49,21 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       The manifest.
 
     Raises:
-      ConfigError: the packages are missing, the data are not the model's, or the output would lie
-        in the folder of pictures.
+      ConfigError: the packages are missing, the data are not the model's, the output would lie in
+        the folder of pictures, or a fixed program is asked for of a model that chooses nothing.
       CheckpointError: no model, one of another configuration, or no trained predictor.
       DataError: the data cannot be read, or are other data.
-      BudgetError: the model's calibration is damaged, or of another model.
+      BudgetError: the model's calibration is damaged, or of another model; or a fixed program needs
+        one, or a budget that cannot be kept.
       ExportError: the model cannot be exported, or the export does not agree with it.
       OSError: the output is there already, or cannot be written.
     """
     _check_installed()
     # Imported late: they need the packages.
     from drnet_jax.exports.errors import ExportError
+    from drnet_jax.exports.fixed import fixed_place
     from drnet_jax.exports.manifest import NAME, first_look_weight, manifest
-    from drnet_jax.exports.networks import exported_networks, in_float32
+    from drnet_jax.exports.networks import exported_networks, in_float32, in_stock_operations
     from drnet_jax.exports.onnx_model import onnx_model
     from drnet_jax.exports.parity import compare, run_files
 
@@ -73,10 +76,11 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     calibration = find_calibration(saved)
     if calibration is None:
         log("nothing is calibrated: the manifest has no lambda for a budget (--mode=calibrate)")
+    place = fixed_place(config, saved)
     side = saved.view.size
     images = _images(source, side, config.export.images)
     networks = exported_networks(
-        saved.model,
+        in_stock_operations(saved.model),
         saved.variables,
         saved.cost,
         mean=tuple(saved.config.data.mean),
@@ -97,18 +101,28 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             lambdas=lambdas,
             weight=None if weight is None else np.array(weight, np.float32),
         )
+        fixed = []
+        if place is not None:
+            for batch in config.export.fixed_batches:
+                log(f"fixed_{batch}.onnx, and comparing it with JAX's ...")
+                fixed.append(_fixed_program(saved, place, batch, temporary, images))
+        parts = {program.name: parity for program, parity in fixed}
+        agreement = agreement.with_problems_of(parts)
         content = manifest(
             saved,
             networks,
             temporary,
             calibration=calibration,
+            fixed=fixed,
             agreement=agreement,
             split=config.export.split,
         )
         write_json(temporary / NAME, content)
         if agreement.problems:
             write_text(temporary / _UNUSABLE, "\n".join(agreement.problems) + "\n")
-    _print(agreement)
+    _print("", agreement)
+    for name, part in parts.items():
+        _print(f"{name}: ", part)
     if agreement.problems:
         raise ExportError(
             f"{output} does not agree with JAX and is marked as unusable: "
@@ -197,12 +211,26 @@ def _engine(saved: SavedModel, side: int) -> ArrayClassifier:
     )
 
 
-def _print(agreement: "Agreement") -> None:
+def _fixed_program(
+    saved: SavedModel, place: "Place", batch: int, folder: Path, images: np.ndarray
+) -> tuple["FixedProgram", "Agreement"]:
+    """Writes the program of a batch's size, and compares it with JAX's."""
+    from drnet_jax.exports.fixed import FixedProgram
+    from drnet_jax.exports.fixed_parity import compare_fixed
+
+    side = saved.view.size
+    program = FixedProgram(saved, place, batch)
+    path = folder / f"{program.name}.onnx"
+    path.write_bytes(program.onnx_model(side).SerializeToString())
+    return program, compare_fixed(program.classifier(saved, side), program, path, images)
+
+
+def _print(prefix: str, agreement: "Agreement") -> None:
     for name, difference in agreement.differences.items():
         allowed = agreement.tolerances[name]
-        log(f"{name}: largest difference {difference:.2g} (allowed {allowed:.2g})")
+        log(f"{prefix}{name}: largest difference {difference:.2g} (allowed {allowed:.2g})")
     if agreement.num_choices:
         log(
-            f"choices: {agreement.num_choices} at {agreement.num_lambdas} lambdas, "
-            f"{agreement.num_ties} of them ties that fell differently"
+            f"{prefix}choices: {agreement.num_choices}, lambdas: {agreement.num_lambdas}; "
+            f"{agreement.num_ties} choices are ties that fell differently"
         )

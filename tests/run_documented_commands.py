@@ -141,6 +141,12 @@ def runs_of(command: Command) -> Iterator[Run]:
         fields = {n: value for n, value in (TINY | short).items() if n not in given}
         words += [f"--config.{name}={value}" for name, value in fields.items()]
         left = ("eval_bucketed.json",) if config.eval.dispatch == "bucketed" else LEFT_BY[mode]
+        if config.export.output:
+            workdir = Path(config.export.output)
+            left = (
+                "manifest.json",
+                *(f"fixed_{size}.onnx" for size in config.export.fixed_batches),
+            )
         script = command.words[0] == "drnet-jax"
         program = ("drnet-jax",) if script else (sys.executable, "-m", "drnet_jax")
         yield Run(command, mode, program, tuple(words), workdir, left)

@@ -211,7 +211,7 @@ OPTIONAL = {
     *("joint.alpha", "joint.alpha_fraction"),
     *("budget.gmacs", "budget.ms", "budget.max_drop"),
 }
-MAY_BE_EMPTY = {"benchmark.gmacs", "inference.buckets", "report.runs"}
+MAY_BE_EMPTY = {"benchmark.gmacs", "inference.buckets", "export.fixed_batches", "report.runs"}
 NAN, INF = float("nan"), float("inf")
 # Of no field.
 NEVER = (b"x", object(), 1j, {1}, np.zeros(3), (None,), ((1,),), (1, True), (object(),))

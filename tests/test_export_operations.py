@@ -99,9 +99,58 @@ OPERATIONS: dict[str, Callable[[jax.Array], Any]] = {
 }
 
 
-def run(function: Callable[[jax.Array], Any], images: np.ndarray) -> np.ndarray:
+def rows_by_three_keys(x: jax.Array) -> jax.Array:
+    first, second = jnp.floor(x[:, 0, 0, 0]).astype(jnp.int32), -jnp.floor(x[:, 0, 0, 1] / 2)
+    numbers = jnp.arange(len(x), dtype=jnp.int32)
+    *_, order, kept = lax.sort((first, second, numbers, x[:, 0, 0, 2]), num_keys=3)
+    return jnp.concatenate([order.astype(jnp.float32), kept])
+
+
+def some_dropped(x: jax.Array) -> jax.Array:
+    rows = jnp.array([1, len(x), -1, 10**6, 2]) + jnp.floor(x[0, 0, 0, 0] / 10).astype(jnp.int32)
+    return x.at[rows].set(-x[:5], mode="drop") + x.sum(0).at[rows].set(7.0, mode="drop")[None]
+
+
+def one_of_three(x: jax.Array) -> Any:
+    def inner(x: jax.Array) -> jax.Array:
+        """With a choice of its own, a constant and one from outside."""
+        return lax.cond(x.sum() > 900, lambda x: x * 3 + MATRIX[:, :1, None], lambda x: x - seen, x)
+
+    seen = conv(x, KERNEL[..., :3], "SAME")
+    branches = [lambda x: conv(x, KERNEL, "SAME")[..., :3], inner, lambda x: x]
+    return lax.switch(jnp.floor(x[0, 0, 0, 0]).astype(jnp.int32) - 1, branches, x)
+
+
+# For a number of images that is known.
+OF_FIXED_BATCHES: dict[str, Callable[[jax.Array], Any]] = {
+    "sorted": rows_by_three_keys,
+    "sorted by one key": lambda x: jnp.sort(-x[:, 1, 1, 1]),
+    "scattered": some_dropped,
+    "scattered nowhere": lambda x: x.at[jnp.array([9, 9])].set(x[:2], mode="drop"),
+    "one of three": one_of_three,
+    "images by number": lambda x: conv(
+        jnp.take(x, jnp.floor(x[:3, 0, 0, 0]).astype(jnp.int32), axis=0, mode="clip"),
+        KERNEL,
+        "SAME",
+    ),
+    "elements by number": lambda x: jnp.take(
+        jnp.linspace(2, 3, 4), jnp.floor(x[:, 0, 0, 0]).astype(jnp.int32), mode="clip"
+    ),
+    "of nothing": lambda x: x[:, 0, 0] + x[:, 9:].max(axis=(1, 2), initial=-2.0),
+    "within bounds": lambda x: lax.clamp(1.0, conv(x, KERNEL, "SAME"), 2.0),
+}
+
+
+def run(
+    function: Callable[[jax.Array], Any], images: np.ndarray, batch_size: int | None = None
+) -> np.ndarray:
     """By ONNX Runtime."""
-    model = onnx_model(lambda images: {"out": function(images)}, images.shape[1:3], name="test")
+    model = onnx_model(
+        lambda images: {"out": function(images)},
+        images.shape[1:3],
+        name="test",
+        batch_size=batch_size,
+    )
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -122,10 +171,27 @@ def test_operations(name: str) -> None:
         np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", OF_FIXED_BATCHES)
+def test_operations_of_fixed_batches(name: str) -> None:
+    def function(images: jax.Array) -> Any:
+        return OF_FIXED_BATCHES[name](images.astype(jnp.float32) / 50)
+
+    # What the first pixel is decides which branch runs, and where rows go.
+    for first in (0, 55, 110, 255):
+        images = RNG.integers(0, 256, (8, *SIZE, 3), np.uint8)
+        images[0, 0, 0, 0] = first
+        expected = np.asarray(jax.jit(function)(jnp.asarray(images)))
+        found = run(function, images, batch_size=8)
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (lambda x: jnp.sort(x, axis=1), "'sort' of JAX is not known here"),
+        (lambda x: jnp.fft.rfft(x, axis=1), "'fft' of JAX is not known here"),
+        (lambda x: jnp.sort(x, axis=1), "of sorts only those of one axis"),
+        (lambda x: x.sum(0).at[:, 1].set(0.0), "of scatters only those of whole rows"),
         (lambda x: lax.pad(x, 0.0, ((0, 0, 0), (0, 0, 1), (0, 0, 0), (0, 0, 0))), "padding betwe"),
         (lambda x: conv(x, KERNEL, ((0, 0), (0, 0)), lhs_dilation=(2, 2)), "of dilated input"),
         (lambda x: x[:1, 2:3], "a slice of the batch|within its array"),

@@ -48,21 +48,23 @@ class Graph:
     Args:
       batch: the symbol of the number of images; None: it is fixed.
       images: name of the input, whose first axis is the batch.
+      prefix: of all names in it.
     """
 
-    def __init__(self, batch: Dimension, images: str) -> None:
+    def __init__(self, batch: Dimension, images: str, prefix: str = "") -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self._batch = batch
         self._images = images
+        self._prefix = prefix
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._ordered: dict[tuple[str, Order], str] = {}
         self._length: str | None = None
 
     def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
         """Adds a node; the names of its outputs."""
-        number = len(self.nodes)
-        names = [f"{operator.lower()}_{number}" + (f"_{i}" if i else "") for i in range(outputs)]
+        first = f"{self._prefix}{operator.lower()}_{len(self.nodes)}"
+        names = [first + (f"_{i}" if i else "") for i in range(outputs)]
         self.nodes.append(
             helper.make_node(operator, list(inputs), names, name=names[0], **attributes)
         )
@@ -73,10 +75,23 @@ class Graph:
         array = np.ascontiguousarray(array).reshape(array.shape)
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._known:
-            name = f"constant_{len(self._known)}"
+            name = f"{self._prefix}constant_{len(self._known)}"
             self.constants.append(numpy_helper.from_array(array, name))
             self._known[key] = name
         return self._known[key]
+
+    def branch(self, name: str) -> "Graph":
+        """An empty graph that a node of this one runs or not, and that knows its values.
+
+        It has its own constants: runtimes prepare the weights of a convolution only beside it.
+
+        Args:
+          name: that no other branch here has.
+        """
+        found = Graph(self._batch, self._images, f"{self._prefix}{name}_{len(self.nodes)}_")
+        found._ordered = dict(self._ordered)
+        found._length = self._length
+        return found
 
     def ints(self, *values: int) -> str:
         """A constant `[len(values)]` of int64, as shapes and axes are."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from drnet_jax.budgets.calibration import Calibration
+from drnet_jax.exports.fixed import FixedProgram
 from drnet_jax.exports.graph import OPSET
 from drnet_jax.exports.networks import LOGITS, SCORES, ExportedNetwork
 from drnet_jax.exports.onnx_model import IMAGES
@@ -37,6 +38,7 @@ def manifest(
     folder: Path,
     *,
     calibration: Calibration | None,
+    fixed: Sequence[tuple[FixedProgram, Agreement]],
     agreement: Agreement,
     split: str,
 ) -> dict[str, Any]:
@@ -47,7 +49,8 @@ def manifest(
       networks: that were exported.
       folder: of their files.
       calibration: of the model, if there is one.
-      agreement: with JAX.
+      fixed: programs that were exported, and how far each agrees with JAX.
+      agreement: of the networks with JAX, with the problems of all files.
       split: of the images that it was found on.
     """
     model, view, cost = saved.model, saved.view, saved.cost
@@ -92,6 +95,7 @@ def manifest(
             "first_look_weight": first_look_weight(saved),
         },
         "calibration": None if calibration is None else _table(saved, calibration),
+        "fixed": [_described_program(program, saved, folder, parity) for program, parity in fixed],
         "parity": {"split": split, **agreement.as_json()},
         "versions": {
             "drnet_jax": VERSION,
@@ -110,19 +114,42 @@ def first_look_weight(saved: SavedModel) -> list[float] | None:
 
 
 def _described(network: ExportedNetwork, folder: Path) -> dict[str, Any]:
-    path = folder / f"{network.name}.onnx"
     outputs = {"predictor": [SCORES], "first_look": [LOGITS, SCORES]}
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "role": network.role,
         "resolution": network.resolution,
-        "file": path.name,
-        "sha256": digest,
-        "bytes": path.stat().st_size,
+        **_of_file(folder / f"{network.name}.onnx"),
         "macs": network.macs,
         "outputs": outputs.get(network.role, [LOGITS]),
     }
+
+
+def _described_program(
+    program: FixedProgram, saved: SavedModel, folder: Path, parity: Agreement
+) -> dict[str, Any]:
+    """With what a whole batch costs; of one image that is what its choice costs."""
+    macs = None
+    if program.capacities is not None:
+        each = zip(program.capacities, saved.cost.choice, strict=True)
+        macs = program.batch * saved.cost.predictor + sum(places * cost for places, cost in each)
+    return {
+        "batch": program.batch,
+        **_of_file(folder / f"{program.name}.onnx"),
+        "capacities": None if program.capacities is None else list(program.capacities),
+        "lambda": program.place.lam,
+        "shares": None if program.place.shares is None else list(program.place.shares),
+        "budget": dict(program.place.budget),
+        "macs": macs,
+        "inputs": list(program.inputs),
+        "outputs": list(program.outputs),
+        "parity": parity.as_json(),
+    }
+
+
+def _of_file(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, "sha256": digest, "bytes": path.stat().st_size}
 
 
 def _table(saved: SavedModel, calibration: Calibration) -> dict[str, Any]:

@@ -45,7 +45,12 @@ class ExportedNetwork:
 
 def in_float32(model: DRNet) -> DRNet:
     """The model as exports compute, whatever `model.dtype` it was trained with."""
-    return _clone(model, dtype=jnp.float32)
+    return _clone(model, dtype=jnp.float32, remat=False)
+
+
+def in_stock_operations(model: DRNet) -> DRNet:
+    """As `in_float32`, with XLA's own convolutions: the CPU's forms are no operators of ONNX."""
+    return _clone(in_float32(model), stock_operations=True)
 
 
 def exported_networks(
@@ -61,14 +66,12 @@ def exported_networks(
     A first look is the predictor and the classifier at the smallest resolution.
 
     Args:
-      model: the DRNet.
+      model: the DRNet, as `in_float32` or `in_stock_operations` gives it.
       variables: its parameters and statistics.
       cost: of its networks.
       mean: of the channels, in 0..1.
       std: of the channels, in 0..1.
     """
-    # XLA's own convolutions: the CPU's forms of them are no operators of ONNX.
-    model = _clone(in_float32(model), stock_operations=True, remat=False)
     num_classes, num_options = model.classifier.num_classes, len(model.resolutions)
     first = predictor_network(model, variables, mean, std, fold=True)
     classifiers = classifier_networks(model, variables, mean, std, fold=True)

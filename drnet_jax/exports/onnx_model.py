@@ -16,14 +16,15 @@ import numpy as np
 import onnx
 from jax import export
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.interpreters.partial_eval import dce_jaxpr
 from onnx import helper
 
-from drnet_jax.exports import products  # noqa: F401  (makes its operations known)
+from drnet_jax.exports import places, products  # noqa: F401  (make their operations known)
 from drnet_jax.exports.errors import ExportError
 from drnet_jax.exports.graph import OPSET, Graph, Tensor, Value, kind
 from drnet_jax.exports.operators import OPERATIONS, out_avals
 
-IMAGES = "images"
+IMAGES, COUNT = "images", "count"
 _BATCH = "batch"
 # Older runtimes read it too.
 _IR_VERSION = 10
@@ -35,11 +36,12 @@ _CALLS = {
 
 
 def onnx_model(
-    function: Callable[[jax.Array], Mapping[str, jax.Array]],
+    function: Callable[..., Mapping[str, jax.Array]],
     image_size: tuple[int, int],
     *,
     name: str,
     batch_size: int | None = None,
+    counted: bool = False,
 ) -> onnx.ModelProto:
     """Converts a function of images.
 
@@ -49,27 +51,30 @@ def onnx_model(
       image_size: height and width.
       name: of the graph.
       batch_size: n; None: any number, which is the graph's dimension `batch`.
+      counted: the function also takes how many images are real, `[]` int32, and so does the graph.
 
     Raises:
       ExportError: an operation has no counterpart here; it is named.
     """
     batch = batch_size or export.symbolic_shape(_BATCH)[0]
     images = jax.ShapeDtypeStruct((batch, *image_size, 3), jnp.uint8)
-    closed, shapes = jax.make_jaxpr(function, return_shape=True)(images)
+    given = {IMAGES: images} | ({COUNT: jax.ShapeDtypeStruct((), jnp.int32)} if counted else {})
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*given.values())
     graph = Graph(None if batch_size else batch, IMAGES)
     # Channels first, while an element is a byte.
     (first,) = graph.add("Transpose", IMAGES, perm=[0, 3, 1, 2])
-    value = Tensor(first, images.shape, images.dtype, (0, 3, 1, 2))
-    found = _converted(graph, closed.jaxpr, closed.consts, [value])
+    values = [Tensor(first, images.shape, images.dtype, (0, 3, 1, 2))]
+    values += [Tensor(COUNT, (), given[COUNT].dtype, ())] if counted else []
+    found = _converted(graph, closed.jaxpr, closed.consts, values)
     outputs = []
     # As JAX orders a dictionary.
-    for output, given in zip(sorted(shapes), found, strict=True):
-        graph.nodes.append(helper.make_node("Identity", [graph.named(given)], [output], output))
-        outputs.append(_described(output, given.shape, given.dtype))
+    for output, value in zip(sorted(shapes), found, strict=True):
+        graph.nodes.append(helper.make_node("Identity", [graph.named(value)], [output], output))
+        outputs.append(_described(output, value.shape, value.dtype))
     proto = helper.make_graph(
         graph.nodes,
         name,
-        [_described(IMAGES, images.shape, images.dtype)],
+        [_described(each, struct.shape, struct.dtype) for each, struct in given.items()],
         outputs,
         graph.constants,
     )
@@ -92,6 +97,8 @@ def _converted(
     graph: Graph, jaxpr: Jaxpr, constants: Sequence[Any], inputs: Sequence[Value]
 ) -> list[Value]:
     """The outputs of a traced function, whose operations are added to a graph."""
+    # Without what no output depends on; the inputs stay.
+    jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
     known: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
     known |= zip(jaxpr.constvars, map(np.asarray, constants), strict=True)
 
@@ -115,8 +122,13 @@ def _outputs(graph: Graph, eqn: JaxprEqn, given: Sequence[Value]) -> Iterator[Va
         if isinstance(inner, ClosedJaxpr):
             return _converted(graph, inner.jaxpr, inner.consts, given)
         return _converted(graph, inner, (), given)
+    if _is_empty(eqn):
+        return [np.zeros(aval.shape, aval.dtype) for aval in out_avals(eqn)]
     if _is_known(eqn, given):
         return _evaluated(eqn, given)
+    if name == "cond":
+        which, *operands = given
+        return _alternatives(graph, eqn.params["branches"], which, operands)
     if name not in OPERATIONS:
         raise ExportError(
             f"the operation {name!r} of JAX is not known here as one of ONNX: add it to "
@@ -127,6 +139,57 @@ def _outputs(graph: Graph, eqn: JaxprEqn, given: Sequence[Value]) -> Iterator[Va
         return found
     (aval,) = out_avals(eqn)
     return [Tensor(found[0], aval.shape, aval.dtype, found[1])]
+
+
+def _alternatives(
+    graph: Graph,
+    branches: Sequence[ClosedJaxpr],
+    which: Value,
+    operands: Sequence[Value],
+    number: int = 0,
+) -> list[Value]:
+    """What one of several functions gives, which alone runs.
+
+    Args:
+      graph: to add to.
+      branches: the functions, of the same shapes.
+      which: `[]`, the number of the one that runs.
+      operands: that they take.
+      number: of the first of `branches`.
+    """
+    first, *others = branches
+    if not others:
+        return _converted(graph, first.jaxpr, first.consts, operands)
+    (chosen,) = graph.add(
+        "Equal", graph.named(which), graph.constant(np.array(number, which.dtype))
+    )
+    then, otherwise = graph.branch("then"), graph.branch("else")
+    bodies = [
+        _body(then, _alternatives(then, [first], which, operands)),
+        _body(otherwise, _alternatives(otherwise, others, which, operands, number + 1)),
+    ]
+    names = graph.add(
+        "If", chosen, outputs=len(first.out_avals), then_branch=bodies[0], else_branch=bodies[1]
+    )
+    return [
+        Tensor(name, aval.shape, aval.dtype, tuple(range(len(aval.shape))))
+        for name, aval in zip(names, first.out_avals, strict=True)
+    ]
+
+
+def _body(branch: Graph, values: Sequence[Value]) -> onnx.GraphProto:
+    """A branch that gives these values, in JAX's order of axes."""
+    outputs = []
+    for value in values:
+        # What lies outside a branch is none of its outputs.
+        (name,) = branch.add("Identity", branch.named(value))
+        outputs.append(_described(name, value.shape, value.dtype))
+    return helper.make_graph(branch.nodes, outputs[0].name, [], outputs, branch.constants)
+
+
+def _is_empty(eqn: JaxprEqn) -> bool:
+    """Whether nothing comes of an operation, as of the resolutions after the last."""
+    return all(0 in aval.shape for aval in out_avals(eqn))
 
 
 def _is_known(eqn: JaxprEqn, given: Sequence[Value]) -> bool:

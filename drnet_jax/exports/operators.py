@@ -23,7 +23,7 @@ _ELEMENTWISE = {
     **{"logistic": "Sigmoid", "eq": "Equal", "gt": "Greater", "lt": "Less"},
     **{"ge": "GreaterOrEqual", "le": "LessOrEqual"},
 }
-_IDENTITIES = ("stop_gradient", "copy", "copy_p", "optimization_barrier")
+_IDENTITIES = ("stop_gradient", "copy", "copy_p", "optimization_barrier", "reshard")
 
 
 def operation(*names: str) -> Callable[[C], C]:
@@ -225,9 +225,8 @@ def _top_k(graph: Graph, eqn: JaxprEqn, values: Sequence[Value]) -> list[Value]:
 def _gather(graph: Graph, eqn: JaxprEqn, values: Sequence[Value]) -> tuple[str, Order]:
     """A part of an array, or whole slices along one axis, as `take` has them."""
     value, index = values
-    assert isinstance(value, Tensor)
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    if isinstance(index, np.ndarray) and index.ndim == 1:
+    if isinstance(value, Tensor) and isinstance(index, np.ndarray) and index.ndim == 1:
         return _part(graph, eqn, value, index)
     axis, rank, places = numbers.start_index_map[0], len(value.shape), len(index.shape) - 1
     whole = all(
@@ -249,6 +248,10 @@ def _gather(graph: Graph, eqn: JaxprEqn, values: Sequence[Value]) -> tuple[str, 
             raise ExportError("of gathers only those that clip their indices are converted")
         bounds = (graph.constant(np.array(end, index.dtype)) for end in (0, last))
         (flat,) = graph.add("Clip", flat, *bounds)
+    if isinstance(value, Tensor) and places == 1:
+        # Whose axes stay as they are: of images they are not JAX's.
+        where = value.order.index(axis)
+        return graph.add("Gather", value.name, flat, axis=where)[0], value.order
     (found,) = graph.add("Gather", graph.named(value), flat, axis=axis)
     return found, tuple(range(rank - 1 + places))
 

@@ -1,7 +1,7 @@
 """Whether exported files say what JAX says, on real images."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from scipy.special import log_softmax
 
 from drnet_jax.exports.errors import ExportError
 from drnet_jax.exports.networks import LOGITS, SCORES, ExportedNetwork
+from drnet_jax.exports.onnx_model import IMAGES
 from drnet_jax.inference.arrays import ArrayClassifier
 from drnet_jax.inference.decision import choose
 from drnet_jax.models.glance import mixed
@@ -18,7 +19,7 @@ from drnet_jax.models.glance import mixed
 # Of logits and scores; float32 has seven digits, so that of the largest values it is the second.
 _TOLERANCE, _RELATIVE = 1e-4, 1e-5
 # Values of two resolutions that are nearer than this may be chosen either way.
-_TIE = 1e-5
+TIE = 1e-5
 # Images that are run at once, over and over: any number of them has to work.
 _BATCHES = (1, 2, 5, 16)
 
@@ -45,9 +46,14 @@ class Agreement:
     num_ties: int
     problems: Sequence[str] = field(default_factory=list)
 
+    def with_problems_of(self, others: Mapping[str, "Agreement"]) -> "Agreement":
+        """With the problems of other files, by their names."""
+        found = [f"{name}: {problem}" for name, each in others.items() for problem in each.problems]
+        return replace(self, problems=[*self.problems, *found])
+
     def as_json(self) -> dict[str, Any]:
         """For the manifest."""
-        return {**asdict(self), "tie": _TIE}
+        return {**asdict(self), "tie": TIE}
 
 
 @dataclass(frozen=True)
@@ -86,16 +92,38 @@ def run_files(folder: Path, networks: Sequence[ExportedNetwork], images: np.ndar
 
 
 def _run(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    run = onnx_runtime(path)
+    parts = [run({IMAGES: part}) for part in _parts(images)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def onnx_runtime(
+    path: Path,
+) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """An exported file by ONNX Runtime on the CPU: inputs by their names to outputs by theirs.
+
+    Raises:
+      ExportError: ONNX Runtime cannot load it; so does what is given if it cannot run it.
+    """
+
+    def failure(error: Exception) -> ExportError:
+        """In words. Its own kinds have no common base but `Exception`."""
+        return ExportError(f"ONNX Runtime cannot run {path.name}: {error}")
+
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        (given,) = session.get_inputs()
-        parts = [session.run(names, {given.name: part}) for part in _parts(images)]
-    # Of its own kinds, which have no common base but this one.
     except Exception as error:
-        raise ExportError(f"ONNX Runtime cannot run {path.name}: {error}") from error
-    columns = zip(names, zip(*parts, strict=True), strict=True)
-    return {name: np.concatenate(column) for name, column in columns}
+        raise failure(error) from error
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One batch."""
+        try:
+            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        except Exception as error:
+            raise failure(error) from error
+
+    return run
 
 
 def _parts(images: np.ndarray) -> Iterator[np.ndarray]:
@@ -141,7 +169,25 @@ def compare(
     for lam in dict.fromkeys([lambdas[0], lambdas[len(lambdas) // 2]]):
         found, expected = _answers(engine, outputs, images, lam, weight)
         pairs[f"answers at lambda {lam:.4g}"] = (found, expected)
-    differences, tolerances = {}, {}
+    differences, tolerances, further = compare_values(pairs)
+    problems += further
+    return Agreement(
+        len(images), differences, tolerances, len(lambdas), num_choices, num_ties, problems
+    )
+
+
+def compare_values(
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> tuple[dict[str, float], dict[str, float], list[str]]:
+    """How far values are from what is expected.
+
+    Args:
+      pairs: by name, what was found and what is expected, of one shape.
+
+    Returns:
+      Differences and tolerances, as `Agreement` has them, and what is above them, in words.
+    """
+    differences, tolerances, problems = {}, {}, []
     for name, (found, expected) in pairs.items():
         tolerances[name] = max(_TOLERANCE, _RELATIVE * float(abs(expected).max(initial=0)))
         # Of what is not a number, too.
@@ -151,9 +197,7 @@ def compare(
             problems.append(
                 f"{name} differ by {differences[name]:.3g}, more than {tolerances[name]:.3g}"
             )
-    return Agreement(
-        len(images), differences, tolerances, len(lambdas), num_choices, num_ties, problems
-    )
+    return differences, tolerances, problems
 
 
 def _differing_choices(
@@ -165,7 +209,7 @@ def _differing_choices(
     choices, wanted = choose(found, costs, lam), choose(expected, costs, lam)
     values = log_softmax(expected.astype(np.float64), axis=1) - lam * costs
     rows = np.flatnonzero(choices != wanted)
-    tied = values[rows, wanted[rows]] - values[rows, choices[rows]] < _TIE
+    tied = values[rows, wanted[rows]] - values[rows, choices[rows]] < TIE
     return int(tied.sum()), int((~tied).sum())
 
 

@@ -102,18 +102,35 @@ class FusedProgram:
         """
         images = jnp.concatenate(pieces)
         scores, first = self._score(variables, images)
-        # Without log_softmax, unlike `choose`: only differences within an image count.
-        values = scores - variables["price"]
-        if values.shape[1] == 1:
-            choices = jnp.zeros(len(images), jnp.int32)
+        choices, placed = self.choose(variables["price"], scores, count)
+        if scores.shape[1] == 1:
             logits = self._answers(0, variables, images, first)
-        elif self._capacities is None:
-            choices = values.argmax(axis=1).astype(jnp.int32)
+        elif placed is None:
             logits = self._classify_one(variables, images, first, choices[0])
         else:
-            choices, placed = assign(values, self._capacities, count)
             logits = self._classify_placed(variables, images, first, placed)
         return FusedOutput(logits, choices, variables["gmacs"][choices], scores, first)
+
+    def choose(
+        self, price: jax.Array, scores: jax.Array, count: jax.Array
+    ) -> tuple[jax.Array, Sequence[jax.Array] | None]:
+        """Which resolution each image of a batch gets.
+
+        Args:
+          price: `[m]`, `'price'` of the variables.
+          scores: `[n, m]`.
+          count: see `__call__`.
+
+        Returns:
+          As `assign` does; None where nothing has places.
+        """
+        # Without log_softmax, unlike `decision.choose`: only differences within an image count.
+        values = scores - price
+        if values.shape[1] == 1:
+            return jnp.zeros(len(values), jnp.int32), None
+        if self._capacities is None:
+            return values.argmax(axis=1).astype(jnp.int32), None
+        return assign(values, self._capacities, count)
 
     def _score(self, variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """Scores `[n, m]`, and logits `[n, k]` of a first look."""
