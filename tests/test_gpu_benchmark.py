@@ -122,6 +122,44 @@ def test_a_process_that_fails_is_no_success(
         assert gpu.main() == int(failed)
 
 
+def test_a_bad_folder_of_imagenette_stops_it_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its training, which would say so, comes last."""
+    root, out = tmp_path / "imagenette", tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["gpu.py", f"--out={out}", f"--imagenette={root}"])
+    monkeypatch.setattr(gpu, "probe", lambda _: 1 / 0)
+
+    def refused(words: str) -> None:
+        """With one line, and nothing made."""
+        assert gpu.main() == 2 and not out.exists()
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: --imagenette: {root} ") and error.count("\n") == 1
+        assert words in error
+
+    refused("is no folder")
+    root.mkdir()
+    refused("needs two folders or more, one per class, with pictures in them")
+    names = [f"n{number}" for number in range(10)]
+    for name in names[:9]:
+        (root / name).mkdir()
+    refused("has 9 classes, Imagenette 10")
+    (root / names[9]).mkdir()
+    for name in names[1:]:
+        (root / name / "a.JPEG").touch()
+    refused("has no picture of n0\n")
+    (root / names[0] / "a.JPEG").touch()
+    # What comes next.
+    with pytest.raises(ZeroDivisionError):
+        gpu.main()
+    # As Imagenette comes.
+    for split in ("train", "val"):
+        for name in names:
+            (tmp_path / "splits" / split / name).mkdir(parents=True)
+            (tmp_path / "splits" / split / name / "a.JPEG").touch()
+    gpu.check_imagenette(tmp_path / "splits")
+
+
 def test_flags_of_the_user_come_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """XLA takes the last of equal flags."""
     job = Job("x", (), (), 1.0, xla_flags="--a=1 --b=1")
