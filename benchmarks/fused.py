@@ -5,7 +5,8 @@ python benchmarks/fused.py [--config resnet_in1k --dtype bfloat16] [--glance] [-
 A DRNet with random weights, BatchNorm folded, on scikit-learn's photographs in random crops, of
 which equally many choose each resolution. Of a batch 40 % of the images get the largest resolution,
 of three 30 % each of the others; --glance: a first look at the smallest in the place of the
-predictor. Of one image, ten drawn by these shares, and their mean.
+predictor. At batch 1 ten images drawn by these shares are classified one after another and timed
+together: figures are their mean, but for those of parts and of `fused at` a size, of single calls.
 
 largest  the classifier at the largest resolution alone
 fused    `FusedClassifier`
@@ -173,9 +174,12 @@ def in_words(row: Row) -> str:
     """What was measured at a batch size."""
     images = "/".join(map(str, row["counts"]))
     px = "/".join(map(str, row["resolutions"]))
+    unit = "a batch"
+    if row["batch"] == 1:
+        unit = f"an image, mean of {sum(row['counts'])} calls in a row (parts, fused at: one)"
     lines = [
         f"batch {row['batch']}: {images} images at {px} px, compiled in "
-        f"{row['compile_seconds']:.0f} s; ms a batch: "
+        f"{row['compile_seconds']:.0f} s; ms {unit}: "
         + ", ".join(f"{name} {ms:.2f}" for name, ms in row["ms"].items())
     ]
     for name, saved in row.get("time_saved", {}).items():

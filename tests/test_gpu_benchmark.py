@@ -205,10 +205,11 @@ def adaptive(job: str, batch: int, largest: float, fused: float) -> dict[str, ob
 
 def test_figures_beside_their_goals() -> None:
     """By hand: the worst of all batches that a goal is about counts."""
+    assert fused.SINGLES == 10
     assert [in_words(goal) for goal in judge([])] == [
         "time saved of the MACs saved from batch 256 not run (goal >= 90%)",
         "time saved from batch 64 not run (goal >= 0.0%)",
-        "batch 1 not run (goal <= 1.50 ms)",
+        "batch 1, mean of ten calls in a row not run (goal <= 1.50 ms)",
         "fused over the sum of its parts not run (goal <= 1.050)",
         "MFU of the joint step not run (goal >= 45.0%)",
         "training not run",
@@ -232,7 +233,7 @@ def test_figures_beside_their_goals() -> None:
     assert [in_words(goal) for goal in goals] == [
         "time saved of the MACs saved from batch 256 80% (goal >= 90%, missed)",
         "time saved from batch 64 -10.0% (goal >= 0.0%, missed)",
-        "batch 1 1.25 ms (goal <= 1.50 ms)",
+        "batch 1, mean of ten calls in a row 1.25 ms (goal <= 1.50 ms)",
         "fused over the sum of its parts 1.040 (goal <= 1.050)",
         "MFU of the joint step unknown (goal >= 45.0%)",
         "training, images/s: joint 2505",
@@ -306,7 +307,9 @@ def test_what_is_made_of_the_times(size: int, monkeypatch: pytest.MonkeyPatch) -
     total = 1.0 + 3.0 + 2.0 if size == 10 else 1.0 + 0.4 * 3.0 + 0.6 * 2.0
     assert row["over_parts"] == pytest.approx(6.0 / total)
     text = fused.in_words(row)
-    assert "4/6 images at 48/32 px" in text and "fused: time saved 40.0 %" in text
+    units = {10: "a batch", 1: "an image, mean of 10 calls in a row (parts, fused at: one)"}
+    assert "4/6 images at 48/32 px" in text and f" s; ms {units[size]}: largest " in text
+    assert "fused: time saved 40.0 %" in text
     assert f"fused over the sum of its parts: {6 / total:.3f}" in text
 
 
