@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -279,6 +281,7 @@ def test_what_is_made_of_the_times(size: int, monkeypatch: pytest.MonkeyPatch) -
     images = np.zeros((10, 48, 48, 3), np.uint8)
     even = EvenModel(model, None, (0.5,) * 3, (0.25,) * 3, images, np.repeat([0, 1], [4, 6]))
     times = {"largest": 10.0, "largest uploaded": 20.0, "fused": 6.0, "fused uploaded": 15.0}
+    times |= {"largest uploaded whole": 40.0, "exact uploaded whole": 30.0}
     parts = {"part predictor": 1.0, "part 48": 3.0, "part 32": 2.0}
     batches = 10 // size
     single = {name: ms / batches for name, ms in parts.items()}
@@ -292,16 +295,19 @@ def test_what_is_made_of_the_times(size: int, monkeypatch: pytest.MonkeyPatch) -
     for method, names in {
         "_largest": ("largest", "largest uploaded"),
         "_fused": ("fused", "fused uploaded"),
+        "_exact": ("largest uploaded whole", "exact uploaded whole"),
         "_parts": tuple(parts),
     }.items():
         monkeypatch.setattr(fused, method, made(*names))
     monkeypatch.setattr(fused, "turn", lambda run: run())
-    row = fused.measure(even, size, ["largest", "fused", "parts"], rounds=3)
+    row = fused.measure(even, size, fused.METHODS, rounds=3)
     cost = model_cost(model)
     spent = 10 * cost.predictor + 4 * cost.classifier[0] + 6 * cost.classifier[1]
     assert row["counts"] == (4, 6) and row["unit"] == str(size)
     assert row["macs_saved"] == pytest.approx(1 - spent / (10 * cost.classifier[0]))
-    assert row["time_saved"] == pytest.approx({"fused": 0.4, "fused uploaded": 0.25})
+    assert row["time_saved"] == pytest.approx(
+        {"fused": 0.4, "fused uploaded": 0.25, "exact uploaded whole": 0.25}
+    )
     assert row["ms"]["fused"] == pytest.approx(6.0 / batches)
     # Of an image the predictor and, in the mean, 0.4 and 0.6 of the classifiers.
     total = 1.0 + 3.0 + 2.0 if size == 10 else 1.0 + 0.4 * 3.0 + 0.6 * 2.0
@@ -311,6 +317,43 @@ def test_what_is_made_of_the_times(size: int, monkeypatch: pytest.MonkeyPatch) -
     assert "4/6 images at 48/32 px" in text and f" s; ms {units[size]}: largest " in text
     assert "fused: time saved 40.0 %" in text
     assert f"fused over the sum of its parts: {6 / total:.3f}" in text
+
+
+def test_exact_dispatch_is_compared_by_the_same_upload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes whole batches of host memory, and waits for its result there."""
+    model = create_model(load_config("tiny"), 10)
+    images = np.zeros((10, 48, 48, 3), np.uint8)
+    even = EvenModel(model, None, (0.5,) * 3, (0.25,) * 3, images, np.repeat([0, 1], [4, 6]))
+    found: list[tuple[str, object]] = []
+
+    class Stub:
+        """Of whatever is compiled."""
+
+        def __init__(self, *given: Any, **_: Any) -> None:
+            self.given = given[0] if given else "exact"
+            found.append((self.given, given[2:]))
+
+        def run(self, batch: object) -> object:
+            """Of a `Program`."""
+            found.append((self.given, batch))
+            return batch
+
+        def classify(self, batch: object) -> Any:
+            """Of an `ArrayClassifier`."""
+            return SimpleNamespace(choices=even.choices, batch=self.run(batch))
+
+    monkeypatch.setattr(fused, "ArrayClassifier", Stub)
+    monkeypatch.setattr(fused, "compiled", Stub)
+    monkeypatch.setattr(fused, "_classifiers", lambda _: ("largest", "smaller"))
+    work = fused._exact(even, (4, 6), [images])
+    assert found.pop(0) == ("exact", ()) and found.pop(0)[0] == "exact"
+    assert found == [("largest", (10,))]
+    for name in ("largest", "exact"):
+        timed = work[f"{name} uploaded whole"]
+        timed.run()
+        assert timed.batches == 1
+        taken, batch = found[-1]
+        assert taken == name and batch is images
 
 
 def test_training_in_words() -> None:
