@@ -51,6 +51,11 @@ def test_the_whole_one_is_taken(copy: Path) -> None:
     assert AdaptiveModel.load(copy).image_size == 64
 
 
+def test_no_files_in_int8(copy: Path) -> None:
+    message = "has no files in int8: export it anew (drnet_jax: --mode=export --config.export.int8"
+    refused(copy, message, int8=True)
+
+
 def test_no_directory(tmp_path: Path) -> None:
     refused(tmp_path / "missing", "missing is no directory: give one that drnet_jax exported")
     refused(tmp_path, "manifest.json is missing: give a directory that drnet_jax exported")

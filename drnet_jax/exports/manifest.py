@@ -1,7 +1,7 @@
 """`manifest.json` of an export: all that a runtime without JAX needs beside the files."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from drnet_jax.budgets.calibration import Calibration
 from drnet_jax.exports.graph import OPSET
+from drnet_jax.exports.int8 import ENDING
 from drnet_jax.exports.networks import LOGITS, SCORES, ExportedNetwork
 from drnet_jax.exports.onnx_model import IMAGES
 from drnet_jax.exports.parity import Agreement
@@ -39,6 +40,7 @@ def manifest(
     calibration: Calibration | None,
     agreement: Agreement,
     split: str,
+    int8: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The content of the file.
 
@@ -49,6 +51,7 @@ def manifest(
       calibration: of the model, if there is one.
       agreement: with JAX.
       split: of the images that it was found on.
+      int8: how the files in int8 were made, and what they get right; None: there are none.
     """
     model, view, cost = saved.model, saved.view, saved.cost
     return {
@@ -79,7 +82,7 @@ def manifest(
                 "resize": "bilinear with antialiasing, as jax.image.resize",
             },
         },
-        "networks": [_described(network, folder) for network in networks],
+        "networks": [_described(network, folder, int8 is not None) for network in networks],
         "cost": {
             "unit": cost.unit,
             "each": list(cost.choice_costs),
@@ -93,6 +96,7 @@ def manifest(
         },
         "calibration": None if calibration is None else _table(saved, calibration),
         "parity": {"split": split, **agreement.as_json()},
+        "int8": int8,
         "versions": {
             "drnet_jax": VERSION,
             "onnx_opset": OPSET,
@@ -109,20 +113,22 @@ def first_look_weight(saved: SavedModel) -> list[float] | None:
     return [float(value) for value in weight]
 
 
-def _described(network: ExportedNetwork, folder: Path) -> dict[str, Any]:
-    path = folder / f"{network.name}.onnx"
+def _described(network: ExportedNetwork, folder: Path, in_int8: bool) -> dict[str, Any]:
     outputs = {"predictor": [SCORES], "first_look": [LOGITS, SCORES]}
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "role": network.role,
         "resolution": network.resolution,
-        "file": path.name,
-        "sha256": digest,
-        "bytes": path.stat().st_size,
+        **_file(folder / f"{network.name}.onnx"),
         "macs": network.macs,
         "outputs": outputs.get(network.role, [LOGITS]),
+        "int8": _file(folder / f"{network.name}{ENDING}") if in_int8 else None,
     }
+
+
+def _file(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, "sha256": digest, "bytes": path.stat().st_size}
 
 
 def _table(saved: SavedModel, calibration: Calibration) -> dict[str, Any]:

@@ -75,12 +75,17 @@ class Manifest:
     calibration: Calibration | None
 
 
-def read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: Path, *, int8: bool = False) -> Manifest:
     """Reads and checks the manifest of an export.
+
+    Args:
+      directory: of the export.
+      int8: its networks are the files in int8.
 
     Raises:
       ExportDirectoryError: there is none, or it is damaged, of a newer format, marked as unusable,
-        or of what this runtime does not know; or a name leads out of the directory.
+        or of what this runtime does not know; or a name leads out of the directory; or it has no
+        files in int8.
     """
     path = directory / NAME
     if not directory.is_dir():
@@ -96,8 +101,13 @@ def read_manifest(directory: Path) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ExportDirectoryError(f"{path} is no manifest of an export: give one of drnet_jax")
     _check_usable(path, content)
+    if int8 and content.get("int8") is None:
+        raise ExportDirectoryError(
+            f"{path} has no files in int8: export it anew (drnet_jax: --mode=export "
+            "--config.export.int8=True), or load it without int8"
+        )
     try:
-        return _parse(content)
+        return _parse(content, int8)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ExportDirectoryError(f"{path} is damaged ({reason}): {_ANEW}") from error
@@ -123,7 +133,7 @@ def _check_usable(path: Path, content: Mapping[str, Any]) -> None:
         )
 
 
-def _parse(content: Mapping[str, Any]) -> Manifest:
+def _parse(content: Mapping[str, Any], int8: bool) -> Manifest:
     """What it says.
 
     Raises:
@@ -136,7 +146,7 @@ def _parse(content: Mapping[str, Any]) -> Manifest:
     classes = tuple(content["classes"])
     if not classes or not all(isinstance(name, str) for name in classes):
         raise ValueError("its classes are no names")
-    networks = tuple(_network(entry) for entry in content["networks"])
+    networks = tuple(_network(entry, int8) for entry in content["networks"])
     _check_roles(networks, resolutions)
     weight = content["choice"]["first_look_weight"]
     if (weight is None) == any(network.role == FIRST_LOOK for network in networks):
@@ -166,8 +176,9 @@ def _parse(content: Mapping[str, Any]) -> Manifest:
     )
 
 
-def _network(entry: Mapping[str, Any]) -> Network:
-    role, file, outputs = entry["role"], entry["file"], tuple(entry["outputs"])
+def _network(entry: Mapping[str, Any], int8: bool) -> Network:
+    given = entry["int8"] if int8 else entry
+    role, file, outputs = entry["role"], given["file"], tuple(entry["outputs"])
     if role not in _OUTPUTS or outputs != _OUTPUTS[role]:
         raise ValueError(f"a network {role!r} with the outputs {list(outputs)} is not known")
     # Neither on this system nor on another one may it lead elsewhere.
@@ -178,7 +189,7 @@ def _network(entry: Mapping[str, Any]) -> Network:
         role=role,
         resolution=_integer(entry["resolution"], "a resolution"),
         file=file,
-        sha256=str(entry["sha256"]),
+        sha256=str(given["sha256"]),
         macs=_integer(entry["macs"], "macs of a network"),
         outputs=outputs,
     )

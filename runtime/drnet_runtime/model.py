@@ -59,12 +59,16 @@ class AdaptiveModel:
         self.largest_macs = self._classifiers[0].network.macs
 
     @classmethod
-    def load(cls, directory: FilePath, *, threads: int = 0, verify: bool = True) -> Self:
+    def load(
+        cls, directory: FilePath, *, threads: int = 0, int8: bool = False, verify: bool = True
+    ) -> Self:
         """The model that drnet_jax's `--mode=export` wrote.
 
         Args:
           directory: of the export.
           threads: of ONNX Runtime's operations; 0: one for every core that this process may use.
+          int8: run the files in int8, which `--config.export.int8=True` adds: smaller and faster,
+            with the accuracy that the manifest says.
           verify: compare every file with the hash in the manifest.
 
         Raises:
@@ -75,7 +79,7 @@ class AdaptiveModel:
         if type(threads) is not int or threads < 0:
             raise ValueError(f"threads={threads!r} must be an integer >= 0")
         place = Path(directory)
-        manifest = read_manifest(place)
+        manifest = read_manifest(place, int8=int8)
         threads = threads or usable_cores()
         return cls(manifest, load_sessions(place, manifest, threads=threads, verify=verify))
 
