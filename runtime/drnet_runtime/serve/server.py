@@ -1,0 +1,105 @@
+"""The process: loads the export, listens, and ends when it is told to."""
+
+import asyncio
+import signal
+import socket
+import sys
+import types
+
+import uvicorn
+
+from drnet_runtime import AdaptiveModel, ExportDirectoryError
+from drnet_runtime.serve.app import make_app
+from drnet_runtime.serve.connection import Connection
+from drnet_runtime.serve.errors import RequestError
+from drnet_runtime.serve.service import Service
+from drnet_runtime.serve.settings import Settings
+
+# That connections may still ask in, once nothing is accepted any more: a request may be on its way.
+_LAST_SECONDS = 0.5
+_TICK = 0.05
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which drains before it closes connections.
+
+    Attributes:
+      service: that is told so.
+      drain_seconds: in which new connections are still taken.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service, drain_seconds: float) -> None:
+        super().__init__(config)
+        self.service = service
+        self.drain_seconds = drain_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.service.draining = True
+        await self._sleep(self.drain_seconds)
+        for server in self.servers:
+            server.close()
+        for given in sockets or []:
+            given.close()
+        await self._sleep(_LAST_SECONDS)
+        await super().shutdown(sockets)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until then, or until a second signal asks for haste."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while loop.time() < end and not self.force_exit:
+            await asyncio.sleep(_TICK)
+
+
+def run(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT; the exit code."""
+    try:
+        listening = _listen(settings.host, settings.port)
+    except OSError as error:
+        where = f"{settings.host}, port {settings.port}"
+        return _error(f"cannot listen at {where}: {error.strerror or error}; choose another one")
+    with listening:
+        try:
+            model = AdaptiveModel.load(settings.directory, threads=settings.threads)
+            service = Service(model, settings)
+        except ExportDirectoryError as error:
+            return _error(str(error))
+        except RequestError as error:
+            return _error(f"the default budget: {error.message}")
+        _serve(service, settings, listening)
+    return 0
+
+
+def _serve(service: Service, settings: Settings, listening: socket.socket) -> None:
+    config = uvicorn.Config(
+        make_app(service),
+        http=Connection,
+        ws="none",
+        loop="asyncio",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+    )
+    server = Server(config, service, settings.drain_seconds)
+    # uvicorn raises the signal that ended it once more: it was expected.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _expected)
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"serving {settings.directory} at http://{shown}:{port}/", flush=True)
+    server.run([listening])
+    print(f"ended: {service.metrics.summary()}", flush=True)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family)
+
+
+def _expected(number: int, frame: types.FrameType | None) -> None:
+    """Lets the program go on to its end."""
+
+
+def _error(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
