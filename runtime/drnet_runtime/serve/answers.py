@@ -12,12 +12,12 @@ _TOP = 5
 
 def answer_of(model: AdaptiveModel, result: Result, index: int) -> dict[str, Any]:
     """The answer to the picture at `index` of a result, as JSON takes it."""
-    probabilities = result.probabilities[index]
+    probabilities = softmax(result.logits[index : index + 1])[0]
     top = np.argsort(-probabilities, kind="stable")[:_TOP]
     macs = int(result.macs[index])
     first = None
     if result.first_logits is not None:
-        values = softmax(result.first_logits[index])
+        values = softmax(result.first_logits[index : index + 1])[0]
         label = int(values.argmax())
         first = {"resolution": model.resolutions[-1]} | _named(model, label, values[label])
     label = int(result.labels[index])

@@ -6,7 +6,11 @@ const KEPT = 200; // Pictures on the page; the oldest give way.
 const SMALL = 128; // Pixels below which a picture is shown pixel by pixel.
 
 const by = (id) => document.getElementById(id);
-const percent = (fraction) => `${(100 * fraction).toFixed(0)} %`;
+// With spaces at which no line breaks.
+const percent = (fraction, digits = 0) => `${(100 * fraction).toFixed(digits)}\u00a0%`;
+const fill = (bar, fraction) => {
+  bar.style.width = `${100 * Math.min(1, fraction)}%`;
+};
 const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
 let model = null;
@@ -16,7 +20,7 @@ const waiting = [];
 let running = 0;
 
 function gmacs(value) {
-  return `${value >= 0.1 ? value.toFixed(2) : value.toPrecision(2)} GMACs`;
+  return `${value >= 0.1 ? value.toFixed(2) : value.toPrecision(2)}\u00a0GMACs`;
 }
 
 function element(name, text, className = "") {
@@ -61,7 +65,7 @@ function budget() {
 
 function showBudget() {
   const { top1, cost, gmacs: price } = budget();
-  const text = `about ${(100 * top1).toFixed(1)} % right at ${percent(cost)} of the cost`;
+  const text = `about ${percent(top1, 1)} right at ${percent(cost)} of the cost`;
   by("expected").textContent = text;
   by("expected").title = `${gmacs(price)} a picture, as measured when it was calibrated`;
   by("slider").setAttribute("aria-valuetext", text);
@@ -181,15 +185,15 @@ function show({ card, file, answer }) {
   }
   find(".label").textContent = answer.label;
   find(".confidence").textContent = percent(answer.confidence);
-  find(".sure").style.width = percent(answer.confidence);
+  fill(find(".sure"), answer.confidence);
   find("img")?.setAttribute("alt", `${file.name}, classified as ${answer.label}`);
   find(".looks").replaceChildren(...looks(answer));
-  find(".cost .fill").style.width = percent(Math.min(1, answer.share));
+  fill(find(".cost .fill"), answer.share);
   find(".price").textContent = `${gmacs(answer.gmacs)}, ${percent(answer.share)} of the largest`;
   const others = answer.top.slice(1).map((other) => {
     const line = element("li", "");
     line.append(element("span", other.label, "label"));
-    line.append(element("span", `${(100 * other.confidence).toFixed(1)} %`, "quiet"));
+    line.append(element("span", percent(other.confidence, 1), "quiet"));
     return line;
   });
   find(".top").replaceChildren(...others);
@@ -229,8 +233,8 @@ function showSaving() {
     counted(answers.length, "picture");
   by("largest-name").textContent = `All at ${model.resolutions[0]} px`;
   const most = Math.max(spent, largest);
-  by("largest-bar").style.width = percent(largest / most);
-  by("spent-bar").style.width = percent(spent / most);
+  fill(by("largest-bar"), largest / most);
+  fill(by("spent-bar"), spent / most);
   by("largest-cost").textContent = gmacs(largest);
   by("spent-cost").textContent = gmacs(spent);
   const twice = answers.filter((answer) => answer.looks === 2).length;
