@@ -9,32 +9,35 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-# From the opening of a connection, or its last answer, to the next request's whole head.
-HEAD_SECONDS = 15.0
-
 
 class Connection(H11Protocol):
-    """A connection of HTTP/1.1 that has `HEAD_SECONDS` for each head."""
+    """A connection of HTTP/1.1, closed after `seconds` without a request.
 
-    _waiting: asyncio.TimerHandle | None = None
+    Attributes:
+      seconds: from its opening, or its last answer, to the next request's whole head; and for the
+        client to take an answer.
+    """
+
+    seconds = 30.0
+    _alarm: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait()
+        self._set_alarm()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
+        if self._alarm is not None:
+            self._alarm.cancel()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        self._wait()
+        self._set_alarm()
         super().on_response_complete()
 
-    def _wait(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-        self._waiting = self.loop.call_later(HEAD_SECONDS, self._close_if_idle)
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self.loop.call_later(self.seconds, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
         if self.transport.is_closing():
@@ -44,5 +47,10 @@ class Connection(H11Protocol):
                 self.conn.send_failed()
             self.transport.abort()
         else:
-            # Its answer is being made; a client that then does not read it is looked for.
-            self._wait()
+            # Its answer is being made; whether the client then takes it is looked at again.
+            self._set_alarm()
+
+
+def connection_within(seconds: float) -> type[Connection]:
+    """The class of connections with so many seconds (uvicorn makes them without arguments)."""
+    return type("TimedConnection", (Connection,), {"seconds": seconds})

@@ -10,7 +10,7 @@ import uvicorn
 
 from drnet_runtime import AdaptiveModel, ExportDirectoryError
 from drnet_runtime.serve.app import make_app
-from drnet_runtime.serve.connection import Connection
+from drnet_runtime.serve.connection import connection_within
 from drnet_runtime.serve.errors import RequestError
 from drnet_runtime.serve.service import Service
 from drnet_runtime.serve.settings import Settings
@@ -73,7 +73,7 @@ def run(settings: Settings) -> int:
 def _serve(service: Service, settings: Settings, listening: socket.socket) -> None:
     config = uvicorn.Config(
         make_app(service),
-        http=Connection,
+        http=connection_within(settings.client_seconds),
         ws="none",
         loop="asyncio",
         log_level="warning",

@@ -76,7 +76,7 @@ class Service:
         """
         settings = self.settings
         with self._admission.request() as held:
-            body = await read_body(request, held, settings.max_body, settings.body_seconds)
+            body = await read_body(request, held, settings.max_body, settings.client_seconds)
             kind, query = request.headers.get("content-type", ""), dict(request.query_params)
             asked = await self._in_pool(
                 lambda: parse_body(kind, body, query, settings.max_pictures)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from drnet_runtime.serve.budget import NAMES
 
@@ -30,7 +30,7 @@ class Settings:
       max_body: bytes of a request.
       max_held: bytes of all requests that are not answered yet.
       max_pixels: of a picture.
-      body_seconds: for a request to arrive in whole.
+      client_seconds: for a client to send a head, to send a body, and to take an answer.
       drain_seconds: how long new connections are still taken after SIGTERM.
       budget: of requests that state none, by name; at most one.
     """
@@ -48,9 +48,15 @@ class Settings:
     max_body: int
     max_held: int
     max_pixels: int
-    body_seconds: float
+    client_seconds: float
     drain_seconds: float
     budget: dict[str, float]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Prints what is wrong, without the usage, which --help has."""
+        self.exit(2, f"error: {message}\n")
 
 
 def parse(arguments: Sequence[str]) -> Settings:
@@ -82,17 +88,18 @@ def parse(arguments: Sequence[str]) -> Settings:
         max_body=int(given.max_body_mb * MEBIBYTE),
         max_held=int(given.max_held_mb * MEBIBYTE),
         max_pixels=given.max_pixels,
-        body_seconds=given.body_seconds,
+        client_seconds=given.client_seconds,
         drain_seconds=given.drain_seconds,
         budget=budget,
     )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m drnet_runtime.serve",
         description="Serves an export over HTTP, with a page at /.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="of the export")
     _add(parser, "host", str, "127.0.0.1", "address to listen at; 0.0.0.0 for every one")
@@ -109,7 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     help = "of all requests that are not answered yet"
     _add(parser, "max-held-mb", _between(float, 0.001), 256.0, help)
     _add(parser, "max-pixels", _between(int, 1), 50_000_000, "of a picture")
-    _add(parser, "body-seconds", _between(float, 0.01), 60.0, "for a request to arrive in whole")
+    help = "for a client to send a head, to send a body, and to take an answer"
+    _add(parser, "client-seconds", _between(float, 0.01), 30.0, help)
     help = "after SIGTERM in which /health says draining and new connections are still taken"
     _add(parser, "drain-seconds", _between(float, 0), 0.0, help)
     parser.add_argument("--int8", action="store_true", help="serve the quantised networks")
