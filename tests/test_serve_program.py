@@ -154,6 +154,18 @@ def test_the_default_budget(folder: Path) -> None:
         assert server.ask("/model").json["default_lam"] == 9.0
 
 
+def test_answers_are_not_held_back(folder: Path) -> None:
+    """Nagle's algorithm with a delayed acknowledgement takes 40 ms."""
+    with serving(folder, "--max-wait-ms=0") as server:
+        connection, times = server.connect(), []
+        for _ in range(20):
+            start = time.perf_counter()
+            server.ask("/classify", png(COLOURS[0]), "image/png", connection)
+            times.append(time.perf_counter() - start)
+        connection.close()
+    assert min(times) < 0.03
+
+
 def test_settings(tmp_path: Path) -> None:
     given = serve_settings.parse([str(tmp_path), "--max-wait-ms=5", "--max-body-mb=2", "--lam=3"])
     assert (given.max_wait, given.max_body, given.budget) == (0.005, 2 * 2**20, {"lam": 3.0})

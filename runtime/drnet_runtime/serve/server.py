@@ -1,6 +1,7 @@
 """The process: loads the export, listens, and ends when it is told to."""
 
 import asyncio
+import logging
 import signal
 import socket
 import sys
@@ -18,6 +19,8 @@ from drnet_runtime.serve.settings import Settings
 # That connections may still ask in, once nothing is accepted any more: a request may be on its way.
 _LAST_SECONDS = 0.5
 _TICK = 0.05
+# Connections that the system keeps until they are taken.
+_BACKLOG = 1024
 
 
 class Server(uvicorn.Server):
@@ -79,7 +82,10 @@ def _serve(service: Service, settings: Settings, listening: socket.socket) -> No
         log_level="warning",
         access_log=False,
         server_header=False,
+        backlog=_BACKLOG,
     )
+    # The client is told of a form that cannot be read; the log has no need of it.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     server = Server(config, service, settings.drain_seconds)
     # uvicorn raises the signal that ended it once more: it was expected.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -92,8 +98,21 @@ def _serve(service: Service, settings: Settings, listening: socket.socket) -> No
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family)
+    """A socket at the first address of the host."""
+    kind = socket.SOCK_STREAM
+    found = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = found[0]
+    # Only of sockets that name TCP does asyncio take Nagle's delay, 40 ms of an answer.
+    listening = socket.socket(family, kind, socket.IPPROTO_TCP)
+    try:
+        if sys.platform != "win32":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening
 
 
 def _expected(number: int, frame: types.FrameType | None) -> None:
