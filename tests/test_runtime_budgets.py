@@ -80,9 +80,10 @@ def test_bounds_are_clopper_and_pearsons(total: int, share: float, error: float)
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1e-3, 0.7, -0.7, 50.0]))
 def test_choices(seed: int, lam: float) -> None:
-    """Among them ties: of equal values the first."""
+    """Among them ties, of which the first counts, and what only lambda 0 tells apart."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=(50, 3)).astype(np.float32)
     scores[::3] = scores[::3].round()
+    scores[0] = 0, 1e-30, -1
     expected = decision.choose(scores, GMACS, lam)
     np.testing.assert_array_equal(choose(scores, GMACS, np.full(50, lam)), expected)

@@ -62,7 +62,9 @@ class NetworkSession:
             )
         self.network = network
         self._input = input_name
-        self._at_once = max(1, _MOST_PIXELS // network.resolution**2)
+        # Images come whole: before they are resized they take memory too.
+        side = max(network.resolution, image_size // 2)
+        self._at_once = max(1, _MOST_PIXELS // side**2)
 
     def run(self, images: np.ndarray, rows: np.ndarray | None = None) -> list[np.ndarray]:
         """The network's outputs, each `[r, ...]` float32, a few images at once.
