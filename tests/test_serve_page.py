@@ -1,13 +1,25 @@
 """The page and what it is told: nothing from outside, and the calibrated points."""
 
+import ast
 import re
+import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from tests.serving import CLASSES, MACS, MACS_SECOND, POINTS, Running, serving, write_hand_made
+from tests.serving import (
+    CLASSES,
+    MACS,
+    MACS_SECOND,
+    POINTS,
+    ROOT,
+    Running,
+    serving,
+    write_hand_made,
+)
 
 STATIC = files("drnet_runtime.serve") / "static"
 
@@ -28,6 +40,30 @@ def test_everything_that_the_page_needs_is_served(server: Running) -> None:
         response = server.ask(f"/{name}")
         assert response.status == 200 and response.headers["content-type"].startswith(kind)
         assert response.body == (STATIC / name).read_bytes()
+
+
+def test_the_page_is_installed() -> None:
+    project = tomllib.loads((ROOT / "runtime" / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["drnet_runtime.serve"]
+    assert patterns == ["static/*"]
+    assert len(list(STATIC.iterdir())) == 4
+
+
+def test_the_extra_has_what_is_imported_and_the_tests_use_the_same() -> None:
+    project = tomllib.loads((ROOT / "runtime" / "pyproject.toml").read_text())["project"]
+    extra = set(project["optional-dependencies"]["serve"])
+    ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert extra <= set(ours["optional-dependencies"]["dev"])
+    names = {re.split("[>=<]", package)[0].replace("-", "_") for package in extra}
+    own = {"numpy", "drnet_runtime", *sys.stdlib_module_names}
+    imported = set()
+    for file in (ROOT / "runtime" / "drnet_runtime" / "serve").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module).split(".")[0])
+    assert imported - own == names
 
 
 def test_nothing_is_asked_elsewhere_nor_run_from_the_page(server: Running) -> None:

@@ -4,6 +4,7 @@ import http.client
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -88,6 +89,20 @@ def test_what_waits_for_company_is_answered_after_sigterm(folder: Path) -> None:
             client.join()
     assert (code, answers) == (0, [200] * 5)
     assert "5 requests at /classify, 5 ended (5 with 200)" in said
+
+
+def test_an_upload_that_does_not_go_on_is_not_waited_for(folder: Path) -> None:
+    with serving(folder, "--client-seconds=1") as server:
+        head = "POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+        upload = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        upload.sendall(f"{head}Content-Length: 1000\r\n\r\nhalf".encode())
+        while server.metrics()["drnet_open_requests"] < 1:
+            time.sleep(0.02)
+        start = time.monotonic()
+        code, said = server.stop()
+        assert code == 0 and "1 requests at /classify, 1 ended (1 with 408)" in said
+        assert time.monotonic() - start < 4
+        upload.close()
 
 
 def test_draining_is_said_while_connections_are_still_taken(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""`python -m drnet_runtime.serve DIR`: see `--help`, and docs/serve.md."""
+"""The program, `python -m drnet_runtime.serve DIR` (docs/serve.md)."""
 
 import sys
 from collections.abc import Sequence

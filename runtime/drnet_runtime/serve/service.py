@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from drnet_runtime import AdaptiveModel, PictureError
-from drnet_runtime.serve.admission import Admission
+from drnet_runtime.serve.admission import Admission, Held
 from drnet_runtime.serve.answers import answer_of
 from drnet_runtime.serve.batching import Batcher
-from drnet_runtime.serve.bodies import parse_body, read_body
+from drnet_runtime.serve.bodies import Asked, parse_body, read_body
 from drnet_runtime.serve.budget import lambda_of
 from drnet_runtime.serve.metrics import Metrics
 from drnet_runtime.serve.settings import Settings
@@ -74,13 +74,8 @@ class Service:
           RequestError: it is not answered, and why.
           ClientDisconnect: the client has gone before its request was there.
         """
-        settings = self.settings
         with self._admission.request() as held:
-            body = await read_body(request, held, settings.max_body, settings.client_seconds)
-            kind, query = request.headers.get("content-type", ""), dict(request.query_params)
-            asked = await self._in_pool(
-                lambda: parse_body(kind, body, query, settings.max_pictures)
-            )
+            asked = await self._read(request, held)
             held.add_pictures(len(asked.pictures))
             lam = lambda_of(self.model, asked.budget) if asked.budget else self.default
             # All of them end before the places are given back, whatever one of them raises.
@@ -94,6 +89,12 @@ class Service:
             answers.append(answer)
         readable = any("error" not in answer for answer in answers)
         return 200 if readable else 422, {"answers": answers, "lam": lam}
+
+    async def _read(self, request: Request, held: Held) -> Asked:
+        settings = self.settings
+        body = await read_body(request, held, settings.max_body, settings.client_seconds)
+        kind, query = request.headers.get("content-type", ""), dict(request.query_params)
+        return await self._in_pool(lambda: parse_body(kind, body, query, settings.max_pictures))
 
     async def _answer(self, encoded: bytes, lam: float) -> dict[str, Any]:
         start = time.perf_counter()

@@ -20,7 +20,6 @@ class Settings:
       directory: of the export.
       host: address to listen at.
       port: 0 for any free one.
-      int8: whether to serve the quantised networks.
       threads: of ONNX Runtime; 0 for one a core.
       decode_threads: that decode pictures.
       max_batch: pictures of a model call, at most.
@@ -38,7 +37,6 @@ class Settings:
     directory: Path
     host: str
     port: int
-    int8: bool
     threads: int
     decode_threads: int
     max_batch: int
@@ -78,7 +76,6 @@ def parse(arguments: Sequence[str]) -> Settings:
         directory=given.directory,
         host=given.host,
         port=given.port,
-        int8=given.int8,
         threads=given.threads,
         decode_threads=given.decode_threads,
         max_batch=given.max_batch,
@@ -102,25 +99,24 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="of the export")
-    _add(parser, "host", str, "127.0.0.1", "address to listen at; 0.0.0.0 for every one")
-    _add(parser, "port", _between(int, 0, 65535), 8000, "0 for any free one")
-    _add(parser, "threads", _between(int, 0), 0, "of ONNX Runtime; 0 for one a core")
+    _add(parser, "--host", str, "127.0.0.1", "address to listen at; 0.0.0.0 for every one")
+    _add(parser, "--port", _between(int, 0, 65535), 8000, "0 for any free one")
+    _add(parser, "--threads", _between(int, 0), 0, "of ONNX Runtime; 0 for one a core")
     cores = os.cpu_count() or 1
-    _add(parser, "decode-threads", _between(int, 1), cores, "that decode pictures")
-    _add(parser, "max-batch", _between(int, 1), 32, "pictures of a model call")
+    _add(parser, "--decode-threads", _between(int, 1), cores, "that decode pictures")
+    _add(parser, "--max-batch", _between(int, 1), 32, "pictures of a model call")
     help = "that a picture waits for others to share its model call"
-    _add(parser, "max-wait-ms", _between(float, 0), 3.0, help)
-    _add(parser, "queue", _between(int, 1), 256, "pictures accepted and not answered yet")
-    _add(parser, "max-pictures", _between(int, 1), 64, "of a request")
-    _add(parser, "max-body-mb", _between(float, 0.001), 16.0, "of a request")
+    _add(parser, "--max-wait-ms", _between(float, 0), 3.0, help)
+    _add(parser, "--queue", _between(int, 1), 256, "pictures accepted and not answered yet")
+    _add(parser, "--max-pictures", _between(int, 1), 64, "of a request")
+    _add(parser, "--max-body-mb", _between(float, 0.001), 16.0, "of a request")
     help = "of all requests that are not answered yet"
-    _add(parser, "max-held-mb", _between(float, 0.001), 256.0, help)
-    _add(parser, "max-pixels", _between(int, 1), 50_000_000, "of a picture")
+    _add(parser, "--max-held-mb", _between(float, 0.001), 256.0, help)
+    _add(parser, "--max-pixels", _between(int, 1), 50_000_000, "of a picture")
     help = "for a client to send a head, to send a body, and to take an answer"
-    _add(parser, "client-seconds", _between(float, 0.01), 30.0, help)
+    _add(parser, "--client-seconds", _between(float, 0.01), 30.0, help)
     help = "after SIGTERM in which /health says draining and new connections are still taken"
-    _add(parser, "drain-seconds", _between(float, 0), 0.0, help)
-    parser.add_argument("--int8", action="store_true", help="serve the quantised networks")
+    _add(parser, "--drain-seconds", _between(float, 0), 0.0, help)
     budgets = parser.add_argument_group(
         "budget of requests that state none"
     ).add_mutually_exclusive_group()
@@ -131,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add(parser: argparse.ArgumentParser, name: str, kind: Any, default: Any, help: str) -> None:
-    parser.add_argument(f"--{name}", type=kind, default=default, help=help)
+    parser.add_argument(name, type=kind, default=default, help=help)
 
 
 def _between(kind: type, least: float, most: float = float("inf")) -> Any:

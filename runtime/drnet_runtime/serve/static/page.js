@@ -11,7 +11,7 @@ const percent = (fraction, digits = 0) => `${(100 * fraction).toFixed(digits)}\u
 const fill = (bar, fraction) => {
   bar.style.width = `${100 * Math.min(1, fraction)}%`;
 };
-const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+const counted = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
 
 let model = null;
 let points = [];
@@ -40,7 +40,7 @@ async function start() {
   const how = model.first_look
     ? "A small first look at every picture; a closer one only where it is needed"
     : "A small predictor picks the resolution that each picture needs";
-  const known = counted(model.classes.length, "class").replace("classs", "classes");
+  const known = counted(model.classes.length, "class", "classes");
   by("about").textContent =
     model.resolutions.length === 1 ? `${known} at ${sizes}` : `${how}: ${known} at ${sizes}.`;
   if (points.length > 1) {
@@ -213,11 +213,11 @@ function looks(answer) {
     const chosen = model.resolutions.length > 1;
     const least = answer.resolution === model.resolutions.at(-1);
     const text = `${chosen ? "The predictor chose" : "Classified at"} ${answer.resolution} px`;
-    return [line(text, chosen && least ? "the smallest was enough" : "", least ? "enough" : "")];
+    return [line(text, chosen && least ? "was enough" : "", least ? "enough" : "")];
   }
   const said = `First look, ${first.resolution} px: ${first.label}, ${percent(first.confidence)}`;
   if (answer.looks === 1) return [line(said, "was enough", "enough")];
-  return [line(said, ""), line(`Second look, ${answer.resolution} px:`, "was needed", "second")];
+  return [line(said, ""), line(`Second look, ${answer.resolution} px`, "was needed", "second")];
 }
 
 function showSaving() {
