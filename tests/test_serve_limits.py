@@ -15,7 +15,7 @@ from tests.serving import Response, Running, expected, png, serving, write_hand_
 COLOUR = (200, 10, 10)
 QUEUE = 4
 # Of the server: how long pictures wait for company, and clients may take.
-WAIT, CLIENT_SECONDS = 0.5, 1.0
+WAIT, CLIENT_SECONDS = 1.0, 1.0
 
 
 @pytest.fixture(scope="module")

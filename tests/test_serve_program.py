@@ -64,7 +64,7 @@ def test_a_signal_under_load_loses_no_answer(folder: Path, number: signal.Signal
     assert code == 0
     assert [client.wrong for client in clients] == [[]] * len(clients)
     count = sum(client.answered for client in clients)
-    assert count > 2 * len(clients)
+    assert count >= len(clients)
     # The server took as many as the clients had answers to.
     assert said == f"ended: {count} requests at /classify, {count} ended ({count} with 200)\n"
 

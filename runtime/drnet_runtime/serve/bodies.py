@@ -82,12 +82,12 @@ def parse_body(
     header["content-type"] = content_type
     kind = header.get_content_type() if content_type else ""
     if kind == "application/json":
-        asked = _from_json(body)
+        asked = _from_json(body, max_pictures)
     elif kind == "multipart/form-data":
         boundary = header.get_boundary()
         if not boundary:
             raise RequestError(400, "the form's Content-Type has no boundary")
-        asked = _from_form(body, boundary)
+        asked = _from_form(body, boundary, max_pictures)
     elif kind.startswith("image/") or kind == "application/octet-stream":
         asked = Asked([body] if body else [], {})
     else:
@@ -102,13 +102,10 @@ def parse_body(
         raise RequestError(400, f"{twice.pop()} is stated twice")
     if not asked.pictures:
         raise RequestError(400, "there is no picture in the request")
-    if len(asked.pictures) > max_pictures:
-        message = f"{len(asked.pictures)} pictures in a request; at most {max_pictures} are taken"
-        raise RequestError(413, message)
     return Asked(asked.pictures, {**query, **asked.budget})
 
 
-def _from_json(body: bytes) -> Asked:
+def _from_json(body: bytes, max_pictures: int) -> Asked:
     """Of `{"image": BASE64}` or `{"images": [BASE64, ...]}`."""
     try:
         content = json.loads(body)
@@ -119,6 +116,8 @@ def _from_json(body: bytes) -> Asked:
     given = [content.pop("image")] if "image" in content else content.pop("images")
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise RequestError(400, "image must be base64 text, images a list of such texts")
+    if len(given) > max_pictures:
+        raise _too_many(max_pictures)
     _check_names(content)
     return Asked([_from_base64(text) for text in given], content)
 
@@ -133,32 +132,39 @@ def _from_base64(text: str) -> bytes:
         raise RequestError(400, f"a picture is no base64 (without line breaks): {error}") from error
 
 
-def _from_form(body: bytes, boundary: str) -> Asked:
+def _from_form(body: bytes, boundary: str, max_pictures: int) -> Asked:
     """Every file of a form is a picture, every field a budget."""
-    files: list[File] = []
-    fields: list[Field] = []
-    # Its bytes are held anyway: nothing goes to the disk.
-    config = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}
-    try:
-        parser = FormParser(
-            "multipart/form-data", fields.append, files.append, boundary=boundary, config=config
-        )
-        parser.write(body)
-        parser.finalize()
-    except (FormParserError, ValueError) as error:
-        raise RequestError(400, f"the form cannot be read: {error}") from error
+    pictures: list[bytes] = []
     budget: dict[str, str] = {}
-    for field in fields:
+
+    def add_picture(file: File) -> None:
+        # At once: a form may have any number of parts, each of which takes time.
+        if len(pictures) == max_pictures:
+            raise _too_many(max_pictures)
+        file.file_object.seek(0)
+        pictures.append(file.file_object.read())
+
+    def add_budget(field: Field) -> None:
         name = (field.field_name or b"").decode(errors="replace")
         _check_names([name])
         if name in budget:
             raise RequestError(400, f"{name} is stated twice")
         budget[name] = (field.value or b"")[:_MAX_FIELD].decode(errors="replace")
-    pictures = []
-    for file in files:
-        file.file_object.seek(0)
-        pictures.append(file.file_object.read())
+
+    # Its bytes are held anyway: nothing goes to the disk.
+    config = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}
+    kind = "multipart/form-data"
+    try:
+        parser = FormParser(kind, add_budget, add_picture, boundary=boundary, config=config)
+        parser.write(body)
+        parser.finalize()
+    except (FormParserError, ValueError) as error:
+        raise RequestError(400, f"the form cannot be read: {error}") from error
     return Asked(pictures, budget)
+
+
+def _too_many(max_pictures: int) -> RequestError:
+    return RequestError(413, f"more than {max_pictures} pictures in a request: send several")
 
 
 def _check_names(names: Any) -> None:
