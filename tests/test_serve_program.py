@@ -1,7 +1,6 @@
 """The server's program: how it begins, and that it ends with all answers given."""
 
 import http.client
-import os
 import re
 import signal
 import socket
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from drnet_runtime.serve import settings as serve_settings
+from drnet_runtime.sessions import usable_cores
 from tests.serving import Running, command, expected, png, serving, write_hand_made
 
 COLOURS = [(200, 10, 10), (10, 90, 30), (180, 200, 220)]
@@ -127,7 +127,8 @@ def test_what_cannot_begin_says_why(folder: Path, tmp_path: Path) -> None:
         wrong = {
             (tmp_path / "nothing",): "nothing is no directory",
             (folder, f"--port={server.port}"): f"port {server.port}: Address already in use",
-            (folder, "--host=no.such.host.invalid"): "no.such.host.invalid",
+            # Of no machine: RFC 5737.
+            (folder, "--host=203.0.113.1", "--port=0"): "cannot listen at 203.0.113.1, port 0",
             (folder, "--gmacs=1e-9"): "the default budget: a budget of 1e-09 GMACs cannot be kept",
         }
         started = {
@@ -184,5 +185,5 @@ def test_answers_are_not_held_back(folder: Path) -> None:
 def test_settings(tmp_path: Path) -> None:
     given = serve_settings.parse([str(tmp_path), "--max-wait-ms=5", "--max-body-mb=2", "--lam=3"])
     assert (given.max_wait, given.max_body, given.budget) == (0.005, 2 * 2**20, {"lam": 3.0})
-    assert given.decode_threads == (os.cpu_count() or 1)
+    assert given.decode_threads == usable_cores()
     assert serve_settings.parse([str(tmp_path)]).budget == {}

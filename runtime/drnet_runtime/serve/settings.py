@@ -1,13 +1,13 @@
 """What the server is started with, from the command line."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from drnet_runtime.serve.budget import NAMES
+from drnet_runtime.sessions import usable_cores
 
 MEBIBYTE = 2**20
 
@@ -102,8 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(parser, "--host", str, "127.0.0.1", "address to listen at; 0.0.0.0 for every one")
     _add(parser, "--port", _between(int, 0, 65535), 8000, "0 for any free one")
     _add(parser, "--threads", _between(int, 0), 0, "of ONNX Runtime; 0 for one a core")
-    cores = os.cpu_count() or 1
-    _add(parser, "--decode-threads", _between(int, 1), cores, "that decode pictures")
+    _add(parser, "--decode-threads", _between(int, 1), usable_cores(), "that decode pictures")
     _add(parser, "--max-batch", _between(int, 1), 32, "pictures of a model call")
     help = "that a picture waits for others to share its model call"
     _add(parser, "--max-wait-ms", _between(float, 0), 3.0, help)
