@@ -174,12 +174,13 @@ def test_answers_are_not_held_back(folder: Path) -> None:
     """Nagle's algorithm with a delayed acknowledgement takes 40 ms."""
     with serving(folder, "--max-wait-ms=0") as server:
         connection, times = server.connect(), []
-        for _ in range(20):
+        for _ in range(60):
             start = time.perf_counter()
             server.ask("/classify", png(COLOURS[0]), "image/png", connection)
             times.append(time.perf_counter() - start)
         connection.close()
-    assert min(times) < 0.03
+    # The first of a connection are acknowledged at once.
+    assert min(times[40:]) < 0.03
 
 
 def test_settings(tmp_path: Path) -> None:
