@@ -32,7 +32,7 @@ class Command:
 
     Attributes:
       words: as a shell splits it, without variables of the environment before it.
-      kind: `main`, `sweep`, `script`, `prepare`, `runtime`, `pytest`, `pip`, `venv`, `ci`,
+      kind: `main`, `sweep`, `script`, `prepare`, `runtime`, `serve`, `pytest`, `pip`, `venv`, `ci`,
         `options` (of no program in particular), or empty: none of them.
       arguments: what follows the program, or the script.
     """
@@ -128,6 +128,7 @@ def _command(words: tuple[str, ...]) -> Command:
             ("-m", "drnet_jax.sweep"): "sweep",
             ("-m", "drnet_jax.data.prepare"): "prepare",
             ("-m", "drnet_runtime"): "runtime",
+            ("-m", "drnet_runtime.serve"): "serve",
         }
         if rest[:1] == ("main.py",):
             return Command(words, "main", rest[1:])

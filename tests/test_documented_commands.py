@@ -30,6 +30,7 @@ from drnet_jax.sweep import base_config, load_sweep, parse
 from drnet_jax.sweeps.jobs import PROGRAM, JobRunner
 from drnet_jax.sweeps.plan import make_plan
 from drnet_runtime import __main__ as runtime
+from drnet_runtime.serve import settings as serve_settings
 from tests.documented import ROOT, Command, documented_commands
 from tests.test_backbones import Plain
 
@@ -110,7 +111,8 @@ def test_options(command: Command) -> None:
         target(config)
         return
     programs = [ROOT / "drnet_jax" / name for name in ("cli.py", "sweep.py", "data/prepare.py")]
-    programs.append(ROOT / "runtime" / "drnet_runtime" / "__main__.py")
+    ours = ROOT / "runtime" / "drnet_runtime"
+    programs += [ours / "__main__.py", ours / "serve" / "settings.py"]
     programs += [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "experiments").glob("*.py")]
     texts = [path.read_text() for path in programs]
     assert any(f'"{first}"' in text for text in texts)
@@ -132,6 +134,11 @@ def test_sweep(command: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", of_kind("runtime"), ids=str)
 def test_runtime(command: Command) -> None:
     assert runtime.parse(command.arguments).pictures
+
+
+@pytest.mark.parametrize("command", of_kind("serve"), ids=str)
+def test_serve(command: Command) -> None:
+    assert serve_settings.parse(command.arguments).directory
 
 
 @pytest.mark.parametrize("command", of_kind("script", "prepare"), ids=str)
@@ -156,7 +163,7 @@ def test_installations_and_tests() -> None:
             elif word.endswith(".txt"):
                 assert (ROOT / word).is_file()
             else:
-                ours = word in (".", "./runtime")
+                ours = word in (".", "./runtime", "./runtime[serve]")
                 assert ours or word.startswith("-") or word in PACKAGES, str(command)
     for command in of_kind("pytest"):
         assert all((ROOT / word).exists() for word in command.arguments)
