@@ -108,7 +108,7 @@ def test_every_file_is_installed() -> None:
 
 
 def test_rows_and_saving(export: Path, pictures: Path) -> None:
-    done = run(export, pictures / "c.png", pictures, "--batch_size=2")
+    done = run(export, pictures / "c.png", pictures, "--batch-size=2")
     assert (done.returncode, done.stderr) == (0, "")
     *rows, last = done.stdout.splitlines()
     # The file that is named first, then the folder's.
@@ -160,7 +160,7 @@ def test_what_is_wrong_is_one_line(export: Path, pictures: Path, tmp_path: Path)
         ([export, pictures, "--gmacs=1e-9"], "a budget of 1e-09 GMACs cannot be kept"),
         ([export, pictures, "--gmacs=1", "--drop=1"], "not allowed with"),
         ([export, pictures, "--lam=nan"], "lam must be finite"),
-        ([export, pictures, "--batch_size=0"], "batch_size=0 must be an integer >= 1"),
+        ([export, pictures, "--batch-size=0"], "batch_size=0 must be an integer >= 1"),
         ([export, pictures, "--threads=-1"], "threads=-1 must be an integer >= 0"),
     ):
         done = run(*arguments)

@@ -129,6 +129,7 @@ def test_what_cannot_begin_says_why(folder: Path, tmp_path: Path) -> None:
             (folder, f"--port={server.port}"): f"port {server.port}: Address already in use",
             # Of no machine: RFC 5737.
             (folder, "--host=203.0.113.1", "--port=0"): "cannot listen at 203.0.113.1, port 0",
+            (folder, "--int8", "--port=0"): "has no files in int8",
             (folder, "--gmacs=1e-9"): "the default budget: a budget of 1e-09 GMACs cannot be kept",
         }
         started = {

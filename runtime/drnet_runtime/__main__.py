@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     budget.add_argument("--lam", type=float, help="lambda itself; without any of these: 0")
     parser.add_argument("--json", action="store_true", help="rows as lines of JSON")
     parser.add_argument("--int8", action="store_true", help="the files in int8, if there are any")
-    parser.add_argument("--batch_size", type=int, default=32, help="pictures at once")
+    parser.add_argument("--batch-size", type=int, default=32, help="pictures at once")
     parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime; 0: every core")
     return parser.parse_args(arguments)
 

@@ -63,7 +63,9 @@ def run(settings: Settings) -> int:
         return _error(f"cannot listen at {where}: {error.strerror or error}; choose another one")
     with listening:
         try:
-            model = AdaptiveModel.load(settings.directory, threads=settings.threads)
+            model = AdaptiveModel.load(
+                settings.directory, threads=settings.threads, int8=settings.int8
+            )
             service = Service(model, settings)
         except ExportDirectoryError as error:
             return _error(str(error))

@@ -21,6 +21,7 @@ class Settings:
       host: address to listen at.
       port: 0 for any free one.
       threads: of ONNX Runtime; 0 for one a core.
+      int8: run the export's files in int8.
       decode_threads: that decode pictures.
       max_batch: pictures of a model call, at most.
       max_wait: seconds that a picture waits for others to share its model call.
@@ -38,6 +39,7 @@ class Settings:
     host: str
     port: int
     threads: int
+    int8: bool
     decode_threads: int
     max_batch: int
     max_wait: float
@@ -77,6 +79,7 @@ def parse(arguments: Sequence[str]) -> Settings:
         host=given.host,
         port=given.port,
         threads=given.threads,
+        int8=given.int8,
         decode_threads=given.decode_threads,
         max_batch=given.max_batch,
         max_wait=given.max_wait_ms / 1000,
@@ -102,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     _add(parser, "--host", str, "127.0.0.1", "address to listen at; 0.0.0.0 for every one")
     _add(parser, "--port", _between(int, 0, 65535), 8000, "0 for any free one")
     _add(parser, "--threads", _between(int, 0), 0, "of ONNX Runtime; 0 for one a core")
+    help = "the export's files in int8, if it has any"
+    parser.add_argument("--int8", action="store_true", help=help)
     _add(parser, "--decode-threads", _between(int, 1), usable_cores(), "that decode pictures")
     _add(parser, "--max-batch", _between(int, 1), 32, "pictures of a model call")
     help = "that a picture waits for others to share its model call"
