@@ -5,17 +5,21 @@ python benchmarks/fused.py [--config resnet_in1k --dtype bfloat16] [--glance] [-
 A DRNet with random weights, BatchNorm folded, on scikit-learn's photographs in random crops, of
 which equally many choose each resolution. Of a batch 40 % of the images get the largest resolution,
 of three 30 % each of the others; --glance: a first look at the smallest in the place of the
-predictor. Of one image, ten drawn by these shares, and their mean.
+predictor. At batch 1 ten images drawn by these shares are classified one after another and timed
+together: figures are their mean, but for those of parts and of `fused at` a size, of single calls.
 
 largest  the classifier at the largest resolution alone
 fused    `FusedClassifier`
-exact    `ArrayClassifier`, with the batch and the groups as its buckets
+exact    `ArrayClassifier`, with the batch and the groups as its buckets, beside the classifier at
+         the largest resolution with the same upload
 parts    the predictor, and the classifier at each resolution for as many images as go there, each a
          program of its own: fused over their sum is to be 1.05 or less from batch 32 on
 
 `largest` and `fused` are timed from images on the device; from host memory to results there, one
-batch after another (`uploaded`, as `exact` is); and so in a stream, in which a batch is uploaded
-while the one before it computes (`streamed`, by the batch). All take turns of 0.3 s in one run
+batch after another (`uploaded`, on a GPU in up to four pieces); and so in a stream, in which a
+batch is uploaded from pinned memory while the one before it computes (`streamed`, by the batch).
+`exact` uploads a batch in one piece from memory that is not pinned, so that it is compared with the
+largest resolution uploaded likewise (`uploaded whole`). All take turns of 0.3 s in one run
 (`turns.py`); medians of the rounds, ms a batch. The last line is fused over the sum of its parts,
 the largest of all batches.
 """
@@ -67,7 +71,7 @@ SAVED = {
     "fused": "largest",
     "fused uploaded": "largest uploaded",
     "fused streamed": "largest streamed",
-    "exact uploaded": "largest uploaded",
+    "exact uploaded whole": "largest uploaded whole",
 }
 
 
@@ -173,9 +177,12 @@ def in_words(row: Row) -> str:
     """What was measured at a batch size."""
     images = "/".join(map(str, row["counts"]))
     px = "/".join(map(str, row["resolutions"]))
+    unit = "a batch"
+    if row["batch"] == 1:
+        unit = f"an image, mean of {sum(row['counts'])} calls in a row (parts, fused at: one)"
     lines = [
         f"batch {row['batch']}: {images} images at {px} px, compiled in "
-        f"{row['compile_seconds']:.0f} s; ms a batch: "
+        f"{row['compile_seconds']:.0f} s; ms {unit}: "
         + ", ".join(f"{name} {ms:.2f}" for name, ms in row["ms"].items())
     ]
     for name, saved in row.get("time_saved", {}).items():
@@ -240,7 +247,7 @@ def _on_device(classifier: FusedClassifier, batches: Sequence[np.ndarray]) -> Ti
 
 
 def _exact(even: EvenModel, counts: Sequence[int], batches: Sequence[np.ndarray]) -> Work:
-    """Choices first, then a launch a group."""
+    """Choices first, then a launch a group; and the largest resolution with such an upload."""
     size = len(batches[0])
     groups = set() if size == 1 else {count for count in counts if count}
     engine = ArrayClassifier(**even.settings, buckets=sorted({size, *groups}))
@@ -249,7 +256,11 @@ def _exact(even: EvenModel, counts: Sequence[int], batches: Sequence[np.ndarray]
     )
     # Up to rounding, which may decide for an image.
     assert abs(found - counts).max() <= max(1, 0.02 * sum(counts)), (found, counts)
-    return {"exact uploaded": _each(engine.classify, batches)}
+    alone = compiled(_classifiers(even)[0], even.images, size)
+    return {
+        "largest uploaded whole": _each(lambda batch: np.asarray(alone.run(batch)), batches),
+        "exact uploaded whole": _each(engine.classify, batches),
+    }
 
 
 def _parts(even: EvenModel, counts: Sequence[int], batches: Sequence[np.ndarray]) -> Work:

@@ -38,6 +38,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.gpu_goals import in_words, judge
 from benchmarks.gpu_plan import FULL, TINY, TRAINED, Job, plan
 from benchmarks.rows import Row, append_row, read_rows
+from drnet_jax.data.files import list_pictures
+from drnet_jax.data.folder import Folder
+from drnet_jax.data.sources import DataError
 from drnet_jax.runtime.command_line import CommandLine, a_path
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +51,8 @@ device = jax.devices()[0]
 found = {"platform": device.platform, "device": device.device_kind, "jax": jax.__version__}
 print(json.dumps(found | {"xla_flags": os.environ.get("XLA_FLAGS", "")}))
 """
+# Of Imagenette.
+CLASSES = 10
 # Seconds for a process to end once it is asked to, and below which none is started.
 GRACE, LEAST = 10.0, 15.0
 
@@ -80,11 +85,11 @@ def main() -> int:
     # Else the process that runs would go on without this one.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     folder = arguments.out.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     imagenette = arguments.imagenette and arguments.imagenette.resolve()
     try:
-        if imagenette and not imagenette.is_dir():
-            raise ValueError(f"--imagenette: {imagenette} is no folder")
+        if imagenette:
+            check_imagenette(imagenette)
+        folder.mkdir(parents=True, exist_ok=True)
         setting = probe(folder)
         gpu = setting["platform"] == "gpu"
         jobs = plan(FULL if gpu else TINY, imagenette)
@@ -105,6 +110,26 @@ def main() -> int:
         return int(failed)
     print("; ".join(in_words(goal) for goal in goals))
     return int(failed or any(goal.missed for goal in goals))
+
+
+def check_imagenette(root: Path) -> None:
+    """Stops for a folder that its training would stop for, which comes last.
+
+    Raises:
+      ValueError: it is no folder of ten classes with pictures.
+    """
+    if not root.is_dir():
+        raise ValueError(f"--imagenette: {root} is no folder")
+    try:
+        classes = Folder(root).classes
+    except DataError as error:
+        raise ValueError(f"--imagenette: {error}") from error
+    if len(classes) != CLASSES:
+        raise ValueError(f"--imagenette: {root} has {len(classes)} classes, Imagenette {CLASSES}")
+    # `read_split` may print, which starts JAX: that takes the memory of the GPU.
+    found = {Path(picture.name).parent.name for picture in list_pictures(root).pictures}
+    if empty := [name for name in classes if name not in found]:
+        raise ValueError(f"--imagenette: {root} has no picture of {', '.join(empty)}")
 
 
 def probe(folder: Path) -> Mapping[str, Any]:

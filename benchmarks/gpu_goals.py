@@ -43,7 +43,7 @@ def judge(rows: Sequence[Row]) -> list[Goal]:
     return [
         _worst("time saved of the MACs saved from batch 256", shares, min, 0.9, "{:.0%}"),
         _worst("time saved from batch 64", saved, min, 0.0, "{:.1%}"),
-        _worst("batch 1", singles, max, 1.5, "{:.2f} ms"),
+        _worst("batch 1, mean of ten calls in a row", singles, max, 1.5, "{:.2f} ms"),
         _worst("fused over the sum of its parts", over, max, 1.05, "{:.3f}"),
         _worst("MFU of the joint step", mfu, min, 0.45, "{:.1%}"),
         Goal(_training(training)),

@@ -163,7 +163,7 @@ def plan(scale: Scale, imagenette: Path | None) -> list[Job]:
         program("demo", scale.demo, limits["demo"]),
         *(fused(f"parts: {kind}", kind, "fused parts", scale.parts, "fused") for kind in KINDS),
         *(fused(kind, kind, "largest fused", scale.more, "more") for kind in KINDS),
-        *(fused(f"exact: {kind}", kind, "largest exact", scale.exact, "more") for kind in KINDS),
+        *(fused(f"exact: {kind}", kind, "exact", scale.exact, "more") for kind in KINDS),
         training(f"training: {scale.workers} workers", ("input",), *workers),
     ]
     if imagenette is not None:

@@ -149,6 +149,10 @@ def _export() -> ConfigDict:
     export.split = "test"
     # So many of them, from all over the split; 0: all.
     export.images = 64
+    # Also files in int8, with ranges of values from the calibration split.
+    export.int8 = False
+    # So many images of `export.split` tell what they get right; 0: all.
+    export.int8_images = 2000
     return export
 
 

@@ -275,6 +275,8 @@ FIELDS: Mapping[str, Field] = {
     "export.stablehlo": Flag(),
     "export.split": Text(SPLITS),
     "export.images": _COUNT,
+    "export.int8": Flag(),
+    "export.int8_images": _COUNT,
     "report.runs": Items(Text(empty=False, path=True), empty=True),
     "checkpoint.keep_latest": _POSITIVE_INT,
     "checkpoint.every_steps": _COUNT,

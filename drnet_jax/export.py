@@ -1,6 +1,7 @@
 """`--mode=export`: a model as ONNX files that run without JAX, checked against JAX."""
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,17 @@ from drnet_jax.runtime.progress import log
 
 if TYPE_CHECKING:
     from drnet_jax.exports.fixed import FixedProgram, Place
+    from drnet_jax.exports.networks import ExportedNetwork
     from drnet_jax.exports.parity import Agreement
 
 _PACKAGES = ("onnx", "onnxruntime")
 _UNUSABLE = "UNUSABLE.txt"
 _BUCKETS = (1, 16)
+# On which the ranges of values are found for int8.
+_RANGES_SPLIT, _RANGES_IMAGES = "calibration", 256
+# At which int8 is compared: the first, the last and others between them.
+_INT8_LAMBDAS = 6
+_LoadSplit = Callable[[str], Source]
 # Of the data, which a folder of a model does not have.
 _OF_A_MODEL = ("model.", "predictor.", "data.mean", "data.std", "inference.")
 
@@ -71,14 +78,15 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     check_new_folder(output)
     if config.data.name == "folder" and config.data.dir:
         check_outside("data.dir", Path(config.data.dir), "--config.export.output", output)
-    saved, source = _find(config, workdir)
+    saved, load = _find(config, workdir)
+    source = load(config.export.split)
     saved = replace(saved, model=in_float32(saved.model))
     calibration = find_calibration(saved)
     if calibration is None:
         log("nothing is calibrated: the manifest has no lambda for a budget (--mode=calibrate)")
     place = fixed_place(config, saved)
     side = saved.view.size
-    images = _images(source, side, config.export.images)
+    images, _ = _images(source, side, config.export.images)
     networks = exported_networks(
         in_stock_operations(saved.model),
         saved.variables,
@@ -101,13 +109,16 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             lambdas=lambdas,
             weight=None if weight is None else np.array(weight, np.float32),
         )
+        _print("", agreement)
         fixed = []
         if place is not None:
             for batch in config.export.fixed_batches:
                 log(f"fixed_{batch}.onnx, and comparing it with JAX's ...")
                 fixed.append(_fixed_program(saved, place, batch, temporary, images))
-        parts = {program.name: parity for program, parity in fixed}
-        agreement = agreement.with_problems_of(parts)
+        agreement = agreement.with_problems_of({program.name: parity for program, parity in fixed})
+        int8 = None
+        if config.export.int8:
+            int8 = _quantise(config, saved, load, networks, temporary, lambdas)
         content = manifest(
             saved,
             networks,
@@ -116,13 +127,11 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             fixed=fixed,
             agreement=agreement,
             split=config.export.split,
+            int8=int8,
         )
         write_json(temporary / NAME, content)
         if agreement.problems:
             write_text(temporary / _UNUSABLE, "\n".join(agreement.problems) + "\n")
-    _print("", agreement)
-    for name, part in parts.items():
-        _print(f"{name}: ", part)
     if agreement.problems:
         raise ExportError(
             f"{output} does not agree with JAX and is marked as unusable: "
@@ -140,15 +149,14 @@ def _check_installed() -> None:
         )
 
 
-def _find(config: ConfigDict, workdir: Path) -> tuple[SavedModel, Source]:
-    """The model of a run or of a folder, and images of its data."""
+def _find(config: ConfigDict, workdir: Path) -> tuple[SavedModel, _LoadSplit]:
+    """The model of a run or of a folder, and what loads a split of its data."""
     origin = Path(config.restore_from) if config.restore_from else workdir
-    split = config.export.split
     if not (origin / WEIGHTS).exists():
         trained = find_model(config, origin)
         check_predictor(trained)
-        source = load_split(config, workdir, trained, split)
-        return of_run(config, restore_variables(trained)), source
+        saved = of_run(config, restore_variables(trained))
+        return saved, lambda split: load_split(config, workdir, trained, split)
     saved = read_folder(origin)
     wanted = saved.config.data.name
     if config.data.name != wanted:
@@ -171,25 +179,67 @@ def _find(config: ConfigDict, workdir: Path) -> tuple[SavedModel, Source]:
             f"{origin} holds a model of the classes {', '.join(saved.classes[:5])}, ..., and the "
             f"data have {', '.join(splits.classes[:5])}, ...: give the data it was trained on"
         )
-    return saved, splits.load(split)
+    return saved, splits.load
 
 
-def _images(source: Source, side: int, count: int) -> np.ndarray:
-    """So many images `[n, side, side, 3]` from all over a split, 0: all; unreadable ones not.
+def _images(source: Source, side: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images `[n, side, side, 3]` from all over a split, with labels `[n]`; unreadable ones not.
+
+    Args:
+      source: the split.
+      side: in pixels.
+      count: so many at most; 0: all.
 
     Raises:
       DataError: none can be read.
     """
     count = min(count or len(source), len(source))
-    found = []
+    found, labels = [], []
     for index in np.linspace(0, len(source) - 1, count).round().astype(int):
         try:
             found.append(eval_image(source, int(index), side))
+            labels.append(source.labels[index])
         except CorruptImageError as error:
             log(f"{source.name(int(index))} is left out: {error}")
     if not found:
         raise DataError("none of the images that exports are compared on can be read")
-    return np.stack(found)
+    return np.stack(found), np.array(labels)
+
+
+def _quantise(
+    config: ConfigDict,
+    saved: SavedModel,
+    load: _LoadSplit,
+    networks: Sequence["ExportedNetwork"],
+    folder: Path,
+    lambdas: Sequence[float],
+) -> dict[str, Any]:
+    """Writes every network in int8 too; for the manifest, what they get right."""
+    from drnet_jax.exports import int8
+    from drnet_jax.exports.manifest import first_look_weight
+
+    side, split = saved.view.size, config.export.split
+    images, _ = _images(load(_RANGES_SPLIT), side, _RANGES_IMAGES)
+    for network in networks:
+        log(f"{network.name}{int8.ENDING} ...")
+        source, target = (folder / f"{network.name}{end}" for end in (".onnx", int8.ENDING))
+        int8.quantise(source, target, images)
+    ranges = {"split": _RANGES_SPLIT, "num_images": len(images), "method": int8.METHOD}
+    images, labels = _images(load(split), side, config.export.int8_images)
+    log(f"top-1 of float32 and of int8 on {len(images)} images of the {split} split ...")
+    places = np.linspace(0, len(lambdas) - 1, _INT8_LAMBDAS).round().astype(int)
+    accuracy = int8.compare_accuracy(
+        folder,
+        networks,
+        images,
+        labels,
+        cost=saved.cost,
+        lambdas=[lambdas[place] for place in dict.fromkeys(places.tolist())],
+        weight=first_look_weight(saved),
+    )
+    for line in int8.in_words(accuracy, saved.model.resolutions):
+        log(line)
+    return {"ranges": ranges, "accuracy": {"split": split, **asdict(accuracy)}}
 
 
 def _engine(saved: SavedModel, side: int) -> ArrayClassifier:
@@ -222,7 +272,9 @@ def _fixed_program(
     program = FixedProgram(saved, place, batch)
     path = folder / f"{program.name}.onnx"
     path.write_bytes(program.onnx_model(side).SerializeToString())
-    return program, compare_fixed(program.classifier(saved, side), program, path, images)
+    agreement = compare_fixed(program.classifier(saved, side), program, path, images)
+    _print(f"{program.name}: ", agreement)
+    return program, agreement
 
 
 def _print(prefix: str, agreement: "Agreement") -> None:

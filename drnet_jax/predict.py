@@ -29,12 +29,14 @@ from drnet_jax.inference.files import FileClassifier
 from drnet_jax.inference.programs import CostTable
 from drnet_jax.reports.gallery import gallery
 from drnet_jax.reports.prediction_job import (
+    JobDevice,
     JobState,
     PredictionTables,
     check_same,
     check_unchanged,
     locked_output,
     read_state,
+    say_device,
     write_state,
 )
 from drnet_jax.reports.predictions import (
@@ -158,7 +160,7 @@ def _predict(
     engine = None
     if state is None:
         engine = job.engine(None)
-        state = JobState(job.facts(), engine.times, pictures)
+        state = JobState(job.facts(), engine.times, pictures, JobDevice.of(engine.programs))
         write_state(job.output, state, finished=False)
     else:
         log(f"{job.output} holds an unfinished job, which is resumed")
@@ -166,7 +168,10 @@ def _predict(
     check_unchanged(job.output, job.root, state, tables.kept)
     rate = None
     if tables.done < len(pictures):
-        rate = _classify_rest(job, engine or job.engine(state.times), [*pictures], tables)
+        if engine is None:
+            engine = job.engine(state.times)
+            say_device(state, engine.programs)
+        rate = _classify_rest(job, engine, [*pictures], tables)
     predictions, unreadable = tables.read()
     if not predictions:
         write_state(job.output, state, finished=True)

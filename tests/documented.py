@@ -15,7 +15,7 @@ DOCUMENTS = [
     *(p for p in sorted((ROOT / "docs").glob("*.md")) if p.name != _WRONG),
     *sorted((ROOT / "experiments").rglob("*.md")),
 ]
-FOLDERS = ("configs", "drnet_jax", "benchmarks", "experiments")
+FOLDERS = ("configs", "drnet_jax", "runtime/drnet_runtime", "benchmarks", "experiments")
 # What a reader puts something else in the place of.
 ANY_FIELD = {"--config.x=y", "--config.x", "--noconfig.x"}
 # Of no program of ours.
@@ -32,8 +32,8 @@ class Command:
 
     Attributes:
       words: as a shell splits it, without variables of the environment before it.
-      kind: `main`, `sweep`, `script`, `prepare`, `pytest`, `pip`, `venv`, `ci`, `options` (of no
-        program in particular), or empty: none of them.
+      kind: `main`, `sweep`, `script`, `prepare`, `runtime`, `serve`, `pytest`, `pip`, `venv`, `ci`,
+        `options` (of no program in particular), or empty: none of them.
       arguments: what follows the program, or the script.
     """
 
@@ -127,6 +127,8 @@ def _command(words: tuple[str, ...]) -> Command:
             ("-m", "drnet_jax"): "main",
             ("-m", "drnet_jax.sweep"): "sweep",
             ("-m", "drnet_jax.data.prepare"): "prepare",
+            ("-m", "drnet_runtime"): "runtime",
+            ("-m", "drnet_runtime.serve"): "serve",
         }
         if rest[:1] == ("main.py",):
             return Command(words, "main", rest[1:])

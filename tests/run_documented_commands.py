@@ -2,11 +2,11 @@
 
 python tests/run_documented_commands.py
 
-`drnet_jax` is the installed package (`PYTHONPATH` says where), `drnet-jax` is on the `PATH`. What a
-command does not set itself is set to the smallest networks and a few images. Not run: what only
-docstrings name, but for sweeps; data sets that have to be downloaded; networks and files of the
-reader's; sweeps of more than three jobs. `tests/test_documented_commands.py` checks all of these as
-far as it goes without.
+`drnet_jax` and `drnet_runtime` are the installed packages (`PYTHONPATH` says where), `drnet-jax` is
+on the `PATH`. What a command does not set itself is set to the smallest networks and a few images.
+Not run: what only docstrings name, but for sweeps; data sets that have to be downloaded; networks
+and files of the reader's; sweeps of more than three jobs. `tests/test_documented_commands.py`
+checks all of these as far as it goes without.
 """
 
 import os
@@ -70,11 +70,12 @@ LEFT_BY = {
     "benchmark": ("benchmark/*/table.md", "benchmark/*/throughput.png"),
     "predict": ("predictions/*/predictions.csv", "predictions/*/gallery.html"),
     "export": ("export/manifest.json", "export/classifier_*.onnx"),
+    "classify": (),
     "report": ("comparison.html", "comparison.json"),
 }
 TRAININGS = ("train", "convert")
 # After the training, in the order in which they need each other.
-MODES = ("calibrate", "eval", "benchmark", "predict", "export", "report")
+MODES = ("calibrate", "eval", "benchmark", "predict", "export", "classify", "report")
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,11 @@ def runs_of(command: Command) -> Iterator[Run]:
         script = command.words[0] == "drnet-jax"
         program = ("drnet-jax",) if script else (sys.executable, "-m", "drnet_jax")
         yield Run(command, mode, program, tuple(words), workdir, left)
+    if command.kind == "runtime":
+        ours = {"DIRECTORY": "runs/digits_on_photos/export", "FOLDER": "pictures/0"}
+        arguments = tuple(ours.get(word, word) for word in command.arguments)
+        program = (sys.executable, "-m", "drnet_runtime")
+        yield Run(command, "classify", program, arguments, Path("."), LEFT_BY["classify"])
     if command.kind == "sweep":
         given, overrides = parse([replaced(word) for word in command.arguments])
         sweep = load_sweep(given.sweep)

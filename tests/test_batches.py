@@ -1,16 +1,20 @@
 """The buckets of a configuration on the device at hand: given ones, or what suits it."""
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
 
+from drnet_jax import AdaptiveClassifier, load_run, save_pretrained
 from drnet_jax.config import ConfigError, default_config
-from drnet_jax.inference import batches
+from drnet_jax.inference import batches, create
 from drnet_jax.inference.batches import buckets_in_words, check_buckets
 from drnet_jax.runtime.memory import GIB
+from tests.random_model import write_run
+from tests.small_run import small_config
 
 
 def configured(*resolutions: int, **fields: Any) -> ConfigDict:
@@ -56,3 +60,20 @@ def test_they_fit_into_the_memory(monkeypatch: Any) -> None:
         check_buckets(config)
     config.inference.buckets = ()
     check_buckets(config)
+
+
+def test_a_fused_batch_fits_into_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the size of the images, before anything is compiled."""
+    write_run(small_config(), tmp_path / "run", tuple("0123456789"))
+    save_pretrained(load_run(tmp_path / "run"), tmp_path / "folder")
+    classifier = AdaptiveClassifier.from_pretrained(tmp_path / "folder", image_size=(512, 256))
+    monkeypatch.setattr(create, "FusedClassifier", lambda **given: given["capacities"])
+    needed = 4096 * 512 * 256 * 3 * 5
+    monkeypatch.setattr(batches, "device_memory", lambda: needed)
+    assert classifier.fused(4096, shares=(3, 1)) == (3072, 1024)
+    monkeypatch.setattr(batches, "device_memory", lambda: needed - 1)
+    words = f"batch_size=4096: 4096 images of 256x512 px take {needed / GIB:.1f} GiB on a device"
+    with pytest.raises(ConfigError, match=words):
+        classifier.fused(4096, shares=(3, 1))

@@ -29,6 +29,8 @@ from drnet_jax.models.macs import ModelCost, model_cost
 from drnet_jax.sweep import base_config, load_sweep, parse
 from drnet_jax.sweeps.jobs import PROGRAM, JobRunner
 from drnet_jax.sweeps.plan import make_plan
+from drnet_runtime import __main__ as runtime
+from drnet_runtime.serve import settings as serve_settings
 from tests.documented import ROOT, Command, documented_commands
 from tests.test_backbones import Plain
 
@@ -109,6 +111,8 @@ def test_options(command: Command) -> None:
         target(config)
         return
     programs = [ROOT / "drnet_jax" / name for name in ("cli.py", "sweep.py", "data/prepare.py")]
+    ours = ROOT / "runtime" / "drnet_runtime"
+    programs += [ours / "__main__.py", ours / "serve" / "settings.py"]
     programs += [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "experiments").glob("*.py")]
     texts = [path.read_text() for path in programs]
     assert any(f'"{first}"' in text for text in texts)
@@ -125,6 +129,16 @@ def test_sweep(command: Command, tmp_path: Path) -> None:
         config, mode = configuration(runner.command(job)[len(PROGRAM) :])
         found = comparable(flatten(config))
         assert mode == "train" and {name: found[name] for name in job.config} == job.config
+
+
+@pytest.mark.parametrize("command", of_kind("runtime"), ids=str)
+def test_runtime(command: Command) -> None:
+    assert runtime.parse(command.arguments).pictures
+
+
+@pytest.mark.parametrize("command", of_kind("serve"), ids=str)
+def test_serve(command: Command) -> None:
+    assert serve_settings.parse(command.arguments).directory
 
 
 @pytest.mark.parametrize("command", of_kind("script", "prepare"), ids=str)
@@ -149,7 +163,8 @@ def test_installations_and_tests() -> None:
             elif word.endswith(".txt"):
                 assert (ROOT / word).is_file()
             else:
-                assert word.startswith("-") or word == "." or word in PACKAGES, str(command)
+                ours = word in (".", "./runtime", "./runtime[serve]")
+                assert ours or word.startswith("-") or word in PACKAGES, str(command)
     for command in of_kind("pytest"):
         assert all((ROOT / word).exists() for word in command.arguments)
     for command in of_kind("ci"):

@@ -168,8 +168,8 @@ FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
     "another program": ({"format": ...}, "is none of save_pretrained: its format is None, not"),
     "another format": ({"format": "x"}, "its format is 'x', not 'drnet_jax adaptive classifier'"),
     "newer": (
-        {"format_version": 2, "drnet_jax": "3.1"},
-        "is of format 2, and this version of drnet_jax reads up to 1: use '3.1' or later",
+        {"format_version": 3, "drnet_jax": "3.1"},
+        "is of format 3, and this version of drnet_jax reads up to 2: use '3.1' or later",
     ),
     "no version": ({"format_version": "1"}, r"is damaged \(format_version='1'\)"),
     "no view": ({"view": ...}, r"is damaged \(it has no 'view'\)"),
@@ -190,6 +190,15 @@ FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
     "a list": ({"view": [8, 1.0]}, "view is no object"),
     "a number": ({"choice_ms": 1.0}, "choice_ms is no object"),
 }
+
+
+@pytest.mark.parametrize(("version", "buckets"), [(1, [1, 8]), (2, [1, 8]), (2, [])])
+def test_earlier_formats_are_read(version: int, buckets: list[int], folder: Path) -> None:
+    """A reader of format 1 refuses a folder without buckets, so what is written is of 2."""
+    assert read_json(folder / "config.json")["format_version"] == 2
+    edit(folder, format_version=version)
+    fields(folder, **{"inference.buckets": buckets})
+    assert read_folder(folder).config.inference.buckets == tuple(buckets)
 
 
 @pytest.mark.parametrize("kind", FOREIGN)

@@ -17,6 +17,7 @@ from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.inference.encoded import EncodedImages
 from drnet_jax.inference.engine import InferenceEngine
 from drnet_jax.predict import restore_and_predict
+from drnet_jax.runtime.checked_json import read_json
 from tests.pictures import png
 from tests.random_model import write_run
 from tests.small_run import OVERRIDES, small_config
@@ -174,6 +175,46 @@ def test_what_is_written_is_kept_and_the_pictures_stay_the_same(
     lost = {3, 13, 23, 33, 30}
     assert rows == [name(number) for number in range(NUM_IMAGES) if number not in lost]
     assert "30.png,No such file or directory\n" in (output / "unreadable.csv").read_text()
+
+
+def test_on_another_device_a_line_says_what_differs(
+    workdir: Path,
+    root: Path,
+    interruption: Interruption,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Buckets that are not given are those of the device: here of the classifiers at 32 px."""
+    output = tmp_path / "output"
+    config = config_for(root, output, **{"inference.buckets": ()})
+
+    def resumed(stop_at: int | None, *buckets: int) -> str:
+        """Runs until so many pictures more are decoded; what it prints."""
+        sizes = {16: (1, 4), 32: buckets}
+        monkeypatch.setattr("drnet_jax.inference.engine.default_buckets", lambda n, *_: sizes[n])
+        interruption.stop_at, interruption.decoded = stop_at, []
+        if stop_at is None:
+            restore_and_predict(config, workdir)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                restore_and_predict(config, workdir)
+        return capsys.readouterr().out
+
+    assert "begun on" not in resumed(4 * BATCH, 1, 4, 16)
+    begun = read_json(output / "predict.json")
+    sizes = [[1, 4, 16] if side == 32 else [1, 4] for side in (config.predictor.size, 32, 16)]
+    assert begun["device"] == {"kind": "cpu", "buckets": sizes}
+    assert "begun on" not in resumed(0, 1, 4, 16)
+    line = "it was begun on cpu (buckets 1/4/16 and 1/4), this is cpu (buckets 1/4): results agree"
+    assert f"\n{line} up to rounding\n" in resumed(0, 1, 4)
+    content = begun | {"device": begun["device"] | {"kind": "NVIDIA H100"}}
+    (output / "predict.json").write_text(json.dumps(content))
+    assert "begun on NVIDIA H100 (buckets 1/4/16 and 1/4), this is cpu" in resumed(None, 1, 4, 16)
+    # The record is of the beginning, and the rows are all there.
+    content = read_json(output / "predict.json")
+    assert content["finished"] and content["device"]["kind"] == "NVIDIA H100"
+    assert len((output / "predictions.csv").read_bytes().splitlines()) == 1 + NUM_IMAGES - 4
 
 
 def test_only_the_page_is_missing(

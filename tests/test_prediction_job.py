@@ -1,16 +1,21 @@
 """The state of a prediction job on the disk: its lock, and what is said where it is damaged."""
 
 import json
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from drnet_jax.config import ConfigError
+from drnet_jax.config_overrides import take_overrides
 from drnet_jax.inference.programs import CostTable
 from drnet_jax.reports.prediction_job import (
+    JobDevice,
     JobState,
     PredictionTables,
+    check_same,
     locked_output,
     read_state,
     write_state,
@@ -55,11 +60,14 @@ def test_the_state_as_it_was_written(tmp_path: Path) -> None:
     each = JobState(JOB | {"inference.buckets": []}, CostTable(own[0], tuple(own[1:])), {})
     write_state(tmp_path, each, finished=False)
     assert read_state(tmp_path) == each
-    # As an earlier version wrote it, which knew no first look.
-    write_state(tmp_path, STATE, finished=False)
+    begun = replace(STATE, device=JobDevice("NVIDIA H100", ((1, 8), (1, 8, 1024))))
+    write_state(tmp_path, begun, finished=False)
+    assert read_state(tmp_path) == begun
+    # As an earlier version wrote it, which knew no first look and did not say the device.
     path = tmp_path / "predict.json"
     content = read_json(path)
     assert content["bucket_seconds"].pop("glances") is False
+    assert content.pop("device") == {"kind": "NVIDIA H100", "buckets": [[1, 8], [1, 8, 1024]]}
     path.write_text(json.dumps(content))
     assert read_state(tmp_path) == STATE
 
@@ -86,6 +94,10 @@ def test_rows_and_job_go_together(state: JobState, tmp_path: Path) -> None:
         ({"pictures": {"a.png": 5}}, "its pictures are not named with"),
         ({"job": [1]}, "TypeError"),
         ({"job": {}}, "KeyError"),
+        ({"device": {"kind": "cpu"}}, "KeyError"),
+        ({"device": {"kind": "cpu", "buckets": [1]}}, "TypeError"),
+        ({"device": {"kind": "cpu", "buckets": [["1"]]}}, "its device is not a kind and numbers"),
+        ({"device": {"kind": 1, "buckets": []}}, "its device is not a kind and numbers"),
         ({"bucket_seconds": None}, "bucket_seconds and inference.measure"),
         ({"bucket_seconds": {"predictor": None, "classifiers": [SECONDS] * 2}}, "other networks"),
         ({"bucket_seconds": {"predictor": SECONDS, "classifiers": [SECONDS]}}, "other networks"),
@@ -131,6 +143,22 @@ def test_a_damaged_state(changes: dict[str, Any], words: str, tmp_path: Path) ->
     with pytest.raises(ConfigError, match=f"predict.json cannot be read .*{words}") as error:
         read_state(tmp_path)
     assert "--config.predict.output=" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_refusal_says_how_to_go_on(tmp_path: Path) -> None:
+    """A job of an earlier version names the buckets that were its default; its options work."""
+    job = {"inference.buckets": [1, 2], "eval.batch_size": 8, "inference.fold": True, "lambda": 0.5}
+    now = job | {"inference.buckets": [], "inference.fold": False, "lambda": 0.0}
+    with pytest.raises(ConfigError) as error:
+        check_same(tmp_path, JobState(job, None, {}), now)
+    options = "--config.inference.buckets='(1, 2)' --config.inference.fold=True"
+    assert f": run it as it was begun ({options}), give another folder" in str(error.value)
+    values, others = take_overrides(shlex.split(options))
+    assert not others and values == {"inference.buckets": (1, 2), "inference.fold": True}
+    with pytest.raises(ConfigError, match=r"begun \(--config.inference.buckets='\(\)'\), give"):
+        check_same(tmp_path, JobState(job | {"inference.buckets": []}, None, {}), job)
+    with pytest.raises(ConfigError, match="run it as it was begun, give another folder"):
+        check_same(tmp_path, JobState(job | {"lambda": 1.0}, None, {}), job)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """`manifest.json` of an export: all that a runtime without JAX needs beside the files."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 from drnet_jax.budgets.calibration import Calibration
 from drnet_jax.exports.fixed import FixedProgram
 from drnet_jax.exports.graph import OPSET
+from drnet_jax.exports.int8 import ENDING
 from drnet_jax.exports.networks import LOGITS, SCORES, ExportedNetwork
 from drnet_jax.exports.onnx_model import IMAGES
 from drnet_jax.exports.parity import Agreement
@@ -41,6 +42,7 @@ def manifest(
     fixed: Sequence[tuple[FixedProgram, Agreement]],
     agreement: Agreement,
     split: str,
+    int8: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The content of the file.
 
@@ -52,6 +54,7 @@ def manifest(
       fixed: programs that were exported, and how far each agrees with JAX.
       agreement: of the networks with JAX, with the problems of all files.
       split: of the images that it was found on.
+      int8: how the files in int8 were made, and what they get right; None: there are none.
     """
     model, view, cost = saved.model, saved.view, saved.cost
     return {
@@ -82,7 +85,7 @@ def manifest(
                 "resize": "bilinear with antialiasing, as jax.image.resize",
             },
         },
-        "networks": [_described(network, folder) for network in networks],
+        "networks": [_described(network, folder, int8 is not None) for network in networks],
         "cost": {
             "unit": cost.unit,
             "each": list(cost.choice_costs),
@@ -97,6 +100,7 @@ def manifest(
         "calibration": None if calibration is None else _table(saved, calibration),
         "fixed": [_described_program(program, saved, folder, parity) for program, parity in fixed],
         "parity": {"split": split, **agreement.as_json()},
+        "int8": int8,
         "versions": {
             "drnet_jax": VERSION,
             "onnx_opset": OPSET,
@@ -113,14 +117,15 @@ def first_look_weight(saved: SavedModel) -> list[float] | None:
     return [float(value) for value in weight]
 
 
-def _described(network: ExportedNetwork, folder: Path) -> dict[str, Any]:
+def _described(network: ExportedNetwork, folder: Path, in_int8: bool) -> dict[str, Any]:
     outputs = {"predictor": [SCORES], "first_look": [LOGITS, SCORES]}
     return {
         "role": network.role,
         "resolution": network.resolution,
-        **_of_file(folder / f"{network.name}.onnx"),
+        **_file(folder / f"{network.name}.onnx"),
         "macs": network.macs,
         "outputs": outputs.get(network.role, [LOGITS]),
+        "int8": _file(folder / f"{network.name}{ENDING}") if in_int8 else None,
     }
 
 
@@ -134,7 +139,7 @@ def _described_program(
         macs = program.batch * saved.cost.predictor + sum(places * cost for places, cost in each)
     return {
         "batch": program.batch,
-        **_of_file(folder / f"{program.name}.onnx"),
+        **_file(folder / f"{program.name}.onnx"),
         "capacities": None if program.capacities is None else list(program.capacities),
         "lambda": program.place.lam,
         "shares": None if program.place.shares is None else list(program.place.shares),
@@ -146,7 +151,7 @@ def _described_program(
     }
 
 
-def _of_file(path: Path) -> dict[str, Any]:
+def _file(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"file": path.name, "sha256": digest, "bytes": path.stat().st_size}

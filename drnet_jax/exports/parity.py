@@ -69,13 +69,16 @@ class Outputs:
     logits: np.ndarray
 
 
-def run_files(folder: Path, networks: Sequence[ExportedNetwork], images: np.ndarray) -> Outputs:
+def run_files(
+    folder: Path, networks: Sequence[ExportedNetwork], images: np.ndarray, ending: str = ".onnx"
+) -> Outputs:
     """Runs exported files by ONNX Runtime on the CPU, in batches of several sizes.
 
     Args:
       folder: of the files.
       networks: what they are of, as `exported_networks` gives them.
       images: `[n, h, w, 3]` uint8.
+      ending: of the files' names.
 
     Raises:
       ExportError: ONNX Runtime cannot run one; it is named.
@@ -84,7 +87,7 @@ def run_files(folder: Path, networks: Sequence[ExportedNetwork], images: np.ndar
     first: list[np.ndarray] = []
     logits: list[np.ndarray] = []
     for network in networks:
-        found = _run(folder / f"{network.name}.onnx", images)
+        found = _run(folder / f"{network.name}{ending}", images)
         scores = found.get(SCORES, scores)
         if LOGITS in found:
             (first if network.role == "first_look" else logits).append(found[LOGITS])

@@ -233,7 +233,7 @@ class AdaptiveClassifier(HubMixin):
           lam: lambda, see `choose`; of the same point.
 
         Raises:
-          ConfigError: several hosts.
+          ConfigError: several hosts, or a batch that does not fit into the memory.
           ValueError: a batch, shares or a lambda that are not what they should be.
         """
         return fused_classifier(

@@ -21,8 +21,9 @@ from drnet_jax.runtime.environment import VERSION
 
 NAME = "config.json"
 FORMAT = "drnet_jax adaptive classifier"
-# Of what is written; a reader refuses a higher one.
-FORMAT_VERSION = 1
+# Of what is written; a reader takes lower ones too, and refuses a higher one. Since 2 a folder may
+# name no buckets, which readers of 1 call damage.
+FORMAT_VERSION = 2
 # The fields that are kept, by the prefixes of their names. None of them is a path.
 _KEPT = ("model.", "predictor.", "data.name", "data.mean", "data.std", "inference.")
 

@@ -23,12 +23,29 @@ def check_batches(
       ConfigError: they alone take more than all the memory.
     """
     value = get_field(config, field)
-    memory, (height, width) = device_memory(), image_size
     largest = value if isinstance(value, int) else max(value)
-    needed = largest * height * width * BYTES_A_PIXEL / num_devices
+    check_images_fit(f"{field}={value}", largest, image_size, num_devices)
+
+
+def check_images_fit(
+    given: str, num_images: int, image_size: tuple[int, int], num_devices: int = 1
+) -> None:
+    """Checks that images fit that are on a device together.
+
+    Args:
+      given: the argument that says how many, with its value, for the message.
+      num_images: the largest number of it.
+      image_size: height and width of the images.
+      num_devices: that they are divided among.
+
+    Raises:
+      ConfigError: they alone take more than all the memory.
+    """
+    memory, (height, width) = device_memory(), image_size
+    needed = num_images * height * width * BYTES_A_PIXEL / num_devices
     if needed > memory:
         raise ConfigError(
-            f"{field}={value}: {largest} images of {width}x{height} px take {needed / GIB:.1f} GiB "
+            f"{given}: {num_images} images of {width}x{height} px take {needed / GIB:.1f} GiB "
             f"on a device, and there are {memory / GIB:.1f}; lower it"
         )
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from drnet_jax.config import ConfigError
 from drnet_jax.data.eval_view import EvalView
 from drnet_jax.inference.arrays import ArrayClassifier
-from drnet_jax.inference.batches import check_buckets
+from drnet_jax.inference.batches import check_buckets, check_images_fit
 from drnet_jax.inference.capacity import capacities_of
 from drnet_jax.inference.engine import InferenceEngine
 from drnet_jax.inference.files import FileClassifier
@@ -110,7 +110,7 @@ def fused_classifier(
       lam: lambda, see `choose`.
 
     Raises:
-      ConfigError: several hosts.
+      ConfigError: several hosts, or a batch that does not fit into the memory.
       ValueError: a batch, shares or a lambda that are not what they should be.
     """
     m = len(restored.model.resolutions)
@@ -122,6 +122,7 @@ def fused_classifier(
             "them, or None for batches of one image"
         )
     capacities = None if shares is None else capacities_of(shares, batch_size)
+    check_images_fit(f"batch_size={batch_size}", batch_size, image_size)
     return FusedClassifier(
         **_settings(config, restored),
         image_size=image_size,

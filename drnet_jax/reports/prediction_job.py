@@ -2,21 +2,60 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from drnet_jax.config import ConfigError
+from drnet_jax.config_fields import FIELDS
 from drnet_jax.data.files import printable, version
-from drnet_jax.inference.programs import CostTable
+from drnet_jax.inference.programs import CostTable, Program
 from drnet_jax.reports.predictions import GlancePrediction, Prediction, Unreadable
 from drnet_jax.runtime.checked_json import read_json
 from drnet_jax.runtime.files import write_json
 from drnet_jax.runtime.locks import locked
+from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.table import Table
 
 Job = Mapping[str, Any]
 _LOCK = "predict.lock"
+
+
+@dataclass(frozen=True)
+class JobDevice:
+    """What a job runs on; its results depend on it by no more than rounding.
+
+    Attributes:
+      kind: of the device, as JAX calls it.
+      buckets: of every network there, in the order of `InferenceEngine.programs`.
+    """
+
+    kind: str
+    buckets: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, programs: Sequence[Program]) -> "JobDevice":
+        """That of compiled networks."""
+        kind = programs[0].network.device.device_kind
+        return cls(kind, tuple(program.buckets for program in programs))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "JobDevice":
+        """The one whose `asdict` was kept as JSON.
+
+        Raises:
+          ValueError: it is something else; or KeyError, TypeError.
+        """
+        kind, buckets = content["kind"], tuple(tuple(sizes) for sizes in content["buckets"])
+        if not isinstance(kind, str) or not all(type(n) is int for n in chain(*buckets)):
+            raise ValueError("its device is not a kind and numbers of images")
+        return cls(kind, buckets)
+
+    def __str__(self) -> str:
+        different = dict.fromkeys("/".join(map(str, sizes)) for sizes in self.buckets)
+        return f"{self.kind} (buckets {' and '.join(different)})"
 
 
 @dataclass(frozen=True)
@@ -29,11 +68,13 @@ class JobState:
       times: the measured ones that its buckets are planned by; None: proportional ones.
       pictures: by name, in the order of the tables, which version of each the job was begun with
         (`data.files.version`).
+      device: that it was begun on; None: it is of a version that did not say so.
     """
 
     job: Job
     times: CostTable | None
     pictures: dict[str, str]
+    device: JobDevice | None = None
 
 
 def read_state(output: Path) -> JobState | None:
@@ -55,7 +96,9 @@ def read_state(output: Path) -> JobState | None:
         content = read_json(path)
         if content["finished"]:
             raise ConfigError(f"{output} exists, is finished, and is not overwritten: {remedy}")
-        return _parse(content["job"], content["bucket_seconds"], content["pictures"])
+        state = _parse(content["job"], content["bucket_seconds"], content["pictures"])
+        device = content.get("device")
+        return replace(state, device=None if device is None else JobDevice.from_json(device))
     except ConfigError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -113,9 +156,27 @@ def check_same(output: Path, state: JobState, job: Job) -> None:
     ]
     if differ:
         raise ConfigError(
-            f"{output} holds an unfinished job with {'; '.join(differ)}: run it as it was begun, "
-            "give another folder, --config.predict.output=..., or remove this one"
+            f"{output} holds an unfinished job with {'; '.join(differ)}: run it as it was begun"
+            f"{_as_begun(state.job, job)}, give another folder, --config.predict.output=..., or "
+            "remove this one"
         )
+
+
+def _as_begun(begun: Job, job: Job) -> str:
+    """How a command sets the fields that a job was begun with and that are others now."""
+    options = [
+        f"--config.{name}={quote(str(tuple(value) if isinstance(value, list) else value))}"
+        for name, value in begun.items()
+        if name in FIELDS and job.get(name) != value
+    ]
+    return f" ({' '.join(options)})" if options else ""
+
+
+def say_device(state: JobState, programs: Sequence[Program]) -> None:
+    """Says where the rest of a job runs on something else than its beginning did."""
+    here = JobDevice.of(programs)
+    if state.device not in (None, here):
+        log(f"it was begun on {state.device}, this is {here}: results agree up to rounding")
 
 
 def check_unchanged(output: Path, root: Path, state: JobState, kept: Collection[str]) -> None:
@@ -178,6 +239,7 @@ def write_state(output: Path, state: JobState, *, finished: bool) -> None:
         "finished": finished,
         "job": dict(state.job),
         "bucket_seconds": None if state.times is None else asdict(state.times),
+        "device": None if state.device is None else asdict(state.device),
     }
     if not finished:
         content["pictures"] = state.pictures
