@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,14 @@ from drnet_jax.evaluation.inputs import load_split
 from drnet_jax.hub.folder import WEIGHTS, read_folder
 from drnet_jax.hub.saved_model import SavedModel, find_calibration, of_run
 from drnet_jax.inference.arrays import ArrayClassifier
+from drnet_jax.models.drnet import DRNet
 from drnet_jax.runtime.files import check_new_folder, new_folder, write_json, write_text
 from drnet_jax.runtime.progress import log
 
 if TYPE_CHECKING:
     from drnet_jax.exports.fixed import FixedProgram, Place
     from drnet_jax.exports.networks import ExportedNetwork
-    from drnet_jax.exports.parity import Agreement
+    from drnet_jax.exports.parity import Agreement, Outputs
 
 _PACKAGES = ("onnx", "onnxruntime")
 _UNUSABLE = "UNUSABLE.txt"
@@ -44,9 +46,10 @@ _OF_A_MODEL = ("model.", "predictor.", "data.mean", "data.std", "inference.")
 def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Writes a model as ONNX, in a new folder, and compares the files with JAX on real images.
 
-    `manifest.json`, `predictor_<px>.onnx` or `first_look_<px>.onnx`, `classifier_<px>.onnx`, and
-    `fixed_<n>.onnx` for `export.fixed_batches`, in `export.output` or in `export` of the workdir.
-    Where they do not agree, the manifest says so, and `UNUSABLE.txt` why.
+    `manifest.json`, `predictor_<px>.onnx` or `first_look_<px>.onnx`, `classifier_<px>.onnx`,
+    `fixed_<n>.onnx` for `export.fixed_batches`, and `.stablehlo` and `.int8.onnx` beside each
+    network where they are asked for, in `export.output` or in `export` of the workdir. Where they
+    do not agree, the manifest says so, and `UNUSABLE.txt` why.
 
     Args:
       config: of the data, and with the model of a run; that of a folder is taken from there.
@@ -70,9 +73,9 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     from drnet_jax.exports.errors import ExportError
     from drnet_jax.exports.fixed import fixed_place
     from drnet_jax.exports.manifest import NAME, first_look_weight, manifest
-    from drnet_jax.exports.networks import exported_networks, in_float32, in_stock_operations
+    from drnet_jax.exports.networks import in_float32, in_stock_operations
     from drnet_jax.exports.onnx_model import onnx_model
-    from drnet_jax.exports.parity import compare, run_files
+    from drnet_jax.exports.parity import Agreement, compare, run_files
 
     output = Path(config.export.output or workdir / "export")
     check_new_folder(output)
@@ -87,13 +90,7 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     place = fixed_place(config, saved)
     side = saved.view.size
     images, _ = _images(source, side, config.export.images)
-    networks = exported_networks(
-        in_stock_operations(saved.model),
-        saved.variables,
-        saved.cost,
-        mean=tuple(saved.config.data.mean),
-        std=tuple(saved.config.data.std),
-    )
+    networks = _networks(saved, in_stock_operations(saved.model))
     lambdas = [0.0, *(point.lam for point in calibration.points)] if calibration else [0.0]
     weight = first_look_weight(saved)
     with new_folder(output) as temporary:
@@ -102,20 +99,29 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             model = onnx_model(network.apply, (side, side), name=network.name)
             (temporary / f"{network.name}.onnx").write_bytes(model.SerializeToString())
         log(f"comparing with JAX on {len(images)} images of the {config.export.split} split ...")
-        agreement = compare(
+        compare_outputs = partial(
+            compare,
             _engine(saved, side),
-            run_files(temporary, networks, images),
-            images,
+            images=images,
             lambdas=lambdas,
             weight=None if weight is None else np.array(weight, np.float32),
         )
+        agreement = compare_outputs(run_files(temporary, networks, images))
         _print("", agreement)
+        parts: dict[str, Agreement] = {}
+        stablehlo = None
+        if config.export.stablehlo:
+            stablehlo, outputs = _stablehlo(saved, temporary, images)
+            parts["StableHLO"] = compare_outputs(outputs)
+            stablehlo["parity"] = parts["StableHLO"].as_json()
+            _print("StableHLO: ", parts["StableHLO"])
         fixed = []
         if place is not None:
             for batch in config.export.fixed_batches:
                 log(f"fixed_{batch}.onnx, and comparing it with JAX's ...")
                 fixed.append(_fixed_program(saved, place, batch, temporary, images))
-        agreement = agreement.with_problems_of({program.name: parity for program, parity in fixed})
+        parts |= {program.name: parity for program, parity in fixed}
+        agreement = agreement.with_problems_of(parts)
         int8 = None
         if config.export.int8:
             int8 = _quantise(config, saved, load, networks, temporary, lambdas)
@@ -127,6 +133,7 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             fixed=fixed,
             agreement=agreement,
             split=config.export.split,
+            stablehlo=stablehlo,
             int8=int8,
         )
         write_json(temporary / NAME, content)
@@ -259,6 +266,39 @@ def _engine(saved: SavedModel, side: int) -> ArrayClassifier:
         checkpoint=saved.checkpoint,
         cost=saved.cost,
     )
+
+
+def _networks(saved: SavedModel, model: DRNet) -> list["ExportedNetwork"]:
+    from drnet_jax.exports.networks import exported_networks
+
+    return exported_networks(
+        model,
+        saved.variables,
+        saved.cost,
+        mean=tuple(saved.config.data.mean),
+        std=tuple(saved.config.data.std),
+    )
+
+
+def _stablehlo(
+    saved: SavedModel, folder: Path, images: np.ndarray
+) -> tuple[dict[str, Any], "Outputs"]:
+    """Writes every network for JAX too; for the manifest, and what the files say when loaded."""
+    from drnet_jax.exports import stablehlo
+    from drnet_jax.exports.parity import run_files
+
+    networks, version = _networks(saved, saved.model), 0
+    for network in networks:
+        log(f"{network.name}{stablehlo.ENDING} ...")
+        content, version = stablehlo.stablehlo(network, saved.view.size)
+        (folder / f"{network.name}{stablehlo.ENDING}").write_bytes(content)
+    outputs = run_files(folder, networks, images, stablehlo.ENDING, stablehlo.load_stablehlo)
+    facts = {
+        "calling_convention_version": version,
+        "platforms": list(stablehlo.PLATFORMS),
+        "validity": stablehlo.VALIDITY,
+    }
+    return facts, outputs
 
 
 def _fixed_program(

@@ -14,6 +14,7 @@ from drnet_jax.exports.int8 import ENDING
 from drnet_jax.exports.networks import LOGITS, SCORES, ExportedNetwork
 from drnet_jax.exports.onnx_model import IMAGES
 from drnet_jax.exports.parity import Agreement
+from drnet_jax.exports.stablehlo import ENDING as STABLEHLO
 from drnet_jax.hub.saved_model import SavedModel
 from drnet_jax.models.variables import reuse_weight
 from drnet_jax.runtime.environment import VERSION
@@ -22,7 +23,7 @@ NAME = "manifest.json"
 FORMAT = "drnet_jax export"
 # Of what is written; a reader refuses a higher one.
 FORMAT_VERSION = 1
-_PACKAGES = ("jax", "flax", "numpy", "onnx", "onnxruntime")
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "onnx", "onnxruntime")
 _RULE = (
     "argmax over the resolutions, the first of equals, of log_softmax(scores) - lambda * cost.each "
     "in float64; at lambda 0 of the scores alone"
@@ -42,6 +43,7 @@ def manifest(
     fixed: Sequence[tuple[FixedProgram, Agreement]],
     agreement: Agreement,
     split: str,
+    stablehlo: Mapping[str, Any] | None,
     int8: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The content of the file.
@@ -54,6 +56,7 @@ def manifest(
       fixed: programs that were exported, and how far each agrees with JAX.
       agreement: of the networks with JAX, with the problems of all files.
       split: of the images that it was found on.
+      stablehlo: what the files of JAX's are, without themselves; None: there are none.
       int8: how the files in int8 were made, and what they get right; None: there are none.
     """
     model, view, cost = saved.model, saved.view, saved.cost
@@ -85,7 +88,10 @@ def manifest(
                 "resize": "bilinear with antialiasing, as jax.image.resize",
             },
         },
-        "networks": [_described(network, folder, int8 is not None) for network in networks],
+        "networks": [
+            _described(network, folder, stablehlo is not None, int8 is not None)
+            for network in networks
+        ],
         "cost": {
             "unit": cost.unit,
             "each": list(cost.choice_costs),
@@ -100,6 +106,7 @@ def manifest(
         "calibration": None if calibration is None else _table(saved, calibration),
         "fixed": [_described_program(program, saved, folder, parity) for program, parity in fixed],
         "parity": {"split": split, **agreement.as_json()},
+        "stablehlo": stablehlo,
         "int8": int8,
         "versions": {
             "drnet_jax": VERSION,
@@ -117,7 +124,9 @@ def first_look_weight(saved: SavedModel) -> list[float] | None:
     return [float(value) for value in weight]
 
 
-def _described(network: ExportedNetwork, folder: Path, in_int8: bool) -> dict[str, Any]:
+def _described(
+    network: ExportedNetwork, folder: Path, in_stablehlo: bool, in_int8: bool
+) -> dict[str, Any]:
     outputs = {"predictor": [SCORES], "first_look": [LOGITS, SCORES]}
     return {
         "role": network.role,
@@ -125,6 +134,7 @@ def _described(network: ExportedNetwork, folder: Path, in_int8: bool) -> dict[st
         **_file(folder / f"{network.name}.onnx"),
         "macs": network.macs,
         "outputs": outputs.get(network.role, [LOGITS]),
+        "stablehlo": _file(folder / f"{network.name}{STABLEHLO}") if in_stablehlo else None,
         "int8": _file(folder / f"{network.name}{ENDING}") if in_int8 else None,
     }
 

@@ -25,7 +25,7 @@ from drnet_jax.exports.graph import OPSET, Graph, Tensor, Value, kind
 from drnet_jax.exports.operators import OPERATIONS, out_avals
 
 IMAGES, COUNT = "images", "count"
-_BATCH = "batch"
+BATCH = "batch"
 # Older runtimes read it too.
 _IR_VERSION = 10
 # Operations that stand for others, by where those are.
@@ -56,7 +56,7 @@ def onnx_model(
     Raises:
       ExportError: an operation has no counterpart here; it is named.
     """
-    batch = batch_size or export.symbolic_shape(_BATCH)[0]
+    batch = batch_size or export.symbolic_shape(BATCH)[0]
     images = jax.ShapeDtypeStruct((batch, *image_size, 3), jnp.uint8)
     given = {IMAGES: images} | ({COUNT: jax.ShapeDtypeStruct((), jnp.int32)} if counted else {})
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*given.values())

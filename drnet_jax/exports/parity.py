@@ -20,6 +20,8 @@ from drnet_jax.models.glance import mixed
 _TOLERANCE, _RELATIVE = 1e-4, 1e-5
 # Values of two resolutions that are nearer than this may be chosen either way.
 TIE = 1e-5
+# Of a file: inputs by their names, to outputs by theirs.
+Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 # Images that are run at once, over and over: any number of them has to work.
 _BATCHES = (1, 2, 5, 16)
 
@@ -70,15 +72,20 @@ class Outputs:
 
 
 def run_files(
-    folder: Path, networks: Sequence[ExportedNetwork], images: np.ndarray, ending: str = ".onnx"
+    folder: Path,
+    networks: Sequence[ExportedNetwork],
+    images: np.ndarray,
+    ending: str = ".onnx",
+    load: Callable[[Path], Run] | None = None,
 ) -> Outputs:
-    """Runs exported files by ONNX Runtime on the CPU, in batches of several sizes.
+    """Runs exported files on the CPU, in batches of several sizes.
 
     Args:
       folder: of the files.
       networks: what they are of, as `exported_networks` gives them.
       images: `[n, h, w, 3]` uint8.
       ending: of the files' names.
+      load: a file; default: by `onnx_runtime`.
 
     Raises:
       ExportError: ONNX Runtime cannot run one; it is named.
@@ -87,22 +94,19 @@ def run_files(
     first: list[np.ndarray] = []
     logits: list[np.ndarray] = []
     for network in networks:
-        found = _run(folder / f"{network.name}{ending}", images)
+        found = _in_parts((load or onnx_runtime)(folder / f"{network.name}{ending}"), images)
         scores = found.get(SCORES, scores)
         if LOGITS in found:
             (first if network.role == "first_look" else logits).append(found[LOGITS])
     return Outputs(scores, np.stack([*logits, *first], axis=1))
 
 
-def _run(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
-    run = onnx_runtime(path)
+def _in_parts(run: Run, images: np.ndarray) -> dict[str, np.ndarray]:
     parts = [run({IMAGES: part}) for part in _parts(images)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def onnx_runtime(
-    path: Path,
-) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+def onnx_runtime(path: Path) -> Run:
     """An exported file by ONNX Runtime on the CPU: inputs by their names to outputs by theirs.
 
     Raises:
