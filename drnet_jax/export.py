@@ -27,7 +27,7 @@ from drnet_jax.runtime.files import check_new_folder, new_folder, write_json, wr
 from drnet_jax.runtime.progress import log
 
 if TYPE_CHECKING:
-    from drnet_jax.exports.fixed import FixedProgram, Place
+    from drnet_jax.exports.fixed import FixedProgram, OperatingPoint
     from drnet_jax.exports.networks import ExportedNetwork
     from drnet_jax.exports.parity import Agreement, Outputs
 
@@ -71,7 +71,7 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     _check_installed()
     # Imported late: they need the packages.
     from drnet_jax.exports.errors import ExportError
-    from drnet_jax.exports.fixed import fixed_place
+    from drnet_jax.exports.fixed import operating_point
     from drnet_jax.exports.manifest import NAME, first_look_weight, manifest
     from drnet_jax.exports.networks import in_float32, in_stock_operations
     from drnet_jax.exports.onnx_model import onnx_model
@@ -87,7 +87,7 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     calibration = find_calibration(saved)
     if calibration is None:
         log("nothing is calibrated: the manifest has no lambda for a budget (--mode=calibrate)")
-    place = fixed_place(config, saved)
+    point = operating_point(config, saved)
     side = saved.view.size
     images, _ = _images(source, side, config.export.images)
     networks = _networks(saved, in_stock_operations(saved.model))
@@ -116,10 +116,10 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             stablehlo["parity"] = parts["StableHLO"].as_json()
             _print("StableHLO: ", parts["StableHLO"])
         fixed = []
-        if place is not None:
+        if point is not None:
             for batch in config.export.fixed_batches:
                 log(f"fixed_{batch}.onnx, and comparing it with JAX's ...")
-                fixed.append(_fixed_program(saved, place, batch, temporary, images))
+                fixed.append(_fixed_program(saved, point, batch, temporary, images))
         parts |= {program.name: parity for program, parity in fixed}
         agreement = agreement.with_problems_of(parts)
         int8 = None
@@ -302,14 +302,14 @@ def _stablehlo(
 
 
 def _fixed_program(
-    saved: SavedModel, place: "Place", batch: int, folder: Path, images: np.ndarray
+    saved: SavedModel, point: "OperatingPoint", batch: int, folder: Path, images: np.ndarray
 ) -> tuple["FixedProgram", "Agreement"]:
     """Writes the program of a batch's size, and compares it with JAX's."""
     from drnet_jax.exports.fixed import FixedProgram
     from drnet_jax.exports.fixed_parity import compare_fixed
 
     side = saved.view.size
-    program = FixedProgram(saved, place, batch)
+    program = FixedProgram(saved, point, batch)
     path = folder / f"{program.name}.onnx"
     path.write_bytes(program.onnx_model(side).SerializeToString())
     agreement = compare_fixed(program.classifier(saved, side), program, path, images)

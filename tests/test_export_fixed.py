@@ -23,6 +23,7 @@ from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.export import restore_and_export
 from drnet_jax.exports import fixed, fixed_parity
 from drnet_jax.exports.errors import ExportError
+from drnet_jax.inference import batches
 from drnet_jax.runtime.checked_json import read_json
 from tests.small_run import GLANCE, small_config
 from tests.test_capacity import by_hand
@@ -301,7 +302,7 @@ def test_what_it_is_made_for(tmp_path: Path) -> None:
     assert (entry["lambda"], entry["shares"], entry["budget"]) == (0, expected, {})
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
+def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for fields, words in (
         ({"export.fixed_batches": (8, 1, 8)}, r"fixed_batches=\(8, 1, 8\) must name no size twice"),
         ({"export.fixed_batches": (0,)}, "which must lie in"),
@@ -310,8 +311,14 @@ def test_what_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             check_config(small_config(**fields), 1, "export")
-    config = make_run(tmp_path, {"model.resolutions": (32,)})
+    config = make_run(tmp_path, {})
+    with monkeypatch.context() as context:
+        context.setattr(batches, "device_memory", lambda: 10**6)
+        config.export.fixed_batches = (1, 512)
+        with pytest.raises(ConfigError, match=r"fixed_batches=\(1, 512\): 512 images of 64x64 px"):
+            restore_and_export(config, tmp_path / "run")
+    config = make_run(tmp_path / "single", {"model.resolutions": (32,)})
     config.export.fixed_batches = (4,)
     with pytest.raises(ConfigError, match=r"fixed_batches=\(4,\) is of models that choose"):
-        restore_and_export(config, tmp_path / "run")
-    assert not (tmp_path / "run" / "export").exists()
+        restore_and_export(config, tmp_path / "single" / "run")
+    assert not list(tmp_path.glob("**/export"))

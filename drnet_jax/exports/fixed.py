@@ -15,6 +15,7 @@ from drnet_jax.config import ConfigError, budget_name
 from drnet_jax.exports.networks import LOGITS, SCORES, in_stock_operations
 from drnet_jax.exports.onnx_model import COUNT, IMAGES, onnx_model
 from drnet_jax.hub.saved_model import SavedModel, get_calibration
+from drnet_jax.inference.batches import check_images_fit
 from drnet_jax.inference.capacity import capacities_of
 from drnet_jax.inference.fused import FusedClassifier
 from drnet_jax.inference.fused_program import FusedProgram
@@ -23,7 +24,7 @@ CHOICES = "choices"
 
 
 @dataclass(frozen=True)
-class Place:
+class OperatingPoint:
     """What a fixed program is made for.
 
     Attributes:
@@ -37,7 +38,7 @@ class Place:
     budget: Mapping[str, float]
 
 
-def fixed_place(config: ConfigDict, saved: SavedModel) -> Place | None:
+def operating_point(config: ConfigDict, saved: SavedModel) -> OperatingPoint | None:
     """Lambda and shares of the configured budget; without one of lambda 0, the paper's choice.
 
     Args:
@@ -48,7 +49,8 @@ def fixed_place(config: ConfigDict, saved: SavedModel) -> Place | None:
       None: no fixed program is asked for.
 
     Raises:
-      ConfigError: the model has one resolution, and nothing to choose.
+      ConfigError: the model has one resolution, and nothing to choose; or a batch does not fit into
+        the memory.
       BudgetError: nothing is calibrated, or the budget cannot be kept.
     """
     sizes, name = tuple(config.export.fixed_batches), budget_name(config)
@@ -59,17 +61,18 @@ def fixed_place(config: ConfigDict, saved: SavedModel) -> Place | None:
             f"export.fixed_batches={sizes} is of models that choose, and this one has one "
             "resolution: leave it out, its classifier is exported as it is"
         )
+    side = saved.view.size
+    check_images_fit(f"export.fixed_batches={sizes}", max(sizes), (side, side))
     if name is None and sizes == (1,):
-        return Place(0.0, None, {})
+        return OperatingPoint(0.0, None, {})
     calibration = get_calibration(saved)
     if name is None:
         point = next((point for point in calibration.points if point.lam == 0), None)
         if point is None:
             raise BudgetError("the calibration has no lambda 0: run --mode=calibrate again")
     else:
-        side = saved.view.size
         point = solve(config, calibration, (side, side))
-    return Place(point.lam, point.shares, {name: config.budget[name]} if name else {})
+    return OperatingPoint(point.lam, point.shares, {name: config.budget[name]} if name else {})
 
 
 class FixedProgram:
@@ -77,11 +80,11 @@ class FixedProgram:
 
     Args:
       saved: the model.
-      place: what it is made for.
+      point: what it is made for.
       batch: images.
 
     Attributes:
-      place: what it is made for.
+      point: what it is made for.
       batch: images.
       capacities: `[m]` places a resolution; None of one image, which gets what it chooses.
       name: of the file, without the ending.
@@ -91,12 +94,12 @@ class FixedProgram:
 
     outputs = (CHOICES, LOGITS, SCORES)
 
-    def __init__(self, saved: SavedModel, place: Place, batch: int) -> None:
-        self.place, self.batch = place, batch
+    def __init__(self, saved: SavedModel, point: OperatingPoint, batch: int) -> None:
+        self.point, self.batch = point, batch
         self.capacities = None
         if batch > 1:
-            assert place.shares is not None
-            self.capacities = capacities_of(place.shares, batch)
+            assert point.shares is not None
+            self.capacities = capacities_of(point.shares, batch)
         self.inputs = (IMAGES,) if self.capacities is None else (IMAGES, COUNT)
         self.name = f"fixed_{batch}"
         self._program = FusedProgram(
@@ -105,7 +108,7 @@ class FixedProgram:
             mean=tuple(saved.config.data.mean),
             std=tuple(saved.config.data.std),
             capacities=self.capacities,
-            lam=place.lam,
+            lam=point.lam,
             fold=True,
             cost=saved.cost,
         )
@@ -133,7 +136,7 @@ class FixedProgram:
             std=tuple(saved.config.data.std),
             batch_size=self.batch,
             capacities=self.capacities,
-            lam=self.place.lam,
+            lam=self.point.lam,
             image_size=(side, side),
             fold=saved.config.inference.fold,
             device=jax.local_devices(backend="cpu")[0],

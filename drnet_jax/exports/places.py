@@ -57,15 +57,17 @@ def _scatter(graph: Graph, eqn: JaxprEqn, values: Sequence[Value]) -> tuple[str,
         or mode != GatherScatterMode.FILL_OR_DROP
     ):
         raise ExportError("of scatters only those of whole rows, others dropped, are converted")
-    order = tuple(range(rank))
     size, count = rows.shape[0], new.shape[0]
-    beyond = np.arange(size, size + count, dtype=index.dtype)[:, None]
-    there = [elementwise(graph, "Less", [index, np.full((), size, index.dtype)])[0]]
-    there += [elementwise(graph, "GreaterOrEqual", [index, np.zeros((), index.dtype)])[0]]
-    (within,) = graph.add("And", *there)
-    (kept,) = graph.add("Where", within, graph.named(index), graph.constant(beyond))
+    given = graph.named(index)
+    zero, end = (graph.constant(np.array(bound, index.dtype)) for bound in (0, size))
+    (below,) = graph.add("Less", given, end)
+    (above,) = graph.add("GreaterOrEqual", given, zero)
+    (within,) = graph.add("And", below, above)
+    # One for each, since no row may be written to twice.
+    beyond = graph.constant(np.arange(size, size + count, dtype=index.dtype)[:, None])
+    (kept,) = graph.add("Where", within, given, beyond)
     (places,) = graph.add("Cast", kept, to=kind(np.int64))
     (longer,) = graph.add("Concat", graph.named(rows), graph.named(new), axis=0)
     (found,) = graph.add("ScatterND", longer, places, graph.named(new))
     ends = (graph.ints(end) for end in (0, size, 0))
-    return graph.add("Slice", found, *ends)[0], order
+    return graph.add("Slice", found, *ends)[0], tuple(range(rank))
