@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from drnet_runtime import AdaptiveModel
 from drnet_runtime.serve import settings as serve_settings
+from drnet_runtime.serve.server import run
 from drnet_runtime.sessions import usable_cores
 from tests.serving import Running, command, expected, png, serving, write_hand_made
 
@@ -89,6 +91,34 @@ def test_what_waits_for_company_is_answered_after_sigterm(folder: Path) -> None:
             client.join()
     assert (code, answers) == (0, [200] * 5)
     assert "5 requests at /classify, 5 ended (5 with 200)" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_at_the_start_is_not_lost(folder: Path, number: signal.Signals) -> None:
+    """Several times: what has to be met are a few milliseconds."""
+    for _ in range(4):
+        with serving(folder) as server:
+            server.process.send_signal(number)
+            said, _ = server.process.communicate(timeout=10)
+            assert server.process.returncode == 0
+            assert said == "ended: 0 requests at /classify, 0 ended\n"
+
+
+def test_a_signal_before_the_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the export is loaded."""
+
+    def load(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(AdaptiveModel, "load", load)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run(serve_settings.parse([str(folder), "--port=0"]))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended.value.code == 0
 
 
 def test_an_upload_that_does_not_go_on_is_not_waited_for(folder: Path) -> None:

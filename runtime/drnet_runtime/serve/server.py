@@ -6,6 +6,8 @@ import signal
 import socket
 import sys
 import types
+from collections.abc import Callable
+from typing import NoReturn
 
 import uvicorn
 
@@ -56,6 +58,7 @@ class Server(uvicorn.Server):
 
 def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; the exit code."""
+    _on_signals(_leave)
     try:
         listening = _listen(settings.host, settings.port)
     except OSError as error:
@@ -89,9 +92,12 @@ def _serve(service: Service, settings: Settings, listening: socket.socket) -> No
     # The client is told of a form that cannot be read; the log has no need of it.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     server = Server(config, service, settings.drain_seconds)
-    # uvicorn raises the signal that ended it once more: it was expected.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _expected)
+
+    def end(number: int, frame: types.FrameType | None) -> None:
+        server.should_exit = True
+
+    # Until uvicorn takes the signals over; the one that ended it, it raises once more at its end.
+    _on_signals(end)
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"serving {settings.directory} at http://{shown}:{port}/", flush=True)
@@ -117,8 +123,14 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _expected(number: int, frame: types.FrameType | None) -> None:
-    """Lets the program go on to its end."""
+def _on_signals(handler: Callable[[int, types.FrameType | None], object]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+def _leave(number: int, frame: types.FrameType | None) -> NoReturn:
+    """Nothing is served yet. (As a container's first process it would outlive the default.)"""
+    sys.exit(0)
 
 
 def _error(message: str) -> int:
