@@ -143,6 +143,7 @@ def _from_form(body: bytes, boundary: str, max_pictures: int) -> Asked:
             raise _too_many(max_pictures)
         file.file_object.seek(0)
         pictures.append(file.file_object.read())
+        file.close()
 
     def add_budget(field: Field) -> None:
         name = (field.field_name or b"").decode(errors="replace")
@@ -151,15 +152,25 @@ def _from_form(body: bytes, boundary: str, max_pictures: int) -> Asked:
             raise RequestError(400, f"{name} is stated twice")
         budget[name] = (field.value or b"")[:_MAX_FIELD].decode(errors="replace")
 
+    ends: list[bool] = []
     # Its bytes are held anyway: nothing goes to the disk.
     config = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}
-    kind = "multipart/form-data"
+    kind, parser = "multipart/form-data", None
     try:
-        parser = FormParser(kind, add_budget, add_picture, boundary=boundary, config=config)
+        parser = FormParser(
+            kind, add_budget, add_picture, lambda: ends.append(True), boundary, config=config
+        )
         parser.write(body)
         parser.finalize()
     except (FormParserError, ValueError) as error:
         raise RequestError(400, f"the form cannot be read: {error}") from error
+    finally:
+        # It refers to itself: the last file would stay in memory until the garbage is collected.
+        if parser is not None:
+            parser.parser = None
+    if not ends:
+        # The parser passes over what is cut off.
+        raise RequestError(400, "the form ends without its last boundary")
     return Asked(pictures, budget)
 
 
