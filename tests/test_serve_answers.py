@@ -221,6 +221,7 @@ MALFORMED: dict[str, tuple[str, bytes | str, str | None, int, str]] = {
     "two budgets": ("?lam=1&drop=2", b"x", "image/png", 400, "one budget"),
     "twice": ("?lam=1", as_json(b"x", lam=1), "application/json", 400, "twice"),
     "in vain": ("?gmacs=1e-9", b"x", "image/png", 422, "0.0005 to 0.0015"),
+    "twice in the query": ("?lam=1&lam=2", b"x", "image/png", 400, "lam is stated twice"),
     "another query": ("?lamda=1", b"x", "image/png", 400, "'lamda'"),
     "empty": ("", b"", "image/png", 400, "no picture"),
     "no type": ("", b"x", None, 415, "without Content-Type"),
