@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import os
+import shutil
 import threading
 import time
 import zlib
@@ -119,6 +121,19 @@ def test_answers_are_those_of_the_files(server: Running, folder: Path, tmp_path:
         (answer,) = server.ask("/classify", file.read_bytes(), "image/jpeg").json["answers"]
         assert (answer["label"], answer["resolution"]) == (wanted.label, wanted.resolution)
         assert answer["confidence"] == pytest.approx(wanted.confidence, abs=1e-6)
+
+
+def test_classes_of_any_name(folder: Path, tmp_path: Path) -> None:
+    """As folders have them: in another script, and in bytes that are no UTF-8."""
+    names = ["\u732b", os.fsdecode(b"caf\xe9"), "<b>"]
+    copy = Path(shutil.copytree(folder, tmp_path / "export"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"classes": names}))
+    with serving(copy) as server:
+        assert server.ask("/model").json["classes"] == names
+        for colour, name in zip(((200, 0, 0), (0, 200, 0), (0, 0, 200)), names, strict=True):
+            response = server.ask("/classify", png(colour), "image/png")
+            assert response.json["answers"][0]["label"] == name
 
 
 def test_every_request_has_its_own_budget(server: Running) -> None:
