@@ -1,7 +1,9 @@
 """The server's program: how it begins, and that it ends with all answers given."""
 
 import http.client
+import os
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -119,6 +121,26 @@ def test_a_signal_before_the_start(folder: Path, monkeypatch: pytest.MonkeyPatch
         for number, handler in before.items():
             signal.signal(number, handler)
     assert ended.value.code == 0
+
+
+def test_what_clients_send_fills_no_log(folder: Path) -> None:
+    upgrade = (
+        b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    )
+    with serving(folder) as server:
+        for content, status in ((b"what is this\r\n\r\n", b" 400 "), (upgrade, b" 200 ")):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+                connection.sendall(content)
+                assert status in connection.recv(65536)
+        assert server.stop() == (0, "ended: 0 requests at /classify, 0 ended\n")
+
+
+def test_a_directory_of_any_name(folder: Path, tmp_path: Path) -> None:
+    """Its name is printed, and bytes that are no UTF-8 cannot be."""
+    odd = shutil.copytree(folder, tmp_path / os.fsdecode(b"caf\xe9"))
+    with serving(odd) as server:
+        assert server.ask("/health").status == 200
+        assert server.stop()[0] == 0
 
 
 def test_an_upload_that_does_not_go_on_is_not_waited_for(folder: Path) -> None:

@@ -9,7 +9,6 @@ after Ctrl-C.
 """
 
 import argparse
-import io
 import json
 import os
 import sys
@@ -22,6 +21,7 @@ from drnet_runtime.errors import BudgetError, ExportDirectoryError
 from drnet_runtime.model import AdaptiveModel
 from drnet_runtime.pictures import SUFFIXES
 from drnet_runtime.results import Answer
+from drnet_runtime.terminal import prepare_streams
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,10 +57,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main() -> int:
     """Of the command line; the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # What its encoding lacks is printed as an escape.
-            stream.reconfigure(errors="backslashreplace")
+    prepare_streams()
     arguments = parse(sys.argv[1:])
     try:
         return _classify(arguments)

@@ -84,7 +84,8 @@ def _serve(service: Service, settings: Settings, listening: socket.socket) -> No
         http=connection_within(settings.client_seconds),
         ws="none",
         loop="asyncio",
-        log_level="warning",
+        # Its warnings are of what clients send, any number of times.
+        log_level="error",
         access_log=False,
         server_header=False,
         backlog=_BACKLOG,
