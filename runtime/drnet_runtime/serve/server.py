@@ -81,7 +81,7 @@ def run(settings: Settings) -> int:
 def _serve(service: Service, settings: Settings, listening: socket.socket) -> None:
     config = uvicorn.Config(
         make_app(service),
-        http=connection_within(settings.client_seconds),
+        http=connection_within(settings.client_seconds, settings.max_connections),
         ws="none",
         loop="asyncio",
         # Its warnings are of what clients send, any number of times.
