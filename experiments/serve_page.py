@@ -101,6 +101,8 @@ def check(
     choose(page, {_BROKEN: b"no picture"})
     if "no picture of a known format" not in page.locator(".card").first.inner_text():
         problems.append("a broken picture is not said to be one")
+    if page.locator("#status").inner_text() != f"{len(files)} pictures done, 1 not classified":
+        problems.append("a broken picture is not said where screen readers listen")
     page.locator("#clear").focus()
     page.keyboard.press("Enter")
     if page.locator(".card").count() or page.evaluate("() => document.activeElement.id") != "files":

@@ -4,6 +4,8 @@ import ast
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ import pytest
 
 from drnet_jax.data.digits_on_photos import compose
 from drnet_runtime import AdaptiveModel
+from drnet_runtime.__main__ import main
 from tests.pictures import png
 from tests.small_export import write_export
 from tests.small_run import GLANCE
@@ -45,15 +48,18 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    """The command line, in a process that sees this package alone of the repository."""
+def run(*arguments: object, **options: str) -> subprocess.CompletedProcess[str]:
+    """The command line, in a process that sees this package alone of the repository.
+
+    Args:
+      options: of its environment.
+    """
     return subprocess.run(
         [sys.executable, "-m", "drnet_runtime", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        **options,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | options,
     )
 
 
@@ -169,6 +175,62 @@ def test_what_is_wrong_is_one_line(export: Path, pictures: Path, tmp_path: Path)
     done = run(export, pictures / "d.jpg")
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "none of 1 pictures can be read"
+
+
+def test_names_that_the_terminal_cannot_print(export: Path, pictures: Path, tmp_path: Path) -> None:
+    """Of files and of classes: letters that ASCII lacks, a tab, a byte that is no UTF-8."""
+    copy = Path(shutil.copytree(export, tmp_path / "export"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    names = [f"caf\xe9\t\udcff{place}" for place in range(len(manifest["classes"]))]
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"classes": names}))
+    file = tmp_path / "\u732b.png"
+    file.write_bytes((pictures / "b.png").read_bytes())
+    (answer,) = AdaptiveModel.load(copy).classify_files([file])
+    done = run(copy, file, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    found, label, *_, gmacs = done.stdout.splitlines()[0].split("\t")
+    assert found == f"{tmp_path}/\\u732b.png" and gmacs.endswith(" GMACs")
+    assert label == rf"caf\xe9\t\udcff{answer.class_index}"
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(
+    export: Path,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """(Root may read all of them.)"""
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("/a"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(sys, "argv", ["drnet_runtime", str(export), str(pictures)])
+    assert main() == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.fullmatch("error: .*Permission denied.*/a'\n", said.err)
+
+
+def test_an_interruption_is_one_line(export: Path, pictures: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "drnet_runtime", str(export), "--batch-size=1"]
+        + [str(pictures / "b.png")] * 5000,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    rows, said = process.communicate(timeout=20)
+    assert process.returncode == 2 and len(rows.splitlines()) < 4999
+    assert re.fullmatch("error: interrupted; .*\n", said)
 
 
 def test_a_reader_that_stops_early(export: Path, pictures: Path) -> None:

@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import os
+import shutil
 import threading
 import time
 import zlib
@@ -121,6 +123,19 @@ def test_answers_are_those_of_the_files(server: Running, folder: Path, tmp_path:
         assert answer["confidence"] == pytest.approx(wanted.confidence, abs=1e-6)
 
 
+def test_classes_of_any_name(folder: Path, tmp_path: Path) -> None:
+    """As folders have them: in another script, and in bytes that are no UTF-8."""
+    names = ["\u732b", os.fsdecode(b"caf\xe9"), "<b>"]
+    copy = Path(shutil.copytree(folder, tmp_path / "export"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"classes": names}))
+    with serving(copy) as server:
+        assert server.ask("/model").json["classes"] == names
+        for colour, name in zip(((200, 0, 0), (0, 200, 0), (0, 0, 200)), names, strict=True):
+            response = server.ask("/classify", png(colour), "image/png")
+            assert response.json["answers"][0]["label"] == name
+
+
 def test_every_request_has_its_own_budget(server: Running) -> None:
     colour = COLOURS[2]
     picture = png(colour)
@@ -221,6 +236,7 @@ MALFORMED: dict[str, tuple[str, bytes | str, str | None, int, str]] = {
     "two budgets": ("?lam=1&drop=2", b"x", "image/png", 400, "one budget"),
     "twice": ("?lam=1", as_json(b"x", lam=1), "application/json", 400, "twice"),
     "in vain": ("?gmacs=1e-9", b"x", "image/png", 422, "0.0005 to 0.0015"),
+    "twice in the query": ("?lam=1&lam=2", b"x", "image/png", 400, "lam is stated twice"),
     "another query": ("?lamda=1", b"x", "image/png", 400, "'lamda'"),
     "empty": ("", b"", "image/png", 400, "no picture"),
     "no type": ("", b"x", None, 415, "without Content-Type"),

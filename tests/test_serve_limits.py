@@ -13,7 +13,7 @@ import pytest
 from tests.serving import Response, Running, expected, png, serving, write_hand_made
 
 COLOUR = (200, 10, 10)
-QUEUE = 4
+QUEUE, CONNECTIONS = 4, 40
 # Of the server: how long pictures wait for company, and clients may take.
 WAIT, CLIENT_SECONDS = 1.0, 1.0
 
@@ -27,6 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         f"--max-pictures={QUEUE}",
         f"--max-wait-ms={1000 * WAIT}",
         f"--client-seconds={CLIENT_SECONDS}",
+        f"--max-connections={CONNECTIONS}",
         "--max-body-mb=0.5",
         "--max-held-mb=0.75",
     ) as running:
@@ -201,3 +202,17 @@ def test_a_connection_serves_many_requests(server: Running) -> None:
     answer = server.ask("/classify", png(COLOUR), "image/png", connection)
     assert answer.json["answers"][0]["label"] == expected(COLOUR)["label"]
     connection.close()
+
+
+def test_more_connections_than_may_be_are_refused(server: Running) -> None:
+    before = server.metrics()["process_open_fds"]
+    idle = [raw(server, b"") for _ in range(CONNECTIONS)]
+    try:
+        # They are taken in their order.
+        response = server.ask("/health")
+        assert response.status == 503 and int(response.headers["retry-after"]) >= 1
+    finally:
+        for connection in idle:
+            connection.close()
+    until(lambda: server.ask("/health").status == 200)
+    until(lambda: server.metrics()["process_open_fds"] <= before)

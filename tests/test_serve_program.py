@@ -1,7 +1,9 @@
 """The server's program: how it begins, and that it ends with all answers given."""
 
 import http.client
+import os
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from drnet_runtime import AdaptiveModel
 from drnet_runtime.serve import settings as serve_settings
+from drnet_runtime.serve.server import run
 from drnet_runtime.sessions import usable_cores
 from tests.serving import Running, command, expected, png, serving, write_hand_made
 
@@ -89,6 +93,54 @@ def test_what_waits_for_company_is_answered_after_sigterm(folder: Path) -> None:
             client.join()
     assert (code, answers) == (0, [200] * 5)
     assert "5 requests at /classify, 5 ended (5 with 200)" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_at_the_start_is_not_lost(folder: Path, number: signal.Signals) -> None:
+    """Several times: what has to be met are a few milliseconds."""
+    for _ in range(4):
+        with serving(folder) as server:
+            server.process.send_signal(number)
+            said, _ = server.process.communicate(timeout=10)
+            assert server.process.returncode == 0
+            assert said == "ended: 0 requests at /classify, 0 ended\n"
+
+
+def test_a_signal_before_the_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the export is loaded."""
+
+    def load(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(AdaptiveModel, "load", load)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run(serve_settings.parse([str(folder), "--port=0"]))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended.value.code == 0
+
+
+def test_what_clients_send_fills_no_log(folder: Path) -> None:
+    upgrade = (
+        b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    )
+    with serving(folder) as server:
+        for content, status in ((b"what is this\r\n\r\n", b" 400 "), (upgrade, b" 200 ")):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+                connection.sendall(content)
+                assert status in connection.recv(65536)
+        assert server.stop() == (0, "ended: 0 requests at /classify, 0 ended\n")
+
+
+def test_a_directory_of_any_name(folder: Path, tmp_path: Path) -> None:
+    """Its name is printed, and bytes that are no UTF-8 cannot be."""
+    odd = shutil.copytree(folder, tmp_path / os.fsdecode(b"caf\xe9"))
+    with serving(odd) as server:
+        assert server.ask("/health").status == 200
+        assert server.stop()[0] == 0
 
 
 def test_an_upload_that_does_not_go_on_is_not_waited_for(folder: Path) -> None:

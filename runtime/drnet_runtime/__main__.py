@@ -3,8 +3,9 @@
 python -m drnet_runtime DIRECTORY FILE_OR_FOLDER... [--drop=0.5]
 
 Of a folder, every file in it and in its folders that is named as a picture; hidden ones and links
-to folders are passed over. Ends with 0; with 1 where no picture can be read; with 2 and one line
-where the directory, a path or an option is not what it should be.
+to folders are passed over. Ends with 0; with 1 where no picture can be read, or nobody reads the
+rows; with 2 and one line where the directory, a path or an option is not what it should be, or
+after Ctrl-C.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from drnet_runtime.errors import BudgetError, ExportDirectoryError
 from drnet_runtime.model import AdaptiveModel
 from drnet_runtime.pictures import SUFFIXES
 from drnet_runtime.results import Answer
+from drnet_runtime.terminal import prepare_streams
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,9 +57,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main() -> int:
     """Of the command line; the exit status."""
+    prepare_streams()
     arguments = parse(sys.argv[1:])
     try:
         return _classify(arguments)
+    except KeyboardInterrupt:
+        print("error: interrupted; the pictures without a row are not classified", file=sys.stderr)
+        return 2
     except (ExportDirectoryError, BudgetError, ValueError, FloatingPointError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             # Whoever read the rows has enough of them; Python would complain as it ends.
@@ -90,6 +96,7 @@ def _files(path: Path) -> Iterator[Path]:
 
     Raises:
       ValueError: there is neither, or no picture in the folder.
+      OSError: it, or a folder in it, cannot be read.
     """
     if not path.is_dir():
         if not path.exists():
@@ -97,7 +104,11 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
         return
     count = 0
-    for place, folders, names in os.walk(path):
+
+    def stop(error: OSError) -> NoReturn:
+        raise error
+
+    for place, folders, names in os.walk(path, onerror=stop):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and name.lower().endswith(SUFFIXES):
@@ -115,13 +126,13 @@ def _row(answer: Answer) -> str:
     looks = "1 look" if answer.looks == 1 else f"{answer.looks} looks"
     columns = (
         file,
-        answer.label,
+        _printable(answer.label),
         f"{answer.confidence:.3f}",
         f"{answer.resolution} px",
         looks,
         f"{answer.gmacs:.4g} GMACs",
     )
-    return "\t".join(str(column) for column in columns)
+    return "\t".join(columns)
 
 
 def _last_line(

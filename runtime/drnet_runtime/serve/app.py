@@ -1,10 +1,12 @@
 """The addresses of the server: /classify, /model, /health, /metrics, and the page."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -39,6 +41,13 @@ _HEADERS = [
 _CLOSE = (b"connection", b"close")
 
 
+class _Json(JSONResponse):
+    """In ASCII: the name of a class is that of a folder, which need not be Unicode."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
 def make_app(service: Service) -> ASGIApp:
     """The application around a service."""
 
@@ -56,16 +65,16 @@ def make_app(service: Service) -> ASGIApp:
         except ClientDisconnect:
             # Nobody reads it; it counts as what proxies call a closed request.
             return Response(status_code=499)
-        return JSONResponse(content, status)
+        return _Json(content, status)
 
     async def model(_: Request) -> Response:
-        return JSONResponse(about(service.model, service.default))
+        return _Json(about(service.model, service.default))
 
     async def health(_: Request) -> Response:
         if service.draining:
             headers = {"retry-after": str(RETRY_AFTER)}
-            return JSONResponse({"status": "draining"}, 503, headers)
-        return JSONResponse({"status": "ready"})
+            return _Json({"status": "draining"}, 503, headers)
+        return _Json({"status": "ready"})
 
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
@@ -104,16 +113,16 @@ async def _refused(_: Request, error: Exception) -> Response:
     if error.status == 408:
         # What is left of the request is not read.
         headers["connection"] = "close"
-    return JSONResponse({"error": error.message}, error.status, headers)
+    return _Json({"error": error.message}, error.status, headers)
 
 
 async def _not_found(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    return _Json({"error": error.detail}, error.status_code, error.headers)
 
 
 async def _failed(_: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "the server failed; its log says why"}, 500)
+    return _Json({"error": "the server failed; its log says why"}, 500)
 
 
 class _Outside:

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any
@@ -46,17 +46,16 @@ async def read_body(request: Request, held: Held, max_bytes: int, seconds: float
       RequestError: 413: it is larger; 408: it takes longer; 503: there is no room for it.
       ClientDisconnect: the client has gone.
     """
-    too_large = RequestError(413, f"the request is larger than {max_bytes / 2**20:g} MB")
     length = request.headers.get("content-length", "")
     # What is stated saves an upload in vain; what arrives is what counts.
     if length.isascii() and length.isdigit() and int(length) > max_bytes:
-        raise too_large
+        raise _too_large(max_bytes)
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):
             async for chunk in request.stream():
                 if len(body) + len(chunk) > max_bytes:
-                    raise too_large
+                    raise _too_large(max_bytes)
                 held.add_bytes(len(chunk))
                 body += chunk
     except TimeoutError:
@@ -65,13 +64,13 @@ async def read_body(request: Request, held: Held, max_bytes: int, seconds: float
 
 
 def parse_body(
-    content_type: str, body: bytes, query: Mapping[str, str], max_pictures: int
+    content_type: str, body: bytes, query: Sequence[tuple[str, str]], max_pictures: int
 ) -> Asked:
     """Pictures and budget of a body: JSON, a form of files, or an encoded picture as it is.
 
     Args:
       content_type: the header.
-      query: of the address; may state a budget too.
+      query: names and values of the address; may state a budget too.
       max_pictures: of a request.
 
     Raises:
@@ -96,17 +95,27 @@ def parse_body(
             "send application/json, multipart/form-data, or a picture as image/* or "
             f"application/octet-stream, not {content_type or 'a body without Content-Type'!r:.80}",
         )
-    _check_names(query)
-    twice = set(query) & set(asked.budget)
-    if twice:
-        raise RequestError(400, f"{twice.pop()} is stated twice")
+    _check_names(name for name, _ in query)
+    budget = dict(asked.budget)
+    for name, value in query:
+        if name in budget:
+            raise RequestError(400, f"{name} is stated twice")
+        budget[name] = value
     if not asked.pictures:
         raise RequestError(400, "there is no picture in the request")
-    return Asked(asked.pictures, {**query, **asked.budget})
+    return Asked(asked.pictures, budget)
 
 
 def _from_json(body: bytes, max_pictures: int) -> Asked:
     """Of `{"image": BASE64}` or `{"images": [BASE64, ...]}`."""
+    # Two for each picture, since data URLs have one, and one for each budget. Millions of small
+    # values would take 22 times the memory of their text, and stop all threads while they are made.
+    if body.count(b",") > 2 * max_pictures + len(NAMES):
+        raise RequestError(
+            413,
+            f"more than {max_pictures} pictures in a request, or what is no picture: send several, "
+            "of pictures as base64 text",
+        )
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -143,6 +152,7 @@ def _from_form(body: bytes, boundary: str, max_pictures: int) -> Asked:
             raise _too_many(max_pictures)
         file.file_object.seek(0)
         pictures.append(file.file_object.read())
+        file.close()
 
     def add_budget(field: Field) -> None:
         name = (field.field_name or b"").decode(errors="replace")
@@ -151,16 +161,31 @@ def _from_form(body: bytes, boundary: str, max_pictures: int) -> Asked:
             raise RequestError(400, f"{name} is stated twice")
         budget[name] = (field.value or b"")[:_MAX_FIELD].decode(errors="replace")
 
+    ends: list[bool] = []
     # Its bytes are held anyway: nothing goes to the disk.
     config = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}
-    kind = "multipart/form-data"
+    kind, parser = "multipart/form-data", None
     try:
-        parser = FormParser(kind, add_budget, add_picture, boundary=boundary, config=config)
+        parser = FormParser(
+            kind, add_budget, add_picture, lambda: ends.append(True), boundary, config=config
+        )
         parser.write(body)
         parser.finalize()
     except (FormParserError, ValueError) as error:
         raise RequestError(400, f"the form cannot be read: {error}") from error
+    finally:
+        # It refers to itself: the last file would stay in memory until the garbage is collected.
+        if parser is not None:
+            parser.parser = None
+    if not ends:
+        # The parser passes over what is cut off.
+        raise RequestError(400, "the form ends without its last boundary")
     return Asked(pictures, budget)
+
+
+def _too_large(max_bytes: int) -> RequestError:
+    """(In a variable beside the body it would hold itself, and by its frame the body.)"""
+    return RequestError(413, f"the request is larger than {max_bytes / 2**20:g} MB")
 
 
 def _too_many(max_pictures: int) -> RequestError:

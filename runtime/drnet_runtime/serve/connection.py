@@ -1,13 +1,22 @@
-"""Connections that neither ask nor listen are closed.
+"""Connections that neither ask nor listen are closed, and more than so many are not taken.
 
 uvicorn waits without end for the first request of a connection, for the rest of a head, and for
-what is left of a request that was refused; and for a client that does not read its answers.
+what is left of a request that was refused; and for a client that does not read its answers. It
+takes connections until the process has no file descriptors, of which asyncio then writes megabytes
+into the log.
 """
 
 import asyncio
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from drnet_runtime.serve.errors import RETRY_AFTER
+
+_FULL = (
+    "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n"
+    f"Retry-After: {RETRY_AFTER}\r\n\r\n"
+).encode()
 
 
 class Connection(H11Protocol):
@@ -16,18 +25,26 @@ class Connection(H11Protocol):
     Attributes:
       seconds: from its opening, or its last answer, to the next request's whole head; and for the
         client to take an answer.
+      most: connections at a time.
     """
 
     seconds = 30.0
+    most = 512
     _alarm: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        if len(self.connections) >= self.most:
+            transport.write(_FULL)
+            transport.close()
+            return
         super().connection_made(transport)
         self._set_alarm()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
+        if self._alarm is None:
+            # It was not taken.
+            return
+        self._alarm.cancel()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
@@ -51,6 +68,6 @@ class Connection(H11Protocol):
             self._set_alarm()
 
 
-def connection_within(seconds: float) -> type[Connection]:
-    """The class of connections with so many seconds (uvicorn makes them without arguments)."""
-    return type("TimedConnection", (Connection,), {"seconds": seconds})
+def connection_within(seconds: float, most: int) -> type[Connection]:
+    """The class of such connections (uvicorn makes them without arguments)."""
+    return type("BoundConnection", (Connection,), {"seconds": seconds, "most": most})

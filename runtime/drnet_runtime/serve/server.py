@@ -6,6 +6,8 @@ import signal
 import socket
 import sys
 import types
+from collections.abc import Callable
+from typing import NoReturn
 
 import uvicorn
 
@@ -56,6 +58,7 @@ class Server(uvicorn.Server):
 
 def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; the exit code."""
+    _on_signals(_leave)
     try:
         listening = _listen(settings.host, settings.port)
     except OSError as error:
@@ -78,10 +81,11 @@ def run(settings: Settings) -> int:
 def _serve(service: Service, settings: Settings, listening: socket.socket) -> None:
     config = uvicorn.Config(
         make_app(service),
-        http=connection_within(settings.client_seconds),
+        http=connection_within(settings.client_seconds, settings.max_connections),
         ws="none",
         loop="asyncio",
-        log_level="warning",
+        # Its warnings are of what clients send, any number of times.
+        log_level="error",
         access_log=False,
         server_header=False,
         backlog=_BACKLOG,
@@ -89,9 +93,12 @@ def _serve(service: Service, settings: Settings, listening: socket.socket) -> No
     # The client is told of a form that cannot be read; the log has no need of it.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     server = Server(config, service, settings.drain_seconds)
-    # uvicorn raises the signal that ended it once more: it was expected.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _expected)
+
+    def end(number: int, frame: types.FrameType | None) -> None:
+        server.should_exit = True
+
+    # Until uvicorn takes the signals over; the one that ended it, it raises once more at its end.
+    _on_signals(end)
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"serving {settings.directory} at http://{shown}:{port}/", flush=True)
@@ -117,8 +124,14 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _expected(number: int, frame: types.FrameType | None) -> None:
-    """Lets the program go on to its end."""
+def _on_signals(handler: Callable[[int, types.FrameType | None], object]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+def _leave(number: int, frame: types.FrameType | None) -> NoReturn:
+    """Nothing is served yet. (As a container's first process it would outlive the default.)"""
+    sys.exit(0)
 
 
 def _error(message: str) -> int:

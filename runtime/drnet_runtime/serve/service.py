@@ -93,7 +93,8 @@ class Service:
     async def _read(self, request: Request, held: Held) -> Asked:
         settings = self.settings
         body = await read_body(request, held, settings.max_body, settings.client_seconds)
-        kind, query = request.headers.get("content-type", ""), dict(request.query_params)
+        kind = request.headers.get("content-type", "")
+        query = request.query_params.multi_items()
         return await self._in_pool(lambda: parse_body(kind, body, query, settings.max_pictures))
 
     async def _answer(self, encoded: bytes, lam: float) -> dict[str, Any]:

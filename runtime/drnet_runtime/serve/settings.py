@@ -30,6 +30,7 @@ class Settings:
       max_body: bytes of a request.
       max_held: bytes of all requests that are not answered yet.
       max_pixels: of a picture.
+      max_connections: at a time; more are refused.
       client_seconds: for a client to send a head, to send a body, and to take an answer.
       drain_seconds: how long new connections are still taken after SIGTERM.
       budget: of requests that state none, by name; at most one.
@@ -48,6 +49,7 @@ class Settings:
     max_body: int
     max_held: int
     max_pixels: int
+    max_connections: int
     client_seconds: float
     drain_seconds: float
     budget: dict[str, float]
@@ -88,6 +90,7 @@ def parse(arguments: Sequence[str]) -> Settings:
         max_body=int(given.max_body_mb * MEBIBYTE),
         max_held=int(given.max_held_mb * MEBIBYTE),
         max_pixels=given.max_pixels,
+        max_connections=given.max_connections,
         client_seconds=given.client_seconds,
         drain_seconds=given.drain_seconds,
         budget=budget,
@@ -117,6 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     help = "of all requests that are not answered yet"
     _add(parser, "--max-held-mb", _between(float, 0.001), 256.0, help)
     _add(parser, "--max-pixels", _between(int, 1), 50_000_000, "of a picture")
+    help = "at a time; below what ulimit -n says"
+    _add(parser, "--max-connections", _between(int, 1), 512, help)
     help = "for a client to send a head, to send a body, and to take an answer"
     _add(parser, "--client-seconds", _between(float, 0.01), 30.0, help)
     help = "after SIGTERM in which /health says draining and new connections are still taken"

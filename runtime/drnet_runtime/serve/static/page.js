@@ -23,6 +23,11 @@ function gmacs(value) {
   return `${value >= 0.1 ? value.toFixed(2) : value.toPrecision(2)}\u00a0GMACs`;
 }
 
+function setBusy(card, busy) {
+  card.classList.toggle("busy", busy);
+  card.setAttribute("aria-busy", String(busy));
+}
+
 function element(name, text, className = "") {
   const made = document.createElement(name);
   made.textContent = text;
@@ -92,7 +97,7 @@ function add(files) {
     card.querySelector(".file").textContent = file.name;
     card.querySelector(".label").textContent = "Waiting";
     card.querySelector("details").hidden = true;
-    card.classList.add("busy");
+    setBusy(card, true);
     pictures.unshift(picture);
     by("cards").prepend(card);
     waiting.push(picture);
@@ -113,7 +118,7 @@ function forget(picture) {
 function again() {
   for (const picture of [...pictures].reverse()) {
     picture.turn += 1;
-    picture.card.classList.add("busy");
+    setBusy(picture.card, true);
     if (!waiting.includes(picture)) waiting.push(picture);
   }
   work();
@@ -175,7 +180,7 @@ async function ask(file) {
 
 function show({ card, file, answer }) {
   const find = (name) => card.querySelector(name);
-  card.classList.remove("busy");
+  setBusy(card, false);
   card.classList.toggle("failed", "error" in answer);
   card.classList.toggle("twice", answer.looks === 2);
   find(".confidence").textContent = "";
@@ -247,9 +252,12 @@ function showSaving() {
 
 function showStatus() {
   const left = waiting.length + running;
-  const done = pictures.find((picture) => picture.answer && !("error" in picture.answer));
+  const done = pictures.filter(({ answer }) => answer && !("error" in answer)).length;
+  const failed = pictures.length - done;
+  const ended = [`${counted(done, "picture")} done`];
+  if (failed) ended.push(`${failed} not classified`);
   if (left) by("status").textContent = `${counted(left, "picture")} to go`;
-  else by("status").textContent = done ? `${counted(pictures.length, "picture")} done` : "";
+  else by("status").textContent = pictures.length ? ended.join(", ") : "";
 }
 
 function clear() {

@@ -1,0 +1,11 @@
+"""The standard streams, in any encoding."""
+
+import io
+import sys
+
+
+def prepare_streams() -> None:
+    """What the encoding of a stream lacks is printed as an escape; both programs begin with it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
