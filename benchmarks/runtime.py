@@ -1,6 +1,6 @@
 """An export in drnet_runtime: adaptive over its largest resolution, and over PyTorch.
 
-python benchmarks/runtime.py DIRECTORY FOLDER [--torch PYTHON --network resnet50]
+python benchmarks/runtime.py DIRECTORY FOLDER [--torch PYTHON --network resnet50] [--int8]
 
 FOLDER: pictures that the model was not trained on; in folders named as its classes they give the
 top-1 of both. All are decoded beforehand. Two threads each, on two cores; all take turns in one run
@@ -60,6 +60,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=512, help="at most; from all over the folder")
     parser.add_argument("--torch", metavar="PYTHON", help="one that has torch; default: left out")
     parser.add_argument("--network", help="torchvision's or timm's name of the export's network")
+    parser.add_argument("--int8", action="store_true", help="all of the export's files in int8")
     parser.add_argument("--repeats", type=int, default=8)
     found = parser.parse_args(arguments)
     if (found.torch is None) != (found.network is None):
@@ -72,11 +73,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main() -> int:
     arguments = parse(sys.argv[1:])
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
-    model = AdaptiveModel.load(arguments.directory, threads=THREADS)
+    model = AdaptiveModel.load(arguments.directory, threads=THREADS, int8=arguments.int8)
     lam = model.lam_for(drop=0.0) if arguments.lam is None else arguments.lam
     files, images = decode(model, arguments.folder, arguments.images)
-    largest, in_parts = largest_alone(arguments.directory)
-    print(f"ONNX Runtime {onnxruntime.__version__}, {THREADS} threads, {model.name}")
+    largest, in_parts = largest_alone(arguments.directory, arguments.int8)
+    print(
+        f"ONNX Runtime {onnxruntime.__version__}, {THREADS} threads, {model.name}{', int8' * arguments.int8}"
+    )
     describe(model, lam, files, images, largest)
     timed = images[np.linspace(0, len(images) - 1, TIMED).round().astype(int)]
     turns = {}
@@ -105,11 +108,11 @@ def decode(model: AdaptiveModel, folder: Path, most: int) -> tuple[list[Path], n
     return files, np.stack([model.decode(file) for file in files])
 
 
-def largest_alone(directory: Path) -> tuple[Run, Run]:
+def largest_alone(directory: Path, int8: bool) -> tuple[Run, Run]:
     """The classifier at the largest resolution: as a program that has nothing else would run it,
     and as the runtime runs it.
     """
-    manifest = read_manifest(directory)
+    manifest = read_manifest(directory, int8=int8)
     network = next(n for n in manifest.networks if n.role == CLASSIFIER)
     content = (directory / network.file).read_bytes()
     options = onnxruntime.SessionOptions()
