@@ -77,9 +77,8 @@ def main() -> int:
     lam = model.lam_for(drop=0.0) if arguments.lam is None else arguments.lam
     files, images = decode(model, arguments.folder, arguments.images)
     largest, in_parts = largest_alone(arguments.directory, arguments.int8)
-    print(
-        f"ONNX Runtime {onnxruntime.__version__}, {THREADS} threads, {model.name}{', int8' * arguments.int8}"
-    )
+    kind = "int8" if arguments.int8 else "float32"
+    print(f"ONNX Runtime {onnxruntime.__version__}, {THREADS} threads, {model.name}, {kind}")
     describe(model, lam, files, images, largest)
     timed = images[np.linspace(0, len(images) - 1, TIMED).round().astype(int)]
     turns = {}
