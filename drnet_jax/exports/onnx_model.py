@@ -84,7 +84,10 @@ def onnx_model(
         producer_name="drnet_jax",
         ir_version=_IR_VERSION,
     )
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"{name} has no form in ONNX here: {error}") from error
     return model
 
 
@@ -193,7 +196,9 @@ def _is_empty(eqn: JaxprEqn) -> bool:
 
 
 def _is_known(eqn: JaxprEqn, given: Sequence[Value]) -> bool:
-    """Whether an operation can be computed now."""
+    """Whether an operation can be computed now; the number of images never is known."""
+    if eqn.primitive.name == "dim_as_value":
+        return False
     sizes = [size for aval in out_avals(eqn) for size in aval.shape]
     return all(isinstance(v, np.ndarray) for v in given) and all(isinstance(s, int) for s in sizes)
 
