@@ -211,6 +211,13 @@ def test_what_has_no_counterpart_is_named(function: Callable[[jax.Array], Any], 
         run(lambda images: function(images.astype(jnp.float32)), images)
 
 
+def test_a_model_that_no_file_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drnet_jax.exports.onnx_model._MAX_BYTES", KERNEL.nbytes - 1)
+    images = np.zeros((1, *SIZE, 3), np.uint8)
+    with pytest.raises(ExportError, match="test has 0.0 GiB of weights, and an ONNX file holds 2"):
+        run(lambda images: conv(images.astype(jnp.float32), KERNEL, "SAME"), images)
+
+
 def test_images_are_transposed_once() -> None:
     """Each more is a pass over all values, between two convolutions or in a resize."""
     network = narrow("mobilenetv2", 5).clone(folded=True, stock_operations=True)
