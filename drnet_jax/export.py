@@ -1,7 +1,7 @@
 """`--mode=export`: a model as ONNX files that run without JAX, checked against JAX."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from drnet_jax.checkpoints import answers
 from drnet_jax.checkpoints.restore import check_predictor, find_model, restore_variables
 from drnet_jax.config import ConfigError, flatten
 from drnet_jax.data.datasets import DataSplits
@@ -81,7 +82,7 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     check_new_folder(output)
     if config.data.name == "folder" and config.data.dir:
         check_outside("data.dir", Path(config.data.dir), "--config.export.output", output)
-    saved, load = _find(config, workdir)
+    saved, load, said = _find(config, workdir)
     source = load(config.export.split)
     saved = replace(saved, model=in_float32(saved.model))
     calibration = find_calibration(saved)
@@ -89,7 +90,9 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         log("nothing is calibrated: the manifest has no lambda for a budget (--mode=calibrate)")
     point = operating_point(config, saved)
     side = saved.view.size
-    images, _ = _images(source, side, config.export.images)
+    images, _ = _images(source, config.export.split, side, config.export.images)
+    # Before the files are made, which takes a while: they may not be there.
+    for_int8 = _images_for_int8(config, load, source, side) if config.export.int8 else None
     networks = _networks(saved, in_stock_operations(saved.model))
     lambdas = [0.0, *(point.lam for point in calibration.points)] if calibration else [0.0]
     weight = first_look_weight(saved)
@@ -123,8 +126,12 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         parts |= {program.name: parity for program, parity in fixed}
         agreement = agreement.with_problems_of(parts)
         int8 = None
-        if config.export.int8:
-            int8 = _quantise(config, saved, load, networks, temporary, lambdas)
+        # What is broken says nothing of int8, or no numbers at all.
+        if for_int8 is not None and not agreement.problems:
+            int8 = _quantise(saved, networks, temporary, for_int8, lambdas)
+            int8["accuracy"] |= {"split": config.export.split, "labels": said or "the data set's"}
+            if said:
+                log(said)
         content = manifest(
             saved,
             networks,
@@ -156,20 +163,30 @@ def _check_installed() -> None:
         )
 
 
-def _find(config: ConfigDict, workdir: Path) -> tuple[SavedModel, _LoadSplit]:
-    """The model of a run or of a folder, and what loads a split of its data."""
+def _find(config: ConfigDict, workdir: Path) -> tuple[SavedModel, _LoadSplit, str]:
+    """The model of a run or of a folder, and what loads a split of its data.
+
+    Also what top-1 is where the labels are answers, in words.
+    """
     origin = Path(config.restore_from) if config.restore_from else workdir
     if not (origin / WEIGHTS).exists():
         trained = find_model(config, origin)
         check_predictor(trained)
         saved = of_run(config, restore_variables(trained))
-        return saved, lambda split: load_split(config, workdir, trained, split)
+        said = answers.agreement(trained.config)
+        return saved, lambda split: load_split(config, workdir, trained, split), said
     saved = read_folder(origin)
     wanted = saved.config.data.name
     if config.data.name != wanted:
         raise ConfigError(
             f"{origin} holds a model of data.name={wanted!r}, and data.name={config.data.name!r} "
             "is configured: give the data that it was trained on, images of which are compared"
+        )
+    if config.export.int8 and not config.convert.labels:
+        raise ConfigError(
+            f"what int8 gets right is told by labels, and {origin} has none of pictures that "
+            "convert.labels=False leaves without: export the run, whose pictures have answers, or "
+            "give export.int8=False"
         )
     config = config.copy_and_resolve_references()
     fields = flatten(saved.config).items()
@@ -180,20 +197,23 @@ def _find(config: ConfigDict, workdir: Path) -> tuple[SavedModel, _LoadSplit]:
             if name.startswith(_OF_A_MODEL)
         }
     )
+    # Seen as in its training.
+    config.data.eval_crop = saved.view.fraction
     splits = DataSplits(data_settings(config, workdir))
     if splits.classes and splits.classes != saved.classes:
         raise DataError(
             f"{origin} holds a model of the classes {', '.join(saved.classes[:5])}, ..., and the "
             f"data have {', '.join(splits.classes[:5])}, ...: give the data it was trained on"
         )
-    return saved, splits.load
+    return saved, splits.load, ""
 
 
-def _images(source: Source, side: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _images(source: Source, split: str, side: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Images `[n, side, side, 3]` from all over a split, with labels `[n]`; unreadable ones not.
 
     Args:
       source: the split.
+      split: its name, for messages.
       side: in pixels.
       count: so many at most; 0: all.
 
@@ -209,44 +229,65 @@ def _images(source: Source, side: int, count: int) -> tuple[np.ndarray, np.ndarr
         except CorruptImageError as error:
             log(f"{source.name(int(index))} is left out: {error}")
     if not found:
-        raise DataError("none of the images that exports are compared on can be read")
+        raise DataError(
+            f"none of the images of the {split} split can be read, which an export needs"
+        )
     return np.stack(found), np.array(labels)
 
 
+@dataclass(frozen=True)
+class _ImagesForInt8:
+    """Uint8 `[n, s, s, 3]`.
+
+    Attributes:
+      ranges: on which the ranges of values are found.
+      compared: that accuracies are counted on.
+      labels: `[n]` of those.
+    """
+
+    ranges: np.ndarray
+    compared: np.ndarray
+    labels: np.ndarray
+
+
+def _images_for_int8(
+    config: ConfigDict, load: _LoadSplit, source: Source, side: int
+) -> _ImagesForInt8:
+    ranges, _ = _images(load(_RANGES_SPLIT), _RANGES_SPLIT, side, _RANGES_IMAGES)
+    split, count = config.export.split, config.export.int8_images
+    return _ImagesForInt8(ranges, *_images(source, split, side, count))
+
+
 def _quantise(
-    config: ConfigDict,
     saved: SavedModel,
-    load: _LoadSplit,
     networks: Sequence["ExportedNetwork"],
     folder: Path,
+    images: _ImagesForInt8,
     lambdas: Sequence[float],
 ) -> dict[str, Any]:
     """Writes every network in int8 too; for the manifest, what they get right."""
     from drnet_jax.exports import int8
     from drnet_jax.exports.manifest import first_look_weight
 
-    side, split = saved.view.size, config.export.split
-    images, _ = _images(load(_RANGES_SPLIT), side, _RANGES_IMAGES)
     for network in networks:
         log(f"{network.name}{int8.ENDING} ...")
         source, target = (folder / f"{network.name}{end}" for end in (".onnx", int8.ENDING))
-        int8.quantise(source, target, images)
-    ranges = {"split": _RANGES_SPLIT, "num_images": len(images), "method": int8.METHOD}
-    images, labels = _images(load(split), side, config.export.int8_images)
-    log(f"top-1 of float32 and of int8 on {len(images)} images of the {split} split ...")
+        int8.quantise(source, target, images.ranges)
+    ranges = {"split": _RANGES_SPLIT, "num_images": len(images.ranges), "method": int8.METHOD}
+    log(f"top-1 of float32 and of int8 on {len(images.compared)} images ...")
     places = np.linspace(0, len(lambdas) - 1, _INT8_LAMBDAS).round().astype(int)
     accuracy = int8.compare_accuracy(
         folder,
         networks,
-        images,
-        labels,
+        images.compared,
+        images.labels,
         cost=saved.cost,
         lambdas=[lambdas[place] for place in dict.fromkeys(places.tolist())],
         weight=first_look_weight(saved),
     )
     for line in int8.in_words(accuracy, saved.model.resolutions):
         log(line)
-    return {"ranges": ranges, "accuracy": {"split": split, **asdict(accuracy)}}
+    return {"ranges": ranges, "accuracy": asdict(accuracy)}
 
 
 def _engine(saved: SavedModel, side: int) -> ArrayClassifier:

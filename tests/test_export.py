@@ -245,6 +245,7 @@ def not_a_number(model: onnx.ModelProto) -> None:
         (no_pad_of_the_pool, KINDS["pixels, with a max-pool"], "classifier_32"),
         (other_mean, GLANCE, "first_look_16"),
         (not_a_number, GLANCE, "first_look_16"),
+        (not_a_number, GLANCE | {"export.int8": True}, "first_look_16"),
     ],
 )
 def test_a_broken_export_is_found_and_marked(
