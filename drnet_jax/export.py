@@ -76,7 +76,7 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     from drnet_jax.exports.manifest import NAME, first_look_weight, manifest
     from drnet_jax.exports.networks import in_float32, in_stock_operations
     from drnet_jax.exports.onnx_model import onnx_model
-    from drnet_jax.exports.parity import Agreement, compare, run_files
+    from drnet_jax.exports.parity import Agreement, compare, enough, run_files
 
     output = Path(config.export.output or workdir / "export")
     check_new_folder(output)
@@ -102,19 +102,21 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             model = onnx_model(network.apply, (side, side), name=network.name)
             (temporary / f"{network.name}.onnx").write_bytes(model.SerializeToString())
         log(f"comparing with JAX on {len(images)} images of the {config.export.split} split ...")
+        compared = enough(images)
         compare_outputs = partial(
             compare,
             _engine(saved, side),
-            images=images,
+            images=compared,
+            num_images=len(images),
             lambdas=lambdas,
             weight=None if weight is None else np.array(weight, np.float32),
         )
-        agreement = compare_outputs(run_files(temporary, networks, images))
+        agreement = compare_outputs(run_files(temporary, networks, compared))
         _print("", agreement)
         parts: dict[str, Agreement] = {}
         stablehlo = None
         if config.export.stablehlo:
-            stablehlo, outputs = _stablehlo(saved, temporary, images)
+            stablehlo, outputs = _stablehlo(saved, temporary, compared)
             parts["StableHLO"] = compare_outputs(outputs)
             stablehlo["parity"] = parts["StableHLO"].as_json()
             _print("StableHLO: ", parts["StableHLO"])

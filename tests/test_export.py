@@ -285,6 +285,18 @@ def test_a_broken_export_is_found_and_marked(
         restore_and_export(config, tmp_path / "run")
 
 
+def test_of_one_image_too_every_batch_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_run(tmp_path, {"export.images": 1})
+    whole = exporter.onnx_model
+    with monkeypatch.context() as context:
+        context.setattr(exporter, "onnx_model", lambda *a, **k: whole(*a, **k, batch_size=1))
+        with pytest.raises(ExportError, match="ONNX Runtime cannot run predictor_32.onnx: "):
+            restore_and_export(config, tmp_path / "run")
+    assert restore_and_export(config, tmp_path / "run")["parity"]["num_images"] == 1
+
+
 def test_a_folder_of_a_model_gives_the_same_files(tmp_path: Path) -> None:
     config = make_run(tmp_path, GLANCE)
     expected = restore_and_export(config, tmp_path / "run")
