@@ -60,8 +60,9 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       The manifest.
 
     Raises:
-      ConfigError: the packages are missing, the data are not the model's, the output would lie in
-        the folder of pictures, or a fixed program is asked for of a model that chooses nothing.
+      ConfigError: the packages or JAX's CPU are missing, the data are not the model's or have no
+        labels for int8, the output would lie in the folder of pictures, or a fixed program is asked
+        for of a model that chooses nothing.
       CheckpointError: no model, one of another configuration, or no trained predictor.
       DataError: the data cannot be read, or are other data.
       BudgetError: the model's calibration is damaged, or of another model; or a fixed program needs
@@ -70,6 +71,7 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       OSError: the output is there already, or cannot be written.
     """
     _check_installed()
+    cpu = _cpu()
     # Imported late: they need the packages.
     from drnet_jax.exports.errors import ExportError
     from drnet_jax.exports.fixed import operating_point
@@ -105,7 +107,7 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         compared = enough(images)
         compare_outputs = partial(
             compare,
-            _engine(saved, side),
+            _engine(saved, side, cpu),
             images=compared,
             num_images=len(images),
             lambdas=lambdas,
@@ -163,6 +165,16 @@ def _check_installed() -> None:
         raise ConfigError(
             f"--mode=export needs {' and '.join(lacking)}: pip install -r requirements-export.txt"
         )
+
+
+def _cpu() -> jax.Device:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        raise ConfigError(
+            "--mode=export compares with JAX on the CPU, which JAX_PLATFORMS leaves out: unset it, "
+            "or add cpu to it"
+        ) from error
 
 
 def _find(config: ConfigDict, workdir: Path) -> tuple[SavedModel, _LoadSplit, str]:
@@ -292,7 +304,7 @@ def _quantise(
     return {"ranges": ranges, "accuracy": asdict(accuracy)}
 
 
-def _engine(saved: SavedModel, side: int) -> ArrayClassifier:
+def _engine(saved: SavedModel, side: int, device: jax.Device) -> ArrayClassifier:
     """JAX's classifier, which has its own forms of the same operations.
 
     On the CPU, also beside a GPU, whose matrix products may have three digits.
@@ -305,7 +317,7 @@ def _engine(saved: SavedModel, side: int) -> ArrayClassifier:
         buckets=_BUCKETS,
         image_size=(side, side),
         fold=saved.config.inference.fold,
-        device=jax.local_devices(backend="cpu")[0],
+        device=device,
         checkpoint=saved.checkpoint,
         cost=saved.cost,
     )

@@ -331,6 +331,10 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         context.setattr(export, "find_spec", lambda name: None if name == "onnx" else name)
         with pytest.raises(ConfigError, match="needs onnx: pip install -r requirements-export"):
             restore_and_export(config, tmp_path / "run")
+    with monkeypatch.context() as context:
+        context.setattr("jax.local_devices", Mock(side_effect=RuntimeError("Unknown backend cpu")))
+        with pytest.raises(ConfigError, match="on the CPU, which JAX_PLATFORMS leaves out: unset"):
+            restore_and_export(config, tmp_path / "run")
     unknown = Mock(side_effect=ExportError("the operation 'fft' of JAX"))
     with monkeypatch.context() as context:
         context.setattr(exporter, "onnx_model", unknown)
