@@ -1,7 +1,7 @@
 """`--mode=export`: a model as ONNX files that run without JAX, checked against JAX."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,11 +15,10 @@ from drnet_jax.checkpoints import answers
 from drnet_jax.checkpoints.restore import check_predictor, find_model, restore_variables
 from drnet_jax.config import ConfigError, flatten
 from drnet_jax.data.datasets import DataSplits
-from drnet_jax.data.decode import CorruptImageError
-from drnet_jax.data.eval_view import eval_image
 from drnet_jax.data.settings import check_outside, data_settings
 from drnet_jax.data.sources import DataError, Source
 from drnet_jax.evaluation.inputs import load_split
+from drnet_jax.exports.images import RANGES_SPLIT, ImagesForInt8, images_for_int8, real_images
 from drnet_jax.hub.folder import WEIGHTS, read_folder
 from drnet_jax.hub.saved_model import SavedModel, find_calibration, of_run
 from drnet_jax.inference.arrays import ArrayClassifier
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 _PACKAGES = ("onnx", "onnxruntime")
 _UNUSABLE = "UNUSABLE.txt"
 _BUCKETS = (1, 16)
-# On which the ranges of values are found for int8.
-_RANGES_SPLIT, _RANGES_IMAGES = "calibration", 256
 # At which int8 is compared: the first, the last and others between them.
 _INT8_LAMBDAS = 6
 _LoadSplit = Callable[[str], Source]
@@ -92,9 +89,9 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         log("nothing is calibrated: the manifest has no lambda for a budget (--mode=calibrate)")
     point = operating_point(config, saved)
     side = saved.view.size
-    images, _ = _images(source, config.export.split, side, config.export.images)
+    images, _ = real_images(source, config.export.split, side, config.export.images)
     # Before the files are made, which takes a while: they may not be there.
-    for_int8 = _images_for_int8(config, load, source, side) if config.export.int8 else None
+    for_int8 = images_for_int8(config, load, source, side) if config.export.int8 else None
     networks = _networks(saved, in_stock_operations(saved.model))
     lambdas = [0.0, *(point.lam for point in calibration.points)] if calibration else [0.0]
     weight = first_look_weight(saved)
@@ -222,61 +219,11 @@ def _find(config: ConfigDict, workdir: Path) -> tuple[SavedModel, _LoadSplit, st
     return saved, splits.load, ""
 
 
-def _images(source: Source, split: str, side: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images `[n, side, side, 3]` from all over a split, with labels `[n]`; unreadable ones not.
-
-    Args:
-      source: the split.
-      split: its name, for messages.
-      side: in pixels.
-      count: so many at most; 0: all.
-
-    Raises:
-      DataError: none can be read.
-    """
-    count = min(count or len(source), len(source))
-    found, labels = [], []
-    for index in np.linspace(0, len(source) - 1, count).round().astype(int):
-        try:
-            found.append(eval_image(source, int(index), side))
-            labels.append(source.labels[index])
-        except CorruptImageError as error:
-            log(f"{source.name(int(index))} is left out: {error}")
-    if not found:
-        raise DataError(
-            f"none of the images of the {split} split can be read, which an export needs"
-        )
-    return np.stack(found), np.array(labels)
-
-
-@dataclass(frozen=True)
-class _ImagesForInt8:
-    """Uint8 `[n, s, s, 3]`.
-
-    Attributes:
-      ranges: on which the ranges of values are found.
-      compared: that accuracies are counted on.
-      labels: `[n]` of those.
-    """
-
-    ranges: np.ndarray
-    compared: np.ndarray
-    labels: np.ndarray
-
-
-def _images_for_int8(
-    config: ConfigDict, load: _LoadSplit, source: Source, side: int
-) -> _ImagesForInt8:
-    ranges, _ = _images(load(_RANGES_SPLIT), _RANGES_SPLIT, side, _RANGES_IMAGES)
-    split, count = config.export.split, config.export.int8_images
-    return _ImagesForInt8(ranges, *_images(source, split, side, count))
-
-
 def _quantise(
     saved: SavedModel,
     networks: Sequence["ExportedNetwork"],
     folder: Path,
-    images: _ImagesForInt8,
+    images: ImagesForInt8,
     lambdas: Sequence[float],
 ) -> dict[str, Any]:
     """Writes every network in int8 too; for the manifest, what they get right."""
@@ -287,7 +234,7 @@ def _quantise(
         log(f"{network.name}{int8.ENDING} ...")
         source, target = (folder / f"{network.name}{end}" for end in (".onnx", int8.ENDING))
         int8.quantise(source, target, images.ranges)
-    ranges = {"split": _RANGES_SPLIT, "num_images": len(images.ranges), "method": int8.METHOD}
+    ranges = {"split": RANGES_SPLIT, "num_images": len(images.ranges), "method": int8.METHOD}
     log(f"top-1 of float32 and of int8 on {len(images.compared)} images ...")
     places = np.linspace(0, len(lambdas) - 1, _INT8_LAMBDAS).round().astype(int)
     accuracy = int8.compare_accuracy(
