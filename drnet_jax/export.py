@@ -11,14 +11,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from drnet_jax.checkpoints import answers
 from drnet_jax.checkpoints.restore import check_predictor, find_model, restore_variables
 from drnet_jax.config import ConfigError, flatten
 from drnet_jax.data.datasets import DataSplits
-from drnet_jax.data.decode import CorruptImageError
-from drnet_jax.data.eval_view import eval_image
 from drnet_jax.data.settings import check_outside, data_settings
 from drnet_jax.data.sources import DataError, Source
 from drnet_jax.evaluation.inputs import load_split
+from drnet_jax.exports.images import RANGES_SPLIT, ImagesForInt8, images_for_int8, real_images
 from drnet_jax.hub.folder import WEIGHTS, read_folder
 from drnet_jax.hub.saved_model import SavedModel, find_calibration, of_run
 from drnet_jax.inference.arrays import ArrayClassifier
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 _PACKAGES = ("onnx", "onnxruntime")
 _UNUSABLE = "UNUSABLE.txt"
 _BUCKETS = (1, 16)
-# On which the ranges of values are found for int8.
-_RANGES_SPLIT, _RANGES_IMAGES = "calibration", 256
 # At which int8 is compared: the first, the last and others between them.
 _INT8_LAMBDAS = 6
 _LoadSplit = Callable[[str], Source]
@@ -59,8 +57,9 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       The manifest.
 
     Raises:
-      ConfigError: the packages are missing, the data are not the model's, the output would lie in
-        the folder of pictures, or a fixed program is asked for of a model that chooses nothing.
+      ConfigError: the packages or JAX's CPU are missing, the data are not the model's or have no
+        labels for int8, the output would lie in the folder of pictures, or a fixed program is asked
+        for of a model that chooses nothing.
       CheckpointError: no model, one of another configuration, or no trained predictor.
       DataError: the data cannot be read, or are other data.
       BudgetError: the model's calibration is damaged, or of another model; or a fixed program needs
@@ -69,19 +68,20 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       OSError: the output is there already, or cannot be written.
     """
     _check_installed()
+    cpu = _cpu()
     # Imported late: they need the packages.
     from drnet_jax.exports.errors import ExportError
     from drnet_jax.exports.fixed import operating_point
     from drnet_jax.exports.manifest import NAME, first_look_weight, manifest
     from drnet_jax.exports.networks import in_float32, in_stock_operations
     from drnet_jax.exports.onnx_model import onnx_model
-    from drnet_jax.exports.parity import Agreement, compare, run_files
+    from drnet_jax.exports.parity import Agreement, compare, enough, run_files
 
     output = Path(config.export.output or workdir / "export")
     check_new_folder(output)
     if config.data.name == "folder" and config.data.dir:
         check_outside("data.dir", Path(config.data.dir), "--config.export.output", output)
-    saved, load = _find(config, workdir)
+    saved, load, said = _find(config, workdir)
     source = load(config.export.split)
     saved = replace(saved, model=in_float32(saved.model))
     calibration = find_calibration(saved)
@@ -89,7 +89,9 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         log("nothing is calibrated: the manifest has no lambda for a budget (--mode=calibrate)")
     point = operating_point(config, saved)
     side = saved.view.size
-    images, _ = _images(source, side, config.export.images)
+    images, _ = real_images(source, config.export.split, side, config.export.images)
+    # Before the files are made, which takes a while: they may not be there.
+    for_int8 = images_for_int8(config, load, source, side) if config.export.int8 else None
     networks = _networks(saved, in_stock_operations(saved.model))
     lambdas = [0.0, *(point.lam for point in calibration.points)] if calibration else [0.0]
     weight = first_look_weight(saved)
@@ -99,19 +101,21 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             model = onnx_model(network.apply, (side, side), name=network.name)
             (temporary / f"{network.name}.onnx").write_bytes(model.SerializeToString())
         log(f"comparing with JAX on {len(images)} images of the {config.export.split} split ...")
+        compared = enough(images)
         compare_outputs = partial(
             compare,
-            _engine(saved, side),
-            images=images,
+            _engine(saved, side, cpu),
+            images=compared,
+            num_images=len(images),
             lambdas=lambdas,
             weight=None if weight is None else np.array(weight, np.float32),
         )
-        agreement = compare_outputs(run_files(temporary, networks, images))
+        agreement = compare_outputs(run_files(temporary, networks, compared))
         _print("", agreement)
         parts: dict[str, Agreement] = {}
         stablehlo = None
         if config.export.stablehlo:
-            stablehlo, outputs = _stablehlo(saved, temporary, images)
+            stablehlo, outputs = _stablehlo(saved, temporary, compared)
             parts["StableHLO"] = compare_outputs(outputs)
             stablehlo["parity"] = parts["StableHLO"].as_json()
             _print("StableHLO: ", parts["StableHLO"])
@@ -123,8 +127,12 @@ def restore_and_export(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         parts |= {program.name: parity for program, parity in fixed}
         agreement = agreement.with_problems_of(parts)
         int8 = None
-        if config.export.int8:
-            int8 = _quantise(config, saved, load, networks, temporary, lambdas)
+        # What is broken says nothing of int8, or no numbers at all.
+        if for_int8 is not None and not agreement.problems:
+            int8 = _quantise(saved, networks, temporary, for_int8, lambdas)
+            int8["accuracy"] |= {"split": config.export.split, "labels": said or "the data set's"}
+            if said:
+                log(said)
         content = manifest(
             saved,
             networks,
@@ -156,20 +164,40 @@ def _check_installed() -> None:
         )
 
 
-def _find(config: ConfigDict, workdir: Path) -> tuple[SavedModel, _LoadSplit]:
-    """The model of a run or of a folder, and what loads a split of its data."""
+def _cpu() -> jax.Device:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        raise ConfigError(
+            "--mode=export compares with JAX on the CPU, which JAX_PLATFORMS leaves out: unset it, "
+            "or add cpu to it"
+        ) from error
+
+
+def _find(config: ConfigDict, workdir: Path) -> tuple[SavedModel, _LoadSplit, str]:
+    """The model of a run or of a folder, and what loads a split of its data.
+
+    Also what top-1 is where the labels are answers, in words.
+    """
     origin = Path(config.restore_from) if config.restore_from else workdir
     if not (origin / WEIGHTS).exists():
         trained = find_model(config, origin)
         check_predictor(trained)
         saved = of_run(config, restore_variables(trained))
-        return saved, lambda split: load_split(config, workdir, trained, split)
+        said = answers.agreement(trained.config)
+        return saved, lambda split: load_split(config, workdir, trained, split), said
     saved = read_folder(origin)
     wanted = saved.config.data.name
     if config.data.name != wanted:
         raise ConfigError(
             f"{origin} holds a model of data.name={wanted!r}, and data.name={config.data.name!r} "
             "is configured: give the data that it was trained on, images of which are compared"
+        )
+    if config.export.int8 and not config.convert.labels:
+        raise ConfigError(
+            f"what int8 gets right is told by labels, and {origin} has none of pictures that "
+            "convert.labels=False leaves without: export the run, whose pictures have answers, or "
+            "give export.int8=False"
         )
     config = config.copy_and_resolve_references()
     fields = flatten(saved.config).items()
@@ -180,76 +208,50 @@ def _find(config: ConfigDict, workdir: Path) -> tuple[SavedModel, _LoadSplit]:
             if name.startswith(_OF_A_MODEL)
         }
     )
+    # Seen as in its training.
+    config.data.eval_crop = saved.view.fraction
     splits = DataSplits(data_settings(config, workdir))
     if splits.classes and splits.classes != saved.classes:
         raise DataError(
             f"{origin} holds a model of the classes {', '.join(saved.classes[:5])}, ..., and the "
             f"data have {', '.join(splits.classes[:5])}, ...: give the data it was trained on"
         )
-    return saved, splits.load
-
-
-def _images(source: Source, side: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images `[n, side, side, 3]` from all over a split, with labels `[n]`; unreadable ones not.
-
-    Args:
-      source: the split.
-      side: in pixels.
-      count: so many at most; 0: all.
-
-    Raises:
-      DataError: none can be read.
-    """
-    count = min(count or len(source), len(source))
-    found, labels = [], []
-    for index in np.linspace(0, len(source) - 1, count).round().astype(int):
-        try:
-            found.append(eval_image(source, int(index), side))
-            labels.append(source.labels[index])
-        except CorruptImageError as error:
-            log(f"{source.name(int(index))} is left out: {error}")
-    if not found:
-        raise DataError("none of the images that exports are compared on can be read")
-    return np.stack(found), np.array(labels)
+    return saved, splits.load, ""
 
 
 def _quantise(
-    config: ConfigDict,
     saved: SavedModel,
-    load: _LoadSplit,
     networks: Sequence["ExportedNetwork"],
     folder: Path,
+    images: ImagesForInt8,
     lambdas: Sequence[float],
 ) -> dict[str, Any]:
     """Writes every network in int8 too; for the manifest, what they get right."""
     from drnet_jax.exports import int8
     from drnet_jax.exports.manifest import first_look_weight
 
-    side, split = saved.view.size, config.export.split
-    images, _ = _images(load(_RANGES_SPLIT), side, _RANGES_IMAGES)
     for network in networks:
         log(f"{network.name}{int8.ENDING} ...")
         source, target = (folder / f"{network.name}{end}" for end in (".onnx", int8.ENDING))
-        int8.quantise(source, target, images)
-    ranges = {"split": _RANGES_SPLIT, "num_images": len(images), "method": int8.METHOD}
-    images, labels = _images(load(split), side, config.export.int8_images)
-    log(f"top-1 of float32 and of int8 on {len(images)} images of the {split} split ...")
+        int8.quantise(source, target, images.ranges)
+    ranges = {"split": RANGES_SPLIT, "num_images": len(images.ranges), "method": int8.METHOD}
+    log(f"top-1 of float32 and of int8 on {len(images.compared)} images ...")
     places = np.linspace(0, len(lambdas) - 1, _INT8_LAMBDAS).round().astype(int)
     accuracy = int8.compare_accuracy(
         folder,
         networks,
-        images,
-        labels,
+        images.compared,
+        images.labels,
         cost=saved.cost,
         lambdas=[lambdas[place] for place in dict.fromkeys(places.tolist())],
         weight=first_look_weight(saved),
     )
     for line in int8.in_words(accuracy, saved.model.resolutions):
         log(line)
-    return {"ranges": ranges, "accuracy": {"split": split, **asdict(accuracy)}}
+    return {"ranges": ranges, "accuracy": asdict(accuracy)}
 
 
-def _engine(saved: SavedModel, side: int) -> ArrayClassifier:
+def _engine(saved: SavedModel, side: int, device: jax.Device) -> ArrayClassifier:
     """JAX's classifier, which has its own forms of the same operations.
 
     On the CPU, also beside a GPU, whose matrix products may have three digits.
@@ -262,7 +264,7 @@ def _engine(saved: SavedModel, side: int) -> ArrayClassifier:
         buckets=_BUCKETS,
         image_size=(side, side),
         fold=saved.config.inference.fold,
-        device=jax.local_devices(backend="cpu")[0],
+        device=device,
         checkpoint=saved.checkpoint,
         cost=saved.cost,
     )

@@ -245,6 +245,7 @@ def not_a_number(model: onnx.ModelProto) -> None:
         (no_pad_of_the_pool, KINDS["pixels, with a max-pool"], "classifier_32"),
         (other_mean, GLANCE, "first_look_16"),
         (not_a_number, GLANCE, "first_look_16"),
+        (not_a_number, GLANCE | {"export.int8": True}, "first_look_16"),
     ],
 )
 def test_a_broken_export_is_found_and_marked(
@@ -284,6 +285,18 @@ def test_a_broken_export_is_found_and_marked(
         restore_and_export(config, tmp_path / "run")
 
 
+def test_of_one_image_too_every_batch_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_run(tmp_path, {"export.images": 1})
+    whole = exporter.onnx_model
+    with monkeypatch.context() as context:
+        context.setattr(exporter, "onnx_model", lambda *a, **k: whole(*a, **k, batch_size=1))
+        with pytest.raises(ExportError, match="ONNX Runtime cannot run predictor_32.onnx: "):
+            restore_and_export(config, tmp_path / "run")
+    assert restore_and_export(config, tmp_path / "run")["parity"]["num_images"] == 1
+
+
 def test_a_folder_of_a_model_gives_the_same_files(tmp_path: Path) -> None:
     config = make_run(tmp_path, GLANCE)
     expected = restore_and_export(config, tmp_path / "run")
@@ -317,6 +330,10 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as context:
         context.setattr(export, "find_spec", lambda name: None if name == "onnx" else name)
         with pytest.raises(ConfigError, match="needs onnx: pip install -r requirements-export"):
+            restore_and_export(config, tmp_path / "run")
+    with monkeypatch.context() as context:
+        context.setattr("jax.local_devices", Mock(side_effect=RuntimeError("Unknown backend cpu")))
+        with pytest.raises(ConfigError, match="on the CPU, which JAX_PLATFORMS leaves out: unset"):
             restore_and_export(config, tmp_path / "run")
     unknown = Mock(side_effect=ExportError("the operation 'fft' of JAX"))
     with monkeypatch.context() as context:

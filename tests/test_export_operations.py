@@ -93,6 +93,10 @@ OPERATIONS: dict[str, Callable[[jax.Array], Any]] = {
     "rows by value": lambda x: jnp.take(
         x, x.max((0, 1, 3)).astype(jnp.int32) * 4 - 9, axis=1, mode="clip"
     ),
+    "rows of a table": lambda x: jnp.take(MATRIX, x.sum((2, 3)).argmax(1), axis=0, mode="clip"),
+    "numbers that fit no byte": lambda x: (150 * x - 199.5).astype(jnp.uint8),
+    "nor four": lambda x: (1e9 * (x - 2)).astype(jnp.int32).astype(jnp.float32),
+    "a sum over no axes": lambda x: conv(x, KERNEL, "SAME").sum(()),
     "called": jax.jit(lambda x: jax.checkpoint(jax.nn.relu6)(x) - jax.nn.relu(x - 1)),
     "known beforehand": lambda x: x + jnp.linspace(0, 1, 12)[:, None].cumsum(0),
     "a constant": lambda x: jnp.arange(6.0).reshape(2, 3),
@@ -195,6 +199,9 @@ def test_operations_of_fixed_batches(name: str) -> None:
         (lambda x: lax.pad(x, 0.0, ((0, 0, 0), (0, 0, 1), (0, 0, 0), (0, 0, 0))), "padding betwe"),
         (lambda x: conv(x, KERNEL, ((0, 0), (0, 0)), lhs_dilation=(2, 2)), "of dilated input"),
         (lambda x: x[:1, 2:3], "a slice of the batch|within its array"),
+        (lambda x: x - x.mean(0), "'dim_as_value' of JAX is not known here"),
+        (lambda x: lax.pad(jnp.ones(3), x.sum(), ((1, 0, 0),)), "a value that is not known"),
+        (lambda x: x.astype(jnp.int32) & 7, "test has no form in ONNX here: .*int32"),
         (lambda x: x.astype(jnp.float8_e3m4), "no element type float8_e3m4"),
     ],
 )
@@ -202,6 +209,13 @@ def test_what_has_no_counterpart_is_named(function: Callable[[jax.Array], Any], 
     images = np.zeros((1, *SIZE, 3), np.uint8)
     with pytest.raises(ExportError, match=words):
         run(lambda images: function(images.astype(jnp.float32)), images)
+
+
+def test_a_model_that_no_file_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drnet_jax.exports.onnx_model._MAX_BYTES", KERNEL.nbytes - 1)
+    images = np.zeros((1, *SIZE, 3), np.uint8)
+    with pytest.raises(ExportError, match="test has 0.0 GiB of weights, and an ONNX file holds 2"):
+        run(lambda images: conv(images.astype(jnp.float32), KERNEL, "SAME"), images)
 
 
 def test_images_are_transposed_once() -> None:

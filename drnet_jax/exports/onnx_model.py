@@ -28,6 +28,8 @@ IMAGES, COUNT = "images", "count"
 BATCH = "batch"
 # Older runtimes read it too.
 _IR_VERSION = 10
+# Of a file: protobuf's.
+_MAX_BYTES = 2**31 - 1
 # Operations that stand for others, by where those are.
 _CALLS = {
     **dict.fromkeys(("jit", "pjit", "closed_call", "remat2", "checkpoint"), "jaxpr"),
@@ -54,7 +56,8 @@ def onnx_model(
       counted: the function also takes how many images are real, `[]` int32, and so does the graph.
 
     Raises:
-      ExportError: an operation has no counterpart here; it is named.
+      ExportError: an operation has no counterpart here, which is named; or the model is larger
+        than a file may be.
     """
     batch = batch_size or export.symbolic_shape(BATCH)[0]
     images = jax.ShapeDtypeStruct((batch, *image_size, 3), jnp.uint8)
@@ -66,6 +69,12 @@ def onnx_model(
     values = [Tensor(first, images.shape, images.dtype, (0, 3, 1, 2))]
     values += [Tensor(COUNT, (), given[COUNT].dtype, ())] if counted else []
     found = _converted(graph, closed.jaxpr, closed.consts, values)
+    size = sum(len(tensor.raw_data) for tensor in graph.constants)
+    if size > _MAX_BYTES:
+        raise ExportError(
+            f"{name} has {size / 2**30:.1f} GiB of weights, and an ONNX file holds 2: export a "
+            "smaller network"
+        )
     outputs = []
     # As JAX orders a dictionary.
     for output, value in zip(sorted(shapes), found, strict=True):
@@ -84,7 +93,10 @@ def onnx_model(
         producer_name="drnet_jax",
         ir_version=_IR_VERSION,
     )
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"{name} has no form in ONNX here: {error}") from error
     return model
 
 
@@ -193,7 +205,9 @@ def _is_empty(eqn: JaxprEqn) -> bool:
 
 
 def _is_known(eqn: JaxprEqn, given: Sequence[Value]) -> bool:
-    """Whether an operation can be computed now."""
+    """Whether an operation can be computed now; the number of images never is known."""
+    if eqn.primitive.name == "dim_as_value":
+        return False
     sizes = [size for aval in out_avals(eqn) for size in aval.shape]
     return all(isinstance(v, np.ndarray) for v in given) and all(isinstance(s, int) for s in sizes)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
@@ -85,7 +86,26 @@ def _identity(graph: Graph, eqn: JaxprEqn, values: Sequence[Value]) -> list[Valu
 
 @operation("convert_element_type")
 def _cast(graph: Graph, eqn: JaxprEqn, values: Sequence[Value]) -> tuple[str, Order]:
-    return elementwise(graph, "Cast", values, to=kind(eqn.params["new_dtype"]))
+    (value,), dtype = values, eqn.params["new_dtype"]
+    assert isinstance(value, Tensor)
+    name = value.name
+    if jnp.issubdtype(value.dtype, jnp.floating) and jnp.issubdtype(dtype, jnp.integer):
+        # What does not fit becomes the nearest that does in JAX, and anything in ONNX.
+        bounds = (graph.constant(bound) for bound in _bounds(dtype, value.dtype))
+        (name,) = graph.add("Clip", name, *bounds)
+    return graph.add("Cast", name, to=kind(dtype))[0], value.order
+
+
+def _bounds(dtype: Any, floating: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest and the largest integer of a type that are numbers of a floating type."""
+    info, found = jnp.iinfo(dtype), []
+    for bound in (int(info.min), int(info.max)):
+        near = np.array(bound, floating)
+        # 2^31 - 1 is rounded to 2^31 in float32; so is 65535 to infinity in float16.
+        while not info.min <= near.astype(np.float64) <= info.max:
+            near = np.nextafter(near, np.array(0, floating))
+        found.append(near)
+    return found[0], found[1]
 
 
 @operation("square")
@@ -181,7 +201,8 @@ def _slice(graph: Graph, eqn: JaxprEqn, values: Sequence[Value]) -> tuple[str, O
 @operation("pad")
 def _pad(graph: Graph, eqn: JaxprEqn, values: Sequence[Value]) -> tuple[str, Order]:
     value, filling = values
-    assert isinstance(value, Tensor)
+    if not isinstance(value, Tensor):
+        raise ExportError("padding with a value that is not known has no ONNX operator here")
     amounts = eqn.params["padding_config"]
     if any(low < 0 or high < 0 or between for low, high, between in amounts):
         raise ExportError("padding between elements, or below zero, has no ONNX operator here")
@@ -193,6 +214,9 @@ def _pad(graph: Graph, eqn: JaxprEqn, values: Sequence[Value]) -> tuple[str, Ord
 def _reduce(graph: Graph, eqn: JaxprEqn, values: Sequence[Value]) -> tuple[str, Order]:
     (value,), axes = values, eqn.params["axes"]
     assert isinstance(value, Tensor)
+    if not axes:
+        # To ONNX that is all of them.
+        return value.name, value.order
     operator = "Reduce" + eqn.primitive.name.removeprefix("reduce_").capitalize()
     where = graph.ints(*(value.order.index(axis) for axis in axes))
     left = [axis for axis in value.order if axis not in axes]
@@ -242,7 +266,7 @@ def _gather(graph: Graph, eqn: JaxprEqn, values: Sequence[Value]) -> tuple[str, 
     ):
         raise ExportError("of gathers only those of whole slices along one axis are converted")
     last = value.shape[axis] - 1
-    (flat,) = graph.add("Reshape", graph.named(index), graph.ints(*index.shape[:-1]))
+    (flat,) = graph.add("Reshape", graph.named(index), graph.shape(index.shape[:-1]))
     if not isinstance(index, np.ndarray) or index.min() < 0 or index.max() > last:
         if "CLIP" not in str(eqn.params["mode"]):
             raise ExportError("of gathers only those that clip their indices are converted")

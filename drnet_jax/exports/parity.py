@@ -141,11 +141,17 @@ def _parts(images: np.ndarray) -> Iterator[np.ndarray]:
         start, number = start + size, number + 1
 
 
+def enough(images: np.ndarray) -> np.ndarray:
+    """Images over and over, where they are too few for a batch of every size."""
+    return images[np.arange(max(len(images), sum(_BATCHES))) % len(images)]
+
+
 def compare(
     engine: ArrayClassifier,
     outputs: Outputs,
     images: np.ndarray,
     *,
+    num_images: int,
     lambdas: Sequence[float],
     weight: np.ndarray | None,
 ) -> Agreement:
@@ -154,7 +160,8 @@ def compare(
     Args:
       engine: the model in JAX, compiled for these images.
       outputs: of the exported files for the same images.
-      images: `[n, h, w, 3]` uint8.
+      images: `[n, h, w, 3]` uint8, as `enough` gives them.
+      num_images: of them that are not the same.
       lambdas: at which choices are compared; answers at the first and at the middle one.
       weight: `[m]` of a first look's logits in the answers; None: answers are of one look.
     """
@@ -179,7 +186,7 @@ def compare(
     differences, tolerances, further = compare_values(pairs)
     problems += further
     return Agreement(
-        len(images), differences, tolerances, len(lambdas), num_choices, num_ties, problems
+        num_images, differences, tolerances, len(lambdas), num_choices, num_ties, problems
     )
 
 
