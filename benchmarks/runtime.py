@@ -5,7 +5,8 @@ python benchmarks/runtime.py DIRECTORY FOLDER [--torch PYTHON --network resnet50
 FOLDER: pictures that the model was not trained on; in folders named as its classes they give the
 top-1 of both. All are decoded beforehand. Two threads each, on two cores; all take turns in one run
 (`turns.py`), ours over the same 96 pictures in every turn. Adaptive: the cheapest lambda that loses
-no accuracy on the calibration split, or --lam. The largest resolution: its file alone, in a plain
+no accuracy on the calibration split, the most accurate one within a --fraction of the largest
+resolution's cost, or --lam. The largest resolution: its file alone, in a plain
 session of ONNX Runtime that takes the whole batch, and in one of the runtime's, which takes a few
 images at once; the better of both counts. PyTorch: eager, the same network with random weights in
 either order of memory, the better of which counts, images that are normalised already; PYTHON has
@@ -56,7 +57,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("directory", type=Path, help="what --mode=export wrote")
     parser.add_argument("folder", type=Path, help="of pictures")
-    parser.add_argument("--lam", type=float, help="lambda; default: calibrated for no drop")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--lam", type=float, help="lambda; default: calibrated for no drop")
+    budget.add_argument("--fraction", type=float, help="calibrated for this part of the cost")
     parser.add_argument("--images", type=int, default=512, help="at most; from all over the folder")
     parser.add_argument("--torch", metavar="PYTHON", help="one that has torch; default: left out")
     parser.add_argument("--network", help="torchvision's or timm's name of the export's network")
@@ -74,7 +77,11 @@ def main() -> int:
     arguments = parse(sys.argv[1:])
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
     model = AdaptiveModel.load(arguments.directory, threads=THREADS, int8=arguments.int8)
-    lam = model.lam_for(drop=0.0) if arguments.lam is None else arguments.lam
+    lam = arguments.lam
+    if arguments.fraction is not None:
+        lam = model.lam_for(fraction=arguments.fraction)
+    elif lam is None:
+        lam = model.lam_for(drop=0.0)
     files, images = decode(model, arguments.folder, arguments.images)
     largest, in_parts = largest_alone(arguments.directory, arguments.int8)
     kind = "int8" if arguments.int8 else "float32"
