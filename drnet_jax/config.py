@@ -40,6 +40,8 @@ GLANCE_SCORES = ("margin", "confidence", "entropy", "logit_margin", "norm_logit"
 GLANCE_INPUTS = (*GLANCE_SCORES, "pooled")
 # Of which resolutions stage 1 distils, and what of imported weights it trains.
 TEACHERS = ("ensemble", "largest")
+# Which filters are pruned.
+PRUNING_CRITERIA = ("fpgm", "l1")
 # Scales and biases of BatchNorms below the largest resolution, which stays as it is.
 SMALLER_NORMS = "smaller_batch_norm"
 TRAINED_PARTS = (
@@ -50,7 +52,8 @@ TRAINED_PARTS = (
 MODEL_FIELDS = ("model.", "predictor.", "data.name", "data.mean", "data.std")
 # Those of them that stage 1 already settles: it trains no predictor, and every sample counts.
 STAGE_ONE_FIELDS = (
-    *("model.name", "model.args", "model.resolutions", "model.resolution_aware"),
+    *("model.name", "model.args", "model.pruning_rates"),
+    *("model.resolutions", "model.resolution_aware"),
     *("data.name", "data.mean", "data.std"),
 )
 # Of a timing, for an interval.
