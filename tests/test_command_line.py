@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 DEFAULTS = flatten(default_config())
 PATHS = {
     *("restore_from", "data.dir", "joint.init_from", "predict.input", "predict.output"),
-    *("convert.weights", "convert.classes", "report.runs"),
+    *("convert.weights", "convert.classes", "pretrain.init_from", "report.runs"),
 }
 OPTIONAL = {
     *("joint.alpha", "joint.alpha_fraction"),

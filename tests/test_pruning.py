@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from drnet_jax.inference.folding import fold_batch_norm
-from drnet_jax.models.backbone import Backbone
+from drnet_jax.models.backbone import Backbone, backbones
 from drnet_jax.models.macs import count_macs
 from drnet_jax.models.mobilenet import MobileNet
 from drnet_jax.models.resnet import ResNet
 from drnet_jax.pruning.prune import prune
-from tests.networks import image
+from tests.networks import image, narrow, shapes
 from tests.random_model import randomised
 
 SIZES = (32, 24)
@@ -180,3 +180,17 @@ def test_hand_count_of_pruned_networks() -> None:
     for kind, expected in zip(NETWORKS, (basic, bottleneck, inverted), strict=True):
         narrow = NETWORKS[kind].clone(pruning_rates=RATES[kind])
         assert count_macs(narrow, image(32), resolution=32, train=False) == expected, kind
+
+
+@pytest.mark.parametrize("name", list(backbones()))
+def test_every_network_is_pruned_as_it_is_described(name: str) -> None:
+    """What its blocks have inside is what becomes narrower, and nothing else."""
+    network = narrow(name, 7)
+    stages = network.inner_channels
+    rates = tuple(0.3 if blocks else 0.0 for blocks in stages)
+    narrower, size = network.clone(pruning_rates=rates), 2 * network.network_stride
+    variables, _ = shapes(network, size)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables)
+    found = jax.tree.map(np.shape, prune(narrower, zeros, "l1", size))
+    assert found == jax.tree.map(lambda leaf: leaf.shape, shapes(narrower, size)[0])
+    assert found != jax.tree.map(np.shape, zeros)
