@@ -1,5 +1,6 @@
 """What a configuration's fields are for: groups of them, differences, and what is derived."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -97,6 +98,12 @@ def budget_name(config: ConfigDict) -> str | None:
 def section_name(stage: str) -> str:
     """The section of the configuration that a stage is trained by; `'single'` shares stage 2's."""
     return "joint" if stage == "single" else stage
+
+
+def network_in_words(name: str, pruning_rates: Sequence[float]) -> str:
+    """What to call the classifier: `'resnet10'`, or `'resnet10 pruned by 0.5/0.25'`."""
+    rates = "/".join(f"{rate:g}" for rate in pruning_rates)
+    return f"{name} pruned by {rates}" if rates else name
 
 
 def get_field(config: ConfigDict, name: str) -> Any:

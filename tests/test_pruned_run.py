@@ -108,6 +108,9 @@ def test_dispatch_and_a_folder(origin: Path, run: Path, tmp_path: Path) -> None:
         assert bucketed[name] == dense[name], name
     images = compose("test", 9)["image"][:, 16:48, 16:48]
     save_pretrained(load_run(run), tmp_path / "folder")
+    named = "resnet pruned by 0.5/0.25"
+    assert named in (run / "report.html").read_text()
+    assert f"Network: {named}" in (tmp_path / "folder" / "README.md").read_text()
     found = AdaptiveClassifier.from_pretrained(tmp_path / "folder").classify(images)
     want = load_classifier(load_run(run)).classify(images)
     np.testing.assert_array_equal(found.logits, want.logits)

@@ -1,6 +1,7 @@
 """A pruned network is the masked one; which filters are kept, by the definitions, in NumPy."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import flax
@@ -14,6 +15,9 @@ from drnet_jax.models.backbone import Backbone, backbones
 from drnet_jax.models.macs import count_macs
 from drnet_jax.models.mobilenet import MobileNet
 from drnet_jax.models.resnet import ResNet
+from drnet_jax.pretrained.errors import WeightsError
+from drnet_jax.pretrained.export import export_weights
+from drnet_jax.pretrained.weights import load_weights
 from drnet_jax.pruning.prune import prune
 from tests.networks import image, narrow, shapes
 from tests.random_model import randomised
@@ -129,6 +133,19 @@ def test_shapes_and_what_stays(kind: str, wide: Any) -> None:
         assert after[path].shape == tuple(shape)
         if tuple(shape) == leaf.shape:
             np.testing.assert_array_equal(after[path], leaf)
+
+
+def test_weight_files_of_a_pruned_network(kind: str, wide: Any, tmp_path: Path) -> None:
+    """Read again they are the same bits; of the wider network they are refused."""
+    network, path = NETWORKS[kind], tmp_path / "pruned.safetensors"
+    narrow = network.clone(pruning_rates=RATES[kind])
+    pruned = prune(narrow, wide, "l1", SIZES[0])
+    export_weights(path, narrow, pruned, SIZES[1])
+    found = flax.traverse_util.flatten_dict(load_weights(path, narrow, SIZES[1:]))
+    for name, leaf in found.items():
+        np.testing.assert_array_equal(leaf, flax.traverse_util.flatten_dict(pruned)[name])
+    with pytest.raises(WeightsError, match="model.pruning_rates"):
+        load_weights(path, network, SIZES[1:])
 
 
 def test_no_pruning_is_equal_to_the_bit(kind: str, wide: Any) -> None:
