@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from drnet_jax.budgets.calibration import calibrate
 from drnet_jax.checkpoints.answers import agreement
 from drnet_jax.checkpoints.restore import RestoredModel, check_predictor
+from drnet_jax.config import network_in_words
 from drnet_jax.data.decode import CorruptImageError
 from drnet_jax.data.encode import encode
 from drnet_jax.data.eval_view import view_of
@@ -306,9 +307,10 @@ def timing_setting(config: ConfigDict) -> str:
     """Device and what was measured on it, in words."""
     glances = config.predictor.kind == "glance" and len(config.model.resolutions) > 1
     first = f", first look at {min(config.model.resolutions)} px" if glances else ""
+    network = network_in_words(config.model.name, config.model.pruning_rates)
     return (
         f"{jax.devices()[0].device_kind} ({platform.machine()}), {_threads()} threads, jax "
-        f"{jax.__version__}, {config.model.name}, {config.model.dtype}, resolutions "
+        f"{jax.__version__}, {network}, {config.model.dtype}, resolutions "
         f"{'/'.join(map(str, config.model.resolutions))}{first}, buckets "
         f"{buckets_in_words(config)}"
     )

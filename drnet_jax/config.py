@@ -1,5 +1,6 @@
 """What a configuration's fields are for: groups of them, differences, and what is derived."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -40,6 +41,8 @@ GLANCE_SCORES = ("margin", "confidence", "entropy", "logit_margin", "norm_logit"
 GLANCE_INPUTS = (*GLANCE_SCORES, "pooled")
 # Of which resolutions stage 1 distils, and what of imported weights it trains.
 TEACHERS = ("ensemble", "largest")
+# Which filters are pruned.
+PRUNING_CRITERIA = ("fpgm", "l1")
 # Scales and biases of BatchNorms below the largest resolution, which stays as it is.
 SMALLER_NORMS = "smaller_batch_norm"
 TRAINED_PARTS = (
@@ -50,7 +53,8 @@ TRAINED_PARTS = (
 MODEL_FIELDS = ("model.", "predictor.", "data.name", "data.mean", "data.std")
 # Those of them that stage 1 already settles: it trains no predictor, and every sample counts.
 STAGE_ONE_FIELDS = (
-    *("model.name", "model.args", "model.resolutions", "model.resolution_aware"),
+    *("model.name", "model.args", "model.pruning_rates"),
+    *("model.resolutions", "model.resolution_aware"),
     *("data.name", "data.mean", "data.std"),
 )
 # Of a timing, for an interval.
@@ -94,6 +98,12 @@ def budget_name(config: ConfigDict) -> str | None:
 def section_name(stage: str) -> str:
     """The section of the configuration that a stage is trained by; `'single'` shares stage 2's."""
     return "joint" if stage == "single" else stage
+
+
+def network_in_words(name: str, pruning_rates: Sequence[float]) -> str:
+    """What to call the classifier: `'resnet10'`, or `'resnet10 pruned by 0.5/0.25'`."""
+    rates = "/".join(f"{rate:g}" for rate in pruning_rates)
+    return f"{name} pruned by {rates}" if rates else name
 
 
 def get_field(config: ConfigDict, name: str) -> Any:

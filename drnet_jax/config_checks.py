@@ -41,6 +41,7 @@ def check_config(config: ConfigDict, num_devices: int, mode: str = "train") -> N
     _check_kind(config)
     _check_import(config, mode)
     _check_export(config, mode)
+    _check_pruning(config)
     if mode in ("train", "convert"):
         for section in _sections(config, config.stages):
             _check_batch(config, section, config[section].accumulate, num_devices)
@@ -223,6 +224,28 @@ def _check_import(config: ConfigDict, mode: str) -> None:
         raise ConfigError(
             "convert.head='new' is fitted to labels, and convert.labels=False has none: keep the "
             "weights' own head"
+        )
+
+
+def _check_pruning(config: ConfigDict) -> None:
+    """Stage 1 that starts from another run, whose filters may be pruned."""
+    pretrain = config.pretrain
+    if not pretrain.init_from:
+        if pretrain.pruning_criterion != "fpgm":
+            raise ConfigError(
+                f"pretrain.pruning_criterion={pretrain.pruning_criterion!r} says which filters of "
+                "another run are kept: set pretrain.init_from, or leave it at 'fpgm'"
+            )
+    elif config.convert.weights:
+        raise ConfigError(
+            "convert.weights and pretrain.init_from both are what stage 1 starts from: leave out "
+            "one"
+        )
+    # With joint.init_from they say how that run's stage 1 began.
+    elif "pretrain" not in config.stages and not config.joint.init_from:
+        raise ConfigError(
+            f"pretrain.init_from is what stage 1 starts from, and stages={tuple(config.stages)} "
+            "has none: add 'pretrain' to stages, or leave it out"
         )
 
 

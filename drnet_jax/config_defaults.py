@@ -38,6 +38,12 @@ def default_config() -> ConfigDict:
     # False: BatchNorms of imported weights normalise by the imported statistics, which they keep,
     # and train scale and bias only.
     config.pretrain.batch_statistics = True
+    # Another run's workdir, whose finished stage 1 this one starts from, its filters pruned to
+    # model.pruning_rates.
+    config.pretrain.init_from = ""
+    # Which filters: those of the smallest 'l1' norm, or nearest to their layer's geometric median
+    # ('fpgm').
+    config.pretrain.pruning_criterion = "fpgm"
     config.joint = _joint()
 
     config.eval = _eval()
@@ -163,6 +169,9 @@ def _model() -> ConfigDict:
     # A ResNet takes width, stem and zero_init_residual, the others take width_multiplier: see the
     # functions marked @register in drnet_jax/models.
     model.args = "width=16, stem='small'"
+    # By stage of the network, the share of its blocks' inner channels that it lacks; empty: none
+    # (docs/training.md, Pruning).
+    model.pruning_rates = ()
     # Candidate sides in pixels, largest first. One resolution: a plain classifier.
     model.resolutions = (64, 48, 32)
     # False: one BatchNorm for all resolutions (the paper's ablation).

@@ -17,7 +17,7 @@ from drnet_jax.checkpoints.restore import (
     find_model,
     restore_variables,
 )
-from drnet_jax.config import ConfigError, budget_name
+from drnet_jax.config import ConfigError, budget_name, network_in_words
 from drnet_jax.data.datasets import eval_view
 from drnet_jax.data.decode import SUFFIXES, CorruptImageError, resize_square
 from drnet_jax.data.eval_view import EvalView
@@ -313,6 +313,7 @@ def _gallery(
     name = budget_name(config)
     mean = np.mean([prediction.gmacs for prediction in predictions])
     largest = trained.cost.classifier_gmacs[0]
+    network = network_in_words(config.model.name, config.model.pruning_rates)
     return gallery(
         predictions,
         unreadable,
@@ -320,7 +321,7 @@ def _gallery(
         shown=config.predict.gallery,
         title=root.resolve().name,
         facts={
-            "Model": f"{config.model.name}, {trained.stage} step {trained.step}",
+            "Model": f"{network}, {trained.stage} step {trained.step}",
             "Run": str(trained.origin),
             "Input": str(root),
             "Budget": f"{name} {config.budget[name]:g} (lambda {job.lam:.4g})" if name else "none",

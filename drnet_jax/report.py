@@ -28,7 +28,10 @@ from drnet_jax.runtime.files import check_writable, write_json, write_text
 from drnet_jax.runtime.progress import log
 
 # What differs between the seeds of a setting, or does not change what is trained.
-_NOT_A_SETTING = ("seed", "joint.init_from", "stages", *RESUMABLE_FIELDS)
+_NOT_A_SETTING = (
+    *("seed", "pretrain.init_from", "joint.init_from", "stages"),
+    *RESUMABLE_FIELDS,
+)
 
 
 def compare_runs(config: ConfigDict, workdir: Path) -> list[Setting]:

@@ -47,9 +47,11 @@ from drnet_jax.training.measure_cost import measure_cost
 from drnet_jax.training.stage import Run, Stage
 from drnet_jax.training.start import (
     check_stage_one,
+    check_wider,
     has_checkpoint,
     has_checkpoints,
     load_state,
+    stage_one_variables,
     stage_two_variables,
 )
 from drnet_jax.training.tracing import trace_stages
@@ -71,8 +73,8 @@ def train_and_evaluate(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         process trains there.
       DataError: the data cannot be read.
       WeightsError: `convert.weights` cannot be read, or are of another network.
-      CheckpointError: `joint.init_from` has no checkpoint of stage 1 of this model, or a file
-        beside checkpoints is missing or damaged.
+      CheckpointError: `joint.init_from` or `pretrain.init_from` has no checkpoint of stage 1 of
+        this model, or a file beside checkpoints is missing or damaged.
       TrainingError: a non-finite loss, or an interruption by a signal.
       OSError: the workdir cannot be written to.
     """
@@ -98,6 +100,8 @@ def train_stages(config: ConfigDict, workdir: Path) -> None:
         run = import_weights(run)
     elif imports and not config.convert.labels:
         run = with_labels(run)
+    elif _begins_elsewhere(config, workdir):
+        run = replace(run, start=stage_one_variables(run))
     if len(run.train) != num_images:
         # Pictures without a label are left out: an epoch has fewer steps.
         run = replace(run, stage_steps=_stage_steps(run))
@@ -131,6 +135,8 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     model = create_model(config, len(classes))
     if config.joint.init_from and not has_checkpoint(workdir / "joint"):
         check_stage_one(config, Path(config.joint.init_from))
+    if _begins_elsewhere(config, workdir):
+        check_wider(config, Path(config.pretrain.init_from))
     if config.convert.weights:
         if has_checkpoints(workdir):
             check_unchanged(config, workdir)
@@ -145,6 +151,12 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     trace_stages(run, [stage for stage in _unfinished(config, workdir) if stage in run.stage_steps])
     _describe_run(run, splits, classes)
     return run
+
+
+def _begins_elsewhere(config: ConfigDict, workdir: Path) -> bool:
+    """Whether stage 1 has yet to start from another run's."""
+    starts = bool(config.pretrain.init_from) and "pretrain" in config.stages
+    return starts and not has_checkpoints(workdir)
 
 
 def _classes(config: ConfigDict, workdir: Path, splits: DataSplits) -> tuple[str, ...]:
@@ -220,14 +232,16 @@ def _check_steps(config: ConfigDict, stage: str, num_images: int) -> None:
 def _check_images(
     config: ConfigDict, workdir: Path, splits: DataSplits, classes: tuple[str, ...]
 ) -> None:
-    """Compares the images with those of the run in `workdir` and of `joint.init_from`.
+    """Compares the images with those of the run in `workdir` and of those it starts from.
 
-    Those of the test split too: missing ones would else be noticed only after the training.
+    Those of the test split too: missing ones would else be noticed only after the training. So it
+    is with those of `pretrain.init_from`, until its weights are in `workdir`.
     """
     identities = {split: splits.identity(split) for split in SPLITS}
     sizes = {split: splits.sizes(split) for split in SPLITS}
     origins = [workdir] if has_checkpoints(workdir) else []
     origins += [Path(config.joint.init_from)] if config.joint.init_from else []
+    origins += [Path(config.pretrain.init_from)] if _begins_elsewhere(config, workdir) else []
     for origin in origins:
         check_data(origin, classes, identities)
         check_sizes(origin, sizes, config.data.max_corrupt)

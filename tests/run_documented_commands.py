@@ -101,14 +101,18 @@ def main() -> int:
     # `python main.py` and `drnet-jax` are the same program.
     runs = {(run.mode, run.arguments): run for c in commands for run in runs_of(c)}
     trainings = [run for run in runs.values() if run.mode in TRAININGS]
+    first = [run for run in trainings if "init_from" not in str(run.command)]
+    # They start from those.
+    second = [run for run in trainings if run not in first]
     # A budget needs the calibration.
     rest = sorted(
         (run for run in runs.values() if run.mode not in TRAININGS),
         key=lambda run: ("--config.budget" in str(run.command), MODES.index(run.mode)),
     )
     with ThreadPoolExecutor(2) as pool:
-        good = [*pool.map(succeeds, trainings), *map(succeeds, rest)]
-    failed = [str(run.command) for run, ok in zip((*trainings, *rest), good, strict=True) if not ok]
+        good = [*pool.map(succeeds, first), *pool.map(succeeds, second), *map(succeeds, rest)]
+    every = (*first, *second, *rest)
+    failed = [str(run.command) for run, ok in zip(every, good, strict=True) if not ok]
     print(f"{len(good)} commands run, {len(failed)} failed: {failed}")
     return int(bool(failed) or len(good) < 20)
 
@@ -169,9 +173,11 @@ def runs_of(command: Command) -> Iterator[Run]:
 
 
 def replaced(word: str) -> str:
-    """With folders that there are in the place of the reader's, and any budget of time kept."""
+    """With folders that there are in the place of the reader's, any budget of time kept, and the
+    one stage of `TINY` pruned."""
     for name, ours in STANDING_FOR.items():
         word = word.replace(f"={name}", f"={ours}").replace(f"'{name}'", f"'{ours}'")
+    word = re.sub(r"^(--config\.model\.pruning_rates)=.*", r"\1=(0.5,)", word)
     return re.sub(r"^(--config\.budget\.ms)=.*", r"\1=500", word)
 
 

@@ -149,6 +149,8 @@ def test_a_new_backbone_is_a_class_and_a_function(plain: None) -> None:
     config = small_config(**networks, **arguments)
     model = create_model(config, 10)
     assert isinstance(model.classifier, Plain) and model.classifier.depth == 2
+    with pytest.raises(ConfigError, match="plain cannot be pruned"):
+        create_model(small_config(**networks, **arguments, **{"model.pruning_rates": (0.5,)}), 10)
     # 16x16 and 8x8 positions of 3x3 convolutions of 3 and 4 channels to 4, and the dense layer.
     convolutions = 9 * 3 * 4 * 16**2, 9 * 4 * 4 * 8**2
     assert model_cost(model).classifier[0] == sum(convolutions) + 4 * 10

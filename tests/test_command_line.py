@@ -28,6 +28,7 @@ DEFAULTS = flatten(default_config())
 PATHS = {
     *("restore_from", "data.dir", "joint.init_from", "predict.input", "predict.output"),
     *("convert.weights", "convert.classes", "export.output", "report.runs"),
+    "pretrain.init_from",
 }
 OPTIONAL = {
     *("joint.alpha", "joint.alpha_fraction"),

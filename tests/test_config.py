@@ -37,7 +37,7 @@ CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not i
 
 PATHS = (
     *("restore_from", "data.dir", "joint.init_from", "predict.input", "predict.output"),
-    *("convert.weights", "convert.classes", "export.output"),
+    *("convert.weights", "convert.classes", "export.output", "pretrain.init_from"),
 )
 
 
@@ -77,6 +77,8 @@ def test_missing_data_says_what_is_missing(name: str, tmp_path: Path) -> None:
         ("stages", ("joint", "pretrain"), "stages"),
         ("stages", ("pretrain", "single"), r"must be .* or \('single',\)"),
         ("joint.init_from", "elsewhere", "replaces stage 1"),
+        ("model.pruning_rates", (0.5, 1.0), r"1.0, which must lie in \[0, 1\)"),
+        ("pretrain.pruning_criterion", "l1", "filters of another run are kept: set pretrain.init"),
         ("joint.eta", 1e39, "joint.eta=1e.39 must be zero, or between 1.18e-38 and 1.7e.38"),
         ("joint.weight_decay", 1e-45, "joint.weight_decay=1e-45 must be zero, or between"),
         ("data.std", (0.5, 1e-30, 0.5), r"1e-30, which must lie in \[0.00392157, 1\]"),
@@ -204,14 +206,17 @@ DEFAULTS = flatten(default_config())
 FREE_TEXTS = {
     *("restore_from", "model.args", "predictor.args", "data.dir"),
     *("joint.init_from", "predict.input", "predict.output"),
-    *("convert.weights", "convert.classes", "export.output"),
+    *("convert.weights", "convert.classes", "export.output", "pretrain.init_from"),
 }
 NAMES = {"model.name", "predictor.name", "data.name"}
 OPTIONAL = {
     *("joint.alpha", "joint.alpha_fraction"),
     *("budget.gmacs", "budget.ms", "budget.max_drop"),
 }
-MAY_BE_EMPTY = {"benchmark.gmacs", "inference.buckets", "export.fixed_batches", "report.runs"}
+MAY_BE_EMPTY = {
+    *("benchmark.gmacs", "inference.buckets", "export.fixed_batches", "report.runs"),
+    "model.pruning_rates",
+}
 NAN, INF = float("nan"), float("inf")
 # Of no field.
 NEVER = (b"x", object(), 1j, {1}, np.zeros(3), (None,), ((1,),), (1, True), (object(),))
@@ -237,7 +242,7 @@ def bad_values(name: str) -> list[Any]:
         if name == "report.runs":
             return [*bad, ("",), (1,), (True,)]
         elements = [NAN, INF, -INF, 10**400, True, "x", "1", None]
-        elements += [-1] if name == "data.mean" else [-1, 0]
+        elements += [-1] if name in ("data.mean", "model.pruning_rates") else [-1, 0]
         elements += [0.5] if default and isinstance(default[0], int) else []
         length = len(default) or 1
         bad += [(*default[:-1], element) for element in elements]
@@ -261,6 +266,50 @@ def test_bad_values_of_every_field_are_one_clear_error(name: str) -> None:
         config = ConfigDict(fields)
         with pytest.raises(ConfigError, match=rf"^{re.escape(name)}="):
             check_config(config, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"stages": ("single",)}, r"stage 1 starts from, and stages=\('single',\) has none"),
+        ({"stages": ("joint",)}, r"stage 1 starts from, and stages=\('joint',\) has none"),
+        ({"convert.weights": "file"}, "both are what stage 1 starts from: leave out one"),
+        ({"pretrain.pruning_criterion": "l1"}, ""),
+        # What that run's stage 1 started from.
+        ({"stages": ("joint",), "joint.init_from": "another"}, ""),
+    ],
+)
+def test_a_stage_one_that_starts_from_another_run(fields: dict[str, Any], words: str) -> None:
+    config = default_config()
+    config.update_from_flattened_dict({"pretrain.init_from": "elsewhere"} | fields)
+    if not words:
+        check_config(config, 1)
+        return
+    with pytest.raises(ConfigError, match=words):
+        check_config(config, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"model.name": "resnet50"}, "a rate for each of the 4 stages of resnet50"),
+        ({"model.name": "mobilenetv2"}, "a rate for each of the 7 stages of mobilenetv2"),
+        (
+            {"model.name": "mobilenetv2", "model.pruning_rates": (0.5,) * 7},
+            "stage 1 of mobilenetv2 has no channels that can be pruned; its rate must be 0",
+        ),
+        ({"model.name": "mobilenetv2", "model.pruning_rates": (0, *(0.5,) * 6)}, ""),
+    ],
+)
+def test_pruning_rates_are_those_of_the_stages(fields: dict[str, Any], words: str) -> None:
+    config = default_config()
+    fields = {"model.args": "", "model.pruning_rates": (0.5, 0.5)} | fields
+    config.update_from_flattened_dict(fields)
+    if not words:
+        assert create_model(config, 10).classifier.pruning_rates == (0, *(0.5,) * 6)
+        return
+    with pytest.raises(ConfigError, match=words):
+        create_model(config, 10)
 
 
 def test_unknown_and_missing_fields() -> None:

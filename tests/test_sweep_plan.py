@@ -55,6 +55,15 @@ def test_jobs_are_planned_once_and_share_stage_one() -> None:
     assert "joint.eta" not in found.stage_one[3].config
 
 
+def test_runs_that_start_from_another_run_of_their_seed() -> None:
+    """Stage 2 has the field of its stage 1 too."""
+    found = plan(pruned={"pretrain.init_from": "/others/seed={seed}"})
+    for job, seed in zip(found.variants["q"]["pruned"], (0, 3), strict=True):
+        assert job.stage_one is not None
+        for one in (job, job.stage_one):
+            assert one.config["pretrain.init_from"] == f"/others/seed={seed}"
+
+
 def test_a_single_stage_is_one_job_without_stage_one() -> None:
     """Of a variant, and of a whole configuration with a variant that has both stages."""
     once = {"stages": ("single",), "joint.num_epochs": 5}

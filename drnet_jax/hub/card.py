@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from drnet_jax.budgets.calibration import BudgetError, Calibration
+from drnet_jax.config import network_in_words
 from drnet_jax.data.files import printable
 from drnet_jax.hub.saved_model import SavedModel
 from drnet_jax.runtime.environment import VERSION
@@ -77,7 +78,8 @@ def _summary(saved: SavedModel) -> str:
             f"Classifies every picture at its own resolution, one of {_sides(sizes)} px, which a "
             f"predictor picks{first}."
         )
-    network, data = _text(saved.config.model.name), _text(saved.config.data.name)
+    model, data = saved.config.model, _text(saved.config.data.name)
+    network = _text(network_in_words(model.name, model.pruning_rates))
     return f"""# Image classifier of drnet_jax
 
 {does} Network: {network}. Data: {data}.

@@ -27,7 +27,8 @@ defaults of the options are read from the function's signature (`drnet_jax/model
 `self.run_block`, which see to BatchNorm by resolution, folding, rematerialisation and the dtype.
 For BatchNorm to be folded, the one after a convolution has the convolution's name with `bn` in the
 place of `conv`. MACs are counted from the network's own `nn.Conv` and `nn.Dense` layers
-(`drnet_jax/models/macs.py`).
+(`drnet_jax/models/macs.py`). For the network to be pruned, `inner_channels` says what its blocks
+have inside, and they have `kept_width(width, self.pruning_rate(stage))` of them.
 """
 
 import abc
@@ -49,6 +50,7 @@ from jax.typing import DTypeLike
 from drnet_jax.models.arguments import check_signature
 from drnet_jax.models.convolution import STOCK, convolve
 from drnet_jax.models.glance import Look
+from drnet_jax.models.inner_channels import StageChannels
 from drnet_jax.models.layers import ResolutionBatchNorm
 
 # How a block makes a layer: `Backbone.conv` or `Backbone.norm`.
@@ -63,6 +65,7 @@ class Backbone(nn.Module, abc.ABC):
       resolution_aware: every BatchNorm has one set of statistics and parameters per resolution.
       epsilon: of every BatchNorm.
       min_samples: see `ResolutionBatchNorm`.
+      pruning_rates: by stage, the share of its `inner_channels` that is left out; empty: none.
       remat: keep only what goes from block to block for the backward pass (Chen et al. 2016, arXiv
         1604.06174).
       stock_operations: XLA's own convolutions and pooling on every platform.
@@ -75,6 +78,7 @@ class Backbone(nn.Module, abc.ABC):
     resolution_aware: bool = True
     epsilon: float = 1e-5
     min_samples: int = 4
+    pruning_rates: tuple[float, ...] = ()
     remat: bool = False
     stock_operations: bool = False
     folded: bool = False
@@ -98,6 +102,11 @@ class Backbone(nn.Module, abc.ABC):
           x: images.
           **norm_args: of the call of every BatchNorm: `resolution`, `train` and `sample_mask`.
         """
+
+    @property
+    def inner_channels(self) -> tuple[StageChannels, ...]:
+        """What `pruning_rates` makes narrower, by stage; empty: the network cannot be pruned."""
+        return ()
 
     @nn.compact
     def look(
@@ -169,6 +178,11 @@ class Backbone(nn.Module, abc.ABC):
             dtype=self.dtype,
             **kwargs,
         )
+
+    @nn.nowrap
+    def pruning_rate(self, stage: int) -> float:
+        """That of a stage, for its blocks."""
+        return self.pruning_rates[stage] if self.pruning_rates else 0.0
 
     @nn.nowrap
     def run_block(self, block: nn.Module, x: jax.Array, **norm_args: Any) -> jax.Array:

@@ -15,8 +15,8 @@ def create_model(config: ConfigDict, num_classes: int) -> DRNet:
     """Builds the DRNet that `config.model` and `config.predictor` describe.
 
     Raises:
-      ConfigError: an unknown network, arguments that it does not take, or a resolution below its
-        stride.
+      ConfigError: an unknown network, arguments or pruning rates that it does not take, or a
+        resolution below its stride.
     """
     model = config.model
     resolutions = tuple(model.resolutions)
@@ -24,11 +24,13 @@ def create_model(config: ConfigDict, num_classes: int) -> DRNet:
     classifier = _build("model", model, num_classes).clone(
         resolution_aware=model.resolution_aware,
         min_samples=model.min_samples,
+        pruning_rates=tuple(model.pruning_rates),
         remat=model.remat,
         stock_operations=model.stock_operations,
         dtype=dtype,
     )
     _check_size("model.resolutions", min(resolutions), classifier)
+    _check_rates(model.name, classifier)
     predictor = _predictor(config, dtype) if len(resolutions) > 1 else None
     return DRNet(classifier, predictor, resolutions, statistics=model.statistics)
 
@@ -79,3 +81,22 @@ def _check_size(field: str, size: int, network: Backbone) -> None:
             f"{field}: {size} px is below the network's stride of {network.network_stride} px; "
             "use larger sizes, or arguments that make it smaller (fewer stages, a smaller stem)"
         )
+
+
+def _check_rates(name: str, network: Backbone) -> None:
+    rates, stages = network.pruning_rates, network.inner_channels
+    if not rates:
+        return
+    if not stages:
+        raise ConfigError(f"model.pruning_rates={rates}: {name} cannot be pruned; leave it empty")
+    if len(rates) != len(stages):
+        raise ConfigError(
+            f"model.pruning_rates={rates} must have a rate for each of the {len(stages)} stages of "
+            f"{name}"
+        )
+    for stage, (rate, blocks) in enumerate(zip(rates, stages, strict=True), 1):
+        if rate and not blocks:
+            raise ConfigError(
+                f"model.pruning_rates={rates}: stage {stage} of {name} has no channels that can be "
+                "pruned; its rate must be 0"
+            )

@@ -18,6 +18,7 @@ import jax
 
 from drnet_jax.models.backbone import Backbone, MakeLayer, check_positive, register
 from drnet_jax.models.convolution import Padding, pair
+from drnet_jax.models.inner_channels import InnerChannels, StageChannels, kept_width
 
 # Expansion, features, blocks, stride of the first one, kernel; one line per stage.
 Stages = tuple[tuple[int, int, int, int, int], ...]
@@ -60,12 +61,19 @@ class InvertedResidual(nn.Module):
     same_padding: bool
     conv: MakeLayer
     norm: MakeLayer
+    pruning_rate: float
+    inner = (
+        InnerChannels(
+            "expand_conv", ("expand_bn", "depthwise_conv", "depthwise_bn"), "project_conv"
+        ),
+    )
 
     @nn.compact
     def __call__(self, x: jax.Array, **norm_args: Any) -> jax.Array:
         y = x
-        hidden = self.expansion * x.shape[-1]
+        hidden = x.shape[-1]
         if self.expansion != 1:
+            hidden = kept_width(self.expansion * hidden, self.pruning_rate)
             y = self.conv(hidden, (1, 1), name="expand_conv")(y)
             y = nn.relu6(self.norm(name="expand_bn")(y, **norm_args))
         y = self.conv(
@@ -122,6 +130,18 @@ class MobileNet(Backbone):
         # As torchvision: a narrower network keeps its head.
         return rounded(self.head_features * max(1.0, self.width_multiplier))
 
+    @property
+    def inner_channels(self) -> tuple[StageChannels, ...]:
+        """See `Backbone`; none in a stage whose blocks do not expand."""
+        return tuple(
+            {
+                _block_name(stage, index): InvertedResidual.inner
+                for index in range(blocks)
+                if expansion != 1
+            }
+            for stage, (expansion, _, blocks, _, _) in enumerate(self.stages)
+        )
+
     def _scaled(self, features: int) -> int:
         return rounded(features * self.width_multiplier)
 
@@ -141,13 +161,18 @@ class MobileNet(Backbone):
                     same_padding=self.same_padding,
                     conv=self.conv,
                     norm=self.norm,
-                    name=f"stage{stage}_{index}",
+                    pruning_rate=self.pruning_rate(stage),
+                    name=_block_name(stage, index),
                 )
                 x = self.run_block(block, x, **norm_args)
         if self.head_features:
             x = self.conv(self.feature_width, (1, 1), name="head_conv")(x)
             x = nn.relu6(self.norm(name="head_bn")(x, **norm_args))
         return x
+
+
+def _block_name(stage: int, index: int) -> str:
+    return f"stage{stage}_{index}"
 
 
 def rounded(features: float, divisor: int = 8) -> int:

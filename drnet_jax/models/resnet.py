@@ -14,6 +14,7 @@ from jax.nn import initializers
 
 from drnet_jax.models.backbone import Backbone, MakeLayer, check_positive, register
 from drnet_jax.models.convolution import STOCK, max_pool, pair
+from drnet_jax.models.inner_channels import InnerChannels, StageChannels, kept_width
 
 
 class BasicBlock(nn.Module):
@@ -24,11 +25,14 @@ class BasicBlock(nn.Module):
     conv: MakeLayer
     norm: MakeLayer
     last_scale_init: initializers.Initializer
+    pruning_rate: float
     expansion = 1
+    inner = (InnerChannels("conv1", ("bn1",), "conv2"),)
 
     @nn.compact
     def __call__(self, x: jax.Array, **norm_args: Any) -> jax.Array:
-        y = self.conv(self.features, (3, 3), self.strides, padding=pair(1), name="conv1")(x)
+        width = kept_width(self.features, self.pruning_rate)
+        y = self.conv(width, (3, 3), self.strides, padding=pair(1), name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, **norm_args))
         y = self.conv(self.features, (3, 3), padding=pair(1), name="conv2")(y)
         y = self.norm(name="bn2", scale_init=self.last_scale_init)(y, **norm_args)
@@ -43,13 +47,16 @@ class BottleneckBlock(nn.Module):
     conv: MakeLayer
     norm: MakeLayer
     last_scale_init: initializers.Initializer
+    pruning_rate: float
     expansion = 4
+    inner = (InnerChannels("conv1", ("bn1",), "conv2"), InnerChannels("conv2", ("bn2",), "conv3"))
 
     @nn.compact
     def __call__(self, x: jax.Array, **norm_args: Any) -> jax.Array:
-        y = self.conv(self.features, (1, 1), name="conv1")(x)
+        width = kept_width(self.features, self.pruning_rate)
+        y = self.conv(width, (1, 1), name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, **norm_args))
-        y = self.conv(self.features, (3, 3), self.strides, padding=pair(1), name="conv2")(y)
+        y = self.conv(width, (3, 3), self.strides, padding=pair(1), name="conv2")(y)
         y = nn.relu(self.norm(name="bn2")(y, **norm_args))
         y = self.conv(self.features * self.expansion, (1, 1), name="conv3")(y)
         y = self.norm(name="bn3", scale_init=self.last_scale_init)(y, **norm_args)
@@ -108,6 +115,15 @@ class ResNet(Backbone):
         """Channels of the last feature map."""
         return self.width * 2 ** (len(self.stage_sizes) - 1) * BLOCKS[self.block].expansion
 
+    @property
+    def inner_channels(self) -> tuple[StageChannels, ...]:
+        """See `Backbone`."""
+        inner = BLOCKS[self.block].inner
+        return tuple(
+            {_block_name(stage, index): inner for index in range(size)}
+            for stage, size in enumerate(self.stage_sizes)
+        )
+
     def features(self, x: jax.Array, **norm_args: Any) -> jax.Array:
         """The last feature map, see `Backbone`."""
         kernel, pool = STEMS[self.stem]
@@ -124,10 +140,15 @@ class ResNet(Backbone):
                     conv=self.conv,
                     norm=self.norm,
                     last_scale_init=last_scale_init,
-                    name=f"layer{stage + 1}_{index}",
+                    pruning_rate=self.pruning_rate(stage),
+                    name=_block_name(stage, index),
                 )
                 x = self.run_block(block, x, **norm_args)
         return x
+
+
+def _block_name(stage: int, index: int) -> str:
+    return f"layer{stage + 1}_{index}"
 
 
 @register("resnet")

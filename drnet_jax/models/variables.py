@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from drnet_jax.models.backbone import Backbone
 from drnet_jax.models.drnet import DRNet
 
 Tree = Any
@@ -24,6 +25,17 @@ def abstract_variables(model: DRNet) -> Tree:
     size = model.resolutions[0]
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     return jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), images)
+
+
+def network_shapes(network: Backbone, resolution: int) -> Tree:
+    """Shapes and dtypes of a network's variables at a resolution, without computing anything."""
+    image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32)
+
+    def initialise(x: jax.Array) -> Any:
+        """The variables, of which only the shapes count."""
+        return network.init(jax.random.key(0), x, resolution=resolution, train=False)
+
+    return jax.eval_shape(initialise, image)
 
 
 def classifier_variables(variables: Tree) -> Tree:

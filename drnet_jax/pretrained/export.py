@@ -29,7 +29,7 @@ def export_weights(
 
     Names and shapes are torchvision's (EfficientNet-Lite0: timm's), so that
     `model.load_state_dict(safetensors.torch.load_file(path))` takes the file. Reading it again with
-    `load_weights` gives the same bits.
+    `load_weights` gives the same bits. A pruned network's are for a model that is as narrow.
 
     Args:
       path: of the file.

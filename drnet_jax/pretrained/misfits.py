@@ -127,7 +127,7 @@ class Misfits:
             )
         return (
             "It is of another network or width, or not whole: give the network that it was made "
-            "with (model.name, model.args)"
+            "with (model.name, model.args, model.pruning_rates)"
         )
 
     def _remedy_of_the_head(self, wrong: list[str]) -> str:

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import flax
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from drnet_jax.models.backbone import Backbone
+from drnet_jax.models.variables import network_shapes
 from drnet_jax.models.weight_names import HEAD, KERAS, WeightNames, weight_names
 from drnet_jax.pretrained.arrays import read_arrays
 from drnet_jax.pretrained.errors import WeightsError
@@ -66,7 +66,7 @@ def variables_from_arrays(
     """
     if not resolutions:
         raise WeightsError(f"{origin}: name at least one resolution that BatchNorm is kept for")
-    wanted = _abstract_variables(network, resolutions[0])
+    wanted = _wanted(network, resolutions[0])
     names = _chosen(network, wanted, arrays, resolutions[0], origin)
     suffix = _suffix(network, resolutions[0])
     head_layer = _head_layer(names, arrays)
@@ -116,7 +116,7 @@ def num_outputs(
     Raises:
       WeightsError: the network is not made for these arrays.
     """
-    wanted = _abstract_variables(network, resolution)
+    wanted = _wanted(network, resolution)
     names = _chosen(network, wanted, arrays, resolution, origin)
     path = next(path for path in wanted if path[1:-1] == HEAD and path[-1] == "bias")
     name = names.array(path, _suffix(network, resolution))
@@ -124,15 +124,9 @@ def num_outputs(
     return None if bias is None or bias.ndim != 1 else len(bias)
 
 
-def _abstract_variables(network: Backbone, resolution: int) -> dict[tuple[str, ...], Any]:
-    """Shapes by path, without computing anything."""
-    image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32)
-
-    def initialise(x: jax.Array) -> Any:
-        """The variables, of which only the shapes count."""
-        return network.init(jax.random.key(0), x, resolution=resolution, train=False)
-
-    return dict(flax.traverse_util.flatten_dict(jax.eval_shape(initialise, image)))
+def _wanted(network: Backbone, resolution: int) -> dict[tuple[str, ...], Any]:
+    """Shapes of the variables by path."""
+    return dict(flax.traverse_util.flatten_dict(network_shapes(network, resolution)))
 
 
 def _chosen(

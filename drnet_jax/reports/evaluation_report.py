@@ -10,7 +10,7 @@ import numpy as np
 from drnet_jax.checkpoints.answers import agreement
 from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.checkpoints.restore import TrainedModel
-from drnet_jax.config import default_config, flatten
+from drnet_jax.config import default_config, flatten, network_in_words
 from drnet_jax.data.decode import CorruptImageError
 from drnet_jax.data.eval_view import eval_image
 from drnet_jax.data.sources import Source
@@ -119,8 +119,9 @@ def glance(weight: np.ndarray, resolutions: Sequence[int]) -> str:
 def facts(summary: Mapping[str, Any], trained: TrainedModel) -> dict[str, str]:
     """The figures at the head of the page."""
     largest = summary["fixed"][0]
+    network = network_in_words(trained.config["model.name"], trained.config["model.pruning_rates"])
     found = {
-        "Model": f"{summary['config']['model.name']}, {trained.stage} step {trained.step}",
+        "Model": f"{network}, {trained.stage} step {trained.step}",
         "Data": f"{summary['config']['data.name']}, {summary['split']} split",
         "Images": f"{summary['num_images']:,}",
         f"Fixed {largest['resolution']} px": f"{100 * largest['top1']:.2f} %",

@@ -49,7 +49,8 @@ class Sweep:
     Attributes:
       config: the configuration, as `--config` takes it: a file, or a shipped one by its name.
       questions: by question, and in it by variant, the overrides. The first variant is what the
-        others are compared with; one that comes up again is run once.
+        others are compared with; one that comes up again is run once. `{seed}` in a text stands
+        for the seed, so that a run can start from another one of its seed.
       seeds: every variant is run at each.
     """
 
@@ -131,7 +132,7 @@ def make_plan(sweep: Sweep, base: ConfigDict, directory: Path) -> Plan:
         for variant, overrides in variants.items():
             jobs = []
             for seed in sweep.seeds:
-                changes = _changes(base, {**overrides, "seed": seed})
+                changes = _changes(base, _of_seed(overrides, seed))
                 if tuple(changes.get("stages", base.stages)) == ("single",):
                     job = _job("single", base, changes, directory)
                 else:
@@ -147,6 +148,14 @@ def make_plan(sweep: Sweep, base: ConfigDict, directory: Path) -> Plan:
     for jobs, found in ((plan.stage_one, stage_one), (plan.stage_two, stage_two)):
         jobs.extend(sorted(found.values(), key=lambda job: order.index(job.config["seed"])))
     return plan
+
+
+def _of_seed(overrides: Overrides, seed: int) -> dict[str, Any]:
+    found = {
+        name: value.replace("{seed}", str(seed)) if isinstance(value, str) else value
+        for name, value in overrides.items()
+    }
+    return found | {"seed": seed}
 
 
 def _changes(base: ConfigDict, overrides: Overrides) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Stage:
 
     @property
     def starts_imported(self) -> bool:
-        """Whether its first step is from imported weights."""
+        """Whether its first step is from imported weights, or from another run's."""
         return self.name == "pretrain" and self.run.start is not None and not self.start_step
 
     @property

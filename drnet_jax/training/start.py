@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError, ContentError, StageCheckpoints
@@ -10,8 +11,12 @@ from drnet_jax.checkpoints.finite import check_restored
 from drnet_jax.checkpoints.restore import load_variables, trained_config
 from drnet_jax.checkpoints.runs import is_finished
 from drnet_jax.checkpoints.training_lock import other_training
-from drnet_jax.config import STAGE_ONE_FIELDS, STAGES
+from drnet_jax.config import STAGE_ONE_FIELDS, STAGES, ConfigError
+from drnet_jax.models.create import create_model
+from drnet_jax.models.variables import init_variables, part_variables
+from drnet_jax.pruning.prune import prune
 from drnet_jax.runtime.progress import log
+from drnet_jax.runtime.sharding import replicated_sharding
 from drnet_jax.training.stage import Run
 from drnet_jax.training.train_state import TrainState
 
@@ -73,8 +78,59 @@ def stage_two_variables(run: Run, fresh: Any) -> Any:
         return load_variables(checkpoints, step, fresh, stage="pretrain", ema=ema)
 
 
-def check_stage_one(config: ConfigDict, origin: Path) -> tuple[dict[str, Any], int]:
+def stage_one_variables(run: Run) -> Any:
+    """What stage 1 starts from: the classifier of `pretrain.init_from`, pruned as is configured."""
+    config = run.config
+    origin = Path(config.pretrain.init_from)
+    trained, step = check_wider(config, origin)
+    wider = config.copy_and_resolve_references()
+    wider.model.pruning_rates = tuple(trained["model.pruning_rates"])
+    model = create_model(wider, run.model.classifier.num_classes)
+    fresh = jax.device_put(
+        init_variables(model, jax.random.key(config.seed)), replicated_sharding(run.mesh)
+    )
+    with StageCheckpoints(origin / "pretrain", read_only=True) as checkpoints:
+        log(f"pretrain: starting from step {step} of {checkpoints.directory}")
+        ema = trained["pretrain.ema_decay"] > 0
+        variables = load_variables(checkpoints, step, fresh, stage="pretrain", ema=ema)
+    pruned = prune(
+        run.model.classifier,
+        part_variables(variables, "classifier"),
+        config.pretrain.pruning_criterion,
+        run.model.resolutions[0],
+    )
+    return {name: {"classifier": tree} for name, tree in pruned.items()}
+
+
+def check_wider(config: ConfigDict, origin: Path) -> tuple[dict[str, Any], int]:
+    """As `check_stage_one`, for a network that may have been pruned less.
+
+    Raises:
+      CheckpointError: as there.
+      ConfigError: it has been pruned more.
+    """
+    same = tuple(name for name in STAGE_ONE_FIELDS if name != "model.pruning_rates")
+    trained, step = check_stage_one(config, origin, fields=same)
+    theirs = tuple(trained["model.pruning_rates"])
+    rates = tuple(config.model.pruning_rates) or (0.0,) * len(theirs)
+    if any(rate < their for rate, their in zip(rates, theirs, strict=bool(theirs))):
+        raise ConfigError(
+            f"model.pruning_rates={tuple(config.model.pruning_rates)} wants filters that {origin} "
+            f"lacks, which was trained with {theirs}: raise them, or name another run in "
+            "pretrain.init_from"
+        )
+    return trained, step
+
+
+def check_stage_one(
+    config: ConfigDict, origin: Path, *, fields: tuple[str, ...] = STAGE_ONE_FIELDS
+) -> tuple[dict[str, Any], int]:
     """The flattened configuration of the finished stage 1 in `origin`, and the step to start from.
+
+    Args:
+      config: the present one.
+      origin: the workdir of the run.
+      fields: prefixes of the names that have to agree.
 
     Raises:
       CheckpointError: there is none, it is not finished, or it is of another model.
@@ -86,7 +142,7 @@ def check_stage_one(config: ConfigDict, origin: Path) -> tuple[dict[str, Any], i
             f"no finished stage 1 in {origin}: "
             + (f"{other}; wait until it is" if other else "finish it, or name another run")
         )
-    trained = trained_config(config, origin, fields=STAGE_ONE_FIELDS)
+    trained = trained_config(config, origin, fields=fields)
     if trained["convert.weights"]:
         with StageCheckpoints(origin / "pretrain", read_only=True) as checkpoints:
             step = 0 if checkpoints.best_step == 0 else step

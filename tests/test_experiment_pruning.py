@@ -1,0 +1,75 @@
+"""The table of pruning and resolution at equal multiply-adds, on made-up records."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from drnet_jax.evaluation.metrics import EvalRecords
+from drnet_jax.models.macs import ModelCost
+from experiments.first_look_methods import adaptive
+from experiments.first_look_runs import Run
+from experiments.pruning import at_target, table
+
+# Of the largest size, and how often it is right.
+RATES = {"none": (1000, 0.9), "0.25": (750, 0.88), "0.5": (500, 0.7), "0.75": (300, 0.6)}
+
+
+def records(count: int, seed: int, right: float) -> EvalRecords:
+    """The first look is right where it is sure."""
+    rng = np.random.default_rng(seed)
+    sure = rng.random(count, np.float32)
+    top1 = np.stack([rng.random(count) < right, rng.random(count) < (right - 0.5) + sure], axis=1)
+    scores = np.stack([np.full(count, 0.9, np.float32), sure], axis=1)
+    each, index = np.stack([sure, sure], axis=1), np.arange(count, dtype=np.int32)
+    return EvalRecords(
+        each, top1, top1, top1, scores.argmax(axis=1), scores, each, each, index, index
+    )
+
+
+def runs() -> dict[str, list[Run]]:
+    return {
+        rate: [
+            Run(
+                rate,
+                seed,
+                (96, 32),
+                ModelCost(0, (macs * 10**6, macs * 10**5), glances=True),
+                records(400, seed, right),
+                records(400, 50 + seed, right),
+            )
+            for seed in (0, 1)
+        ]
+        for rate, (macs, right) in RATES.items()
+    }
+
+
+def test_methods_at_a_target() -> None:
+    found, rates = at_target(runs(), "0.75", lambda rate, lam: 2.0 if lam is None else 1.0), runs()
+    assert (found["target"], found["pruned"]["rate"], found["dynamic"]["rate"]) == (
+        pytest.approx(0.3),
+        "0.75",
+        "none",
+    )
+    # 0.25 is hardly less accurate than without pruning, and leaves more for second looks.
+    assert found["both"]["rate"] == "0.25"
+
+    def mean(values: Any) -> float:
+        return 100 * float(np.mean(values))
+
+    both = mean([adaptive(run)(0.3, run.test).top1 for run in rates["0.25"]])
+    dynamic = mean([adaptive(run)(0.3, run.test).top1 for run in rates["none"]])
+    pruned = mean([run.test.top1[:, 0].mean() for run in rates["0.75"]])
+    assert found["both"]["top1"] == pytest.approx(both)
+    assert found["both minus pruned"][0] == pytest.approx(both - pruned)
+    assert found["both minus dynamic"][0] == pytest.approx(both - dynamic)
+    assert found["dynamic minus pruned"][0] == pytest.approx(dynamic - pruned)
+    assert found["pruned"]["cost"] == pytest.approx(0.3)
+    assert found["both"]["cost"] == pytest.approx(0.3, abs=0.04)
+    assert (found["pruned"]["ms"], found["both"]["ms"]) == (2.0, 1.0)
+    assert f"{both:.1f} at" in table([{"chooser": "first look", **found}])
+
+
+def test_nothing_is_between_the_mildest_rate_and_none() -> None:
+    found = at_target(runs(), "0.25", None)
+    assert "both" not in found and "ms" not in found["pruned"]
