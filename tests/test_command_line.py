@@ -155,7 +155,7 @@ def test_values_written_by_the_program_are_read_back(data: st.DataObject) -> Non
         ("--config.joint.etaa=3", "unknown config field 'joint.etaa'; did you mean 'joint.eta'?"),
         ("--config.eta=3", "unknown config field 'eta'; did you mean 'joint.eta'?"),
         ("--config.joint.eta.x=3", "did you mean 'joint.eta'?"),
-        ("--config.nothing.like.it=3", "drnet_jax/config_defaults.py lists them all"),
+        ("--config.zzz.qqq=3", "drnet_jax/config_defaults.py lists them all"),
         ("--config.=3", "unknown config field ''"),
         ("--config.seed=1 --config.seed=2", "seed is given twice, as 1 and as 2"),
         ("--config.data.flip --noconfig.data.flip", "data.flip is given twice"),

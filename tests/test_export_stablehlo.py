@@ -28,12 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "model.resolutions": (48, 32),
         "predictor.size": 24,
     },
-    "glance": GLANCE
-    | {
-        "model.name": "efficientnet_lite0",
-        "model.args": "width_multiplier=0.25",
-        "model.resolutions": (48, 32),
-    },
+    "glance": GLANCE,
 }
 # Without this package: what a user of the file runs.
 ALONE = """
