@@ -129,7 +129,9 @@ def _mistyped(name: str, text: str) -> ConfigError:
     if isinstance(field, Number) and field.optional:
         words += " or None"
     if isinstance(field, Items):
-        usual = ("a", "b") if isinstance(field.item, Text) else (1, 8)
+        usual: tuple[Any, ...] = ("a", "b") if isinstance(field.item, Text) else (1, 8)
+        if field.complaint(usual):
+            usual = (0.25, 0.5)
         example = flatten(default_config())[name] or usual
         words += f'; in quotes for the shell: --config.{name}="{tuple(example)}"'
     strange = next((c for c in text if not c.isascii()), "")

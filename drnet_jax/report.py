@@ -122,8 +122,9 @@ def group(summaries: Mapping[Path, dict[str, Any]]) -> list[Setting]:
     """The settings, in the order in which they first come up.
 
     Runs belong to one setting if they differ in the seed, in the workdir of the stage 1 they start
-    from, in which of the two stages they ran, or in fields that change neither what is trained nor
-    on which images it is evaluated: their means would be of different things.
+    from (but not in whether stage 1 itself starts from another run's), in which of the two stages
+    they ran, or in fields that change neither what is trained nor on which images it is evaluated:
+    their means would be of different things.
 
     Raises:
       ConfigError: two runs have the same setting and seed.
@@ -159,4 +160,6 @@ def _setting(summary: Mapping[str, Any]) -> dict[str, Any]:
     found["finished"] = summary.get("finished")
     # Which of the two stages ran in a workdir does not tell settings apart, but one for both does.
     found["single stage"] = summary.get("stage") == "single"
+    # Every seed may have another run to start from; random weights are another beginning.
+    found["stage 1 from another run"] = bool(summary["config"].get("pretrain.init_from"))
     return found | {"split": summary["split"], "images": summary["num_images"]}

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from drnet_jax import cli
 from drnet_jax.config import ConfigError, default_config, flatten, get_field
+from drnet_jax.config_fields import FIELDS
 from drnet_jax.config_files import find_config, load_config
 from drnet_jax.config_overrides import set_fields, take_overrides
 from drnet_jax.config_paths import PATH_FIELDS
@@ -171,6 +172,15 @@ def test_bad_overrides(arguments: str, words: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(words)) as raised:
         override(default_config(), arguments.split(" "))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [n for n, v in DEFAULTS.items() if isinstance(v, list | tuple)])
+def test_the_example_of_a_tuple_is_one_that_the_field_takes(name: str) -> None:
+    with pytest.raises(ConfigError, match="must be a tuple") as raised:
+        override(default_config(), [f"--config.{name}=(,"])
+    example = str(raised.value).rsplit("=", 1)[1].strip('"')
+    values, _ = take_overrides([f"--config.{name}={example}"])
+    assert FIELDS[name].complaint(values[name]) == ""
 
 
 def test_what_may_be_unset_takes_none() -> None:

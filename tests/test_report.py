@@ -354,6 +354,20 @@ def test_runs_on_other_images_are_another_setting(other: dict[str, Any]) -> None
     assert len({s.name for s in found}) == 2
 
 
+def test_stage_one_from_another_run_is_another_setting_than_from_random_weights() -> None:
+    """Whichever run it is: every seed may have its own."""
+    summary = {"split": "test", "num_images": 30, "identities": {"test": "a"}}
+    configs = [
+        small_config(seed=seed, **{"pretrain.init_from": origin and f"{origin}{seed}"})
+        for origin in ("", "runs/seed")
+        for seed in (0, 1)
+    ]
+    summaries = {Path(str(n)): summary | {"config": flatten(c)} for n, c in enumerate(configs)}
+    found = group(summaries)
+    assert [s.seeds for s in found] == [[0, 1], [0, 1]]
+    assert [s.name.rsplit("=", 1)[1] for s in found] == ["False", "True"]
+
+
 def test_where_the_images_are_counts_only_if_nothing_tells_which_they_are() -> None:
     def settings_of_moved_data(further: dict[str, Any]) -> list[list[int]]:
         """Two seeds, the second with its data in another directory."""
