@@ -21,7 +21,7 @@ from drnet_jax.config import ConfigError
 from drnet_jax.data.digits_on_photos import compose
 from drnet_jax.data.sources import DataError
 from drnet_jax.export import restore_and_export
-from drnet_jax.exports import onnx_model as exporter
+from drnet_jax.exports import files as exporter
 from drnet_jax.exports.errors import ExportError
 from drnet_jax.library import save_pretrained
 from drnet_jax.models.macs import MeasuredCost

@@ -19,8 +19,8 @@ from drnet_jax.data.eval_view import EvalView
 from drnet_jax.data.settings import data_settings
 from drnet_jax.data.sources import DataError, EncodedSource
 from drnet_jax.export import restore_and_export
+from drnet_jax.exports import files as exporter
 from drnet_jax.exports import int8
-from drnet_jax.exports import onnx_model as exporter
 from drnet_jax.library import save_pretrained
 from tests.conversion_data import CLASSES, write_pictures
 from tests.random_model import write_run
