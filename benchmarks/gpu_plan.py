@@ -13,7 +13,7 @@ GPU_FLAGS = {
     "fused convolutions": "--xla_gpu_experimental_enable_conv_fusion=true",
     "nhwc": "--xla_gpu_force_conv_nhwc=true",
 }
-CPU_FLAGS = {"no fusion emitters": "--xla_cpu_use_fusion_emitters=false"}
+CPU_FLAGS = {"one part": "--xla_cpu_parallel_codegen_split_count=1"}
 TRAINED = "trained"
 
 
