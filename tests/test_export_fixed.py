@@ -260,7 +260,7 @@ def test_ties(
     found[1, 0] += distance
     answers = np.zeros((3, 4), np.float32)
     expected = SimpleNamespace(choices=np.array([0, 1, 1]), scores=scores, logits=answers)
-    program = SimpleNamespace(
+    program: Any = SimpleNamespace(
         batch=3,
         inputs=("images", "count"),
         choose=lambda given, n: np.array(by_hand(given - np.zeros(2), (1, 2), n)),
@@ -273,7 +273,7 @@ def test_ties(
         engine,
         program,
         Path("x"),
-        np.zeros((3, 4, 4, 3), np.uint8),  # type: ignore[arg-type]
+        np.zeros((3, 4, 4, 3), np.uint8),
     )
     assert agreement.num_ties == ties
     said = [f"{wrong} of 3 choices differ"] if wrong else []

@@ -126,11 +126,12 @@ def quantise(source: Path, target: Path, images: np.ndarray) -> None:
 @contextmanager
 def _without_warnings() -> Iterator[None]:
     """Of biases that do not fit, say: what that changes is in the accuracies."""
-    logging.disable(logging.WARNING)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
 
 
 def compare_accuracy(

@@ -16,6 +16,7 @@ from drnet_jax.exports.onnx_model import IMAGES
 from drnet_jax.exports.parity import Agreement
 from drnet_jax.exports.stablehlo import ENDING as STABLEHLO
 from drnet_jax.hub.saved_model import SavedModel
+from drnet_jax.models.macs import ModelCost
 from drnet_jax.models.variables import reuse_weight
 from drnet_jax.runtime.environment import VERSION
 
@@ -59,7 +60,7 @@ def manifest(
       stablehlo: what the files of JAX's are, without themselves; None: there are none.
       int8: how the files in int8 were made, and what they get right; None: there are none.
     """
-    model, view, cost = saved.model, saved.view, saved.cost
+    model, side = saved.model, saved.view.size
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -70,34 +71,15 @@ def manifest(
         "input": {
             "name": IMAGES,
             "dtype": "uint8",
-            "shape": ["batch", view.size, view.size, 3],
+            "shape": ["batch", side, side, 3],
             "channels": "RGB",
         },
-        "preprocessing": {
-            "outside": {
-                "upright": "by EXIF",
-                "crop": "centred square",
-                "crop_fraction_of_shorter_side": view.fraction,
-                "size": view.size,
-                "filter": "Pillow BILINEAR",
-            },
-            "inside": {
-                "mean": list(saved.config.data.mean),
-                "std": list(saved.config.data.std),
-                "of": "values over 255",
-                "resize": "bilinear with antialiasing, as jax.image.resize",
-            },
-        },
+        "preprocessing": _preprocessing(saved),
         "networks": [
             _described(network, folder, stablehlo is not None, int8 is not None)
             for network in networks
         ],
-        "cost": {
-            "unit": cost.unit,
-            "each": list(cost.choice_costs),
-            "macs": [cost.predictor + macs for macs in cost.choice],
-            "measured": None if cost.measured is None else asdict(cost.measured),
-        },
+        "cost": _costs(saved.cost),
         "choice": {
             "rule": _RULE,
             "answer": _ANSWER,
@@ -113,6 +95,36 @@ def manifest(
             "onnx_opset": OPSET,
             **{package: version(package) for package in _PACKAGES},
         },
+    }
+
+
+def _preprocessing(saved: SavedModel) -> dict[str, Any]:
+    """From a picture to what a network computes with."""
+    view, data = saved.view, saved.config.data
+    return {
+        "outside": {
+            "upright": "by EXIF",
+            "crop": "centred square",
+            "crop_fraction_of_shorter_side": view.fraction,
+            "size": view.size,
+            "filter": "Pillow BILINEAR",
+        },
+        "inside": {
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "of": "values over 255",
+            "resize": "bilinear with antialiasing, as jax.image.resize",
+        },
+    }
+
+
+def _costs(cost: ModelCost) -> dict[str, Any]:
+    """Of every choice."""
+    return {
+        "unit": cost.unit,
+        "each": list(cost.choice_costs),
+        "macs": [cost.predictor + macs for macs in cost.choice],
+        "measured": None if cost.measured is None else asdict(cost.measured),
     }
 
 

@@ -69,12 +69,7 @@ def onnx_model(
     values = [Tensor(first, images.shape, images.dtype, (0, 3, 1, 2))]
     values += [Tensor(COUNT, (), given[COUNT].dtype, ())] if counted else []
     found = _converted(graph, closed.jaxpr, closed.consts, values)
-    size = sum(len(tensor.raw_data) for tensor in graph.constants)
-    if size > _MAX_BYTES:
-        raise ExportError(
-            f"{name} has {size / 2**30:.1f} GiB of weights, and an ONNX file holds 2: export a "
-            "smaller network"
-        )
+    _check_size(graph, name)
     outputs = []
     # As JAX orders a dictionary.
     for output, value in zip(sorted(shapes), found, strict=True):
@@ -87,8 +82,26 @@ def onnx_model(
         outputs,
         graph.constants,
     )
+    return _checked_model(proto)
+
+
+def _check_size(graph: Graph, name: str) -> None:
+    size = sum(len(tensor.raw_data) for tensor in graph.constants)
+    if size > _MAX_BYTES:
+        raise ExportError(
+            f"{name} has {size / 2**30:.1f} GiB of weights, and an ONNX file holds 2: export a "
+            "smaller network"
+        )
+
+
+def _checked_model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    """With the versions that it is of.
+
+    Raises:
+      ExportError: ONNX's own checks refuse it.
+    """
     model = helper.make_model(
-        proto,
+        graph,
         opset_imports=[helper.make_opsetid("", OPSET)],
         producer_name="drnet_jax",
         ir_version=_IR_VERSION,
@@ -96,7 +109,7 @@ def onnx_model(
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"{name} has no form in ONNX here: {error}") from error
+        raise ExportError(f"{graph.name} has no form in ONNX here: {error}") from error
     return model
 
 

@@ -32,6 +32,7 @@ class Connection(H11Protocol):
     most = 512
     _alarm: asyncio.TimerHandle | None = None
 
+    # As uvicorn has it: a server's transports can be written to, which asyncio's type leaves open.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= self.most:
             transport.write(_FULL)
