@@ -16,17 +16,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 from ml_collections import ConfigDict
 
 from drnet_jax.config_files import load_config, shipped_configs
 from drnet_jax.models.create import create_model
 from drnet_jax.models.macs import model_cost
 from drnet_jax.runtime.command_line import CommandLine
+from drnet_jax.runtime.sharding import batch_sharding, replicated_sharding
 from drnet_jax.training.create import create_stage_step, noise_key
 from drnet_jax.training.train_state import create_train_state
 
@@ -76,6 +79,19 @@ def main() -> int:
 
 def step_gib(config: ConfigDict, overrides: dict[str, object]) -> float:
     """Arguments, outputs and temporaries of one compiled joint step."""
+    return gib(compiled_step(config, overrides, 1))
+
+
+def gib(program: Any) -> float:
+    """What a compiled program takes of a device."""
+    analysis = program.memory_analysis()
+    total = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
+    total += analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return total / 2**30
+
+
+def compiled_step(config: ConfigDict, overrides: dict[str, object], devices: int) -> Any:
+    """The joint step of a config, compiled for so many devices; nothing is run."""
     config = ConfigDict(config.to_dict())
     config.update_from_flattened_dict(overrides)
     model = create_model(config, config.data.num_classes or 10)
@@ -83,20 +99,25 @@ def step_gib(config: ConfigDict, overrides: dict[str, object]) -> float:
     tx, step = create_stage_step(
         config, "joint", model, model_cost(model), None, steps_per_epoch=1000
     )
+    mesh = jax.make_mesh(
+        (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
+    )
+    split, whole = batch_sharding(mesh), replicated_sharding(mesh)
     size, count = model.resolutions[0], section.batch_size
-    images = jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8)
+    images = jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8, sharding=split)
+    labels = jax.ShapeDtypeStruct((count,), jnp.int32, sharding=split)
     floats = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), floats)
     ema = section.ema_decay > 0
     state = jax.eval_shape(lambda v: create_train_state(v, tx, ema=ema), variables)
-    batch = {"image": images, "label": jax.ShapeDtypeStruct((count,), jnp.int32)}
     key = jax.eval_shape(lambda: noise_key(config.seed, "joint"))
+    state, key = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), (state, key)
+    )
     # Buffers are planned before the backend optimises, which takes minutes.
     fast = {"xla_backend_optimization_level": 0}
-    analysis = step.lower(state, batch, key).compile(compiler_options=fast).memory_analysis()
-    total = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
-    total += analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    return total / 2**30
+    lowered = step.lower(state, {"image": images, "label": labels}, key)
+    return lowered.compile(compiler_options=fast)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ def main() -> None:
         for target in list(rates)[1:]:
             timer = timer_of(workdirs[chooser]) if given.times else None
             lines.append({"chooser": chooser, **at_target(rates, target, timer)})
-    alone += [of_rate(name, found) for name, found in runs["which filters, at 0.5"].items()]
+    filters = runs.get("which filters, at 0.5", {})
+    alone += [of_rate(name, found, filters["FPGM"]) for name, found in filters.items()]
     RESULTS.mkdir(exist_ok=True)
     write_json(RESULTS / "pruning.json", {"targets": lines, "alone": alone})
     text = f"{table(lines)}\n{table_alone(alone)}"
@@ -97,10 +98,21 @@ def finished(
     return runs, workdirs
 
 
-def of_rate(name: str, runs: Runs) -> dict[str, Any]:
-    """A pruning rate by itself: its sizes, and what choosing among them saves of its own cost."""
+def of_rate(name: str, runs: Runs, fpgm: Runs | None = None) -> dict[str, Any]:
+    """A pruning rate by itself: its sizes, and what choosing among them saves of its own cost.
+
+    Args:
+      name: what to call it.
+      runs: one a seed.
+      fpgm: of the same seeds, whose largest size its own is compared with.
+    """
     largest = runs[0].cost.classifier_gmacs[0]
+    minus = None
+    if fpgm is not None and fpgm is not runs:
+        theirs = [largest_alone(run).correct for run in fpgm]
+        minus = in_points(differences(runs, [largest_alone(run) for run in runs], theirs))
     return {
+        "minus FPGM": minus,
         "name": name,
         "seeds": [run.seed for run in runs],
         "gmacs": largest,
@@ -190,7 +202,8 @@ def method_cell(found: Mapping[str, Any] | None) -> str:
 
 def table_alone(lines: Sequence[Mapping[str, Any]]) -> str:
     """In Markdown, a line a rate."""
-    heading = ["rate", "seeds", "GMACs", "fixed", "as good as its own largest at"]
+    heading = ["rate", "seeds", "GMACs", "fixed", "largest, minus FPGM's"]
+    heading.append("as good as its own largest at")
     rows = [heading, ["---"] * len(heading)]
     for line in lines:
         same = line["equal"]
@@ -200,6 +213,7 @@ def table_alone(lines: Sequence[Mapping[str, Any]]) -> str:
                 str(len(line["seeds"])),
                 f"{line['gmacs']:.4f}",
                 " / ".join(f"{value:.1f}" for value in line["fixed"]),
+                cell(line["minus FPGM"]),
                 "never" if same is None else f"{same['cost']:.2f}: {cell(same['minus largest'])}",
             ]
         )

@@ -7,9 +7,9 @@ import pytest
 
 from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.models.macs import ModelCost
-from experiments.first_look_methods import adaptive
+from experiments.first_look_methods import adaptive, cell
 from experiments.first_look_runs import Run
-from experiments.pruning import at_target, table
+from experiments.pruning import at_target, of_rate, table, table_alone
 
 # Of the largest size, and how often it is right.
 RATES = {"none": (1000, 0.9), "0.25": (750, 0.88), "0.5": (500, 0.7), "0.75": (300, 0.6)}
@@ -73,3 +73,14 @@ def test_methods_at_a_target() -> None:
 def test_nothing_is_between_the_mildest_rate_and_none() -> None:
     found = at_target(runs(), "0.25", None)
     assert "both" not in found and "ms" not in found["pruned"]
+
+
+def test_filters_are_compared_at_the_largest_size() -> None:
+    fpgm, others = runs()["0.5"], runs()["0.75"]
+    found = of_rate("L1 norm", others, fpgm)
+    expected = [100 * float(np.mean([r.test.top1[:, 0] for r in each])) for each in (others, fpgm)]
+    low, high = found["minus FPGM"][1:]
+    assert found["minus FPGM"][0] == pytest.approx(expected[0] - expected[1])
+    assert low < found["minus FPGM"][0] < high
+    assert of_rate("FPGM", fpgm, fpgm)["minus FPGM"] is None
+    assert cell(found["minus FPGM"]) in table_alone([found])
