@@ -1,17 +1,20 @@
 """Pruning, resolution and both at equal multiply-adds, on photographs.
 
-python experiments/pruning.py --sweep-dir runs/pruning [--times; default: without]
+python experiments/pruning.py [--collect runs/pruning] [--times]
 
-Of the runs of `configs/sweeps/pruning.py`. A target is what the largest size costs at a pruning
-rate: there `pruned` is that size of that network, `dynamic` the network that is not pruned, `both`
-the one in between that is most accurate on the calibration split. Lambdas have the highest cost
-there that is within the target. Intervals (95 %) by paired bootstrap over the test images, all
-seeds together. `--times` takes milliseconds an image too, of the first seed, on a quiet machine.
+What the finished runs of `configs/sweeps/pruning.py` said of every image is kept in
+`experiments/pruning/runs/` by `--collect`, from which the table is made without a training. A
+target is what the largest size costs at a pruning rate: there `pruned` is that size of that
+network, `dynamic` the network that is not pruned, `both` the one in between that is most accurate
+on the calibration split. Lambdas have the highest cost there that is within the target. Intervals
+(95 %) by paired bootstrap over the test images, all seeds together. `--times`, with `--collect`,
+takes milliseconds an image too, of the first seed, on a quiet machine: `times.json`.
 """
 
 import argparse
+import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from drnet_jax.benchmark import restore_and_benchmark
-from drnet_jax.checkpoints.runs import is_finished, stored_config
+from drnet_jax.checkpoints.runs import stored_config
 from drnet_jax.evaluation.controls import Outcome
 from drnet_jax.runtime.command_line import CommandLine, a_path
 from drnet_jax.runtime.files import write_json, write_text
@@ -35,12 +38,17 @@ from experiments.first_look_methods import (
     lambda_within,
     largest_alone,
     mean_cost,
+    with_seeds_of,
 )
-from experiments.first_look_runs import Run, read
+from experiments.first_look_runs import Run, collect, load_all
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "pruning"
 SWEEP = ROOT / "configs" / "sweeps" / "pruning.py"
+# Questions of the sweep.
+CHOOSERS = ("first look", "pixels")
+FILTERS = "which filters, at 0.5"
+FPGM_RATE = "0.5"
 BATCH_SIZE = 8
 # Of one rate, one a seed.
 Runs = list[Run]
@@ -48,54 +56,56 @@ Runs = list[Run]
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = CommandLine(description=__doc__.splitlines()[0])
-    parser.add_argument("--sweep-dir", type=a_path, default=Path("runs/pruning"))
+    parser.add_argument("--collect", type=a_path, help="directory of the sweep, whose runs to read")
     parser.add_argument("--times", action="store_true", help="take milliseconds too")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.times and not given.collect:
+        parser.error("--times runs the models of a sweep: give its directory by --collect")
+    return given
 
 
 def main() -> None:
     given = parse(sys.argv[1:])
-    runs, workdirs = finished(given.sweep_dir)
+    if given.collect:
+        collect(SWEEP, given.collect, RESULTS / "runs", {})
+    runs = read_runs(RESULTS / "runs")
+    if "none" not in runs.get(CHOOSERS[0], {}):
+        raise SystemExit(f"no runs in {RESULTS / 'runs'}: give --collect, the sweep's directory")
+    if given.times:
+        write_json(RESULTS / "times.json", take_times(runs, given.collect))
+    path = RESULTS / "times.json"
+    times = json.loads(path.read_text()) if path.exists() else {}
     lines, alone = [], []
-    for chooser in ("first look", "pixels"):
-        rates = runs.get(chooser, {})
-        if "none" not in rates:
-            raise SystemExit(f"{given.sweep_dir} lacks finished runs of {chooser!r}, not pruned")
+    for chooser in (name for name in CHOOSERS if "none" in runs.get(name, {})):
+        rates = runs[chooser]
         alone += [of_rate(f"{chooser}, {name}", found) for name, found in rates.items()]
         for target in list(rates)[1:]:
-            timer = timer_of(workdirs[chooser]) if given.times else None
-            lines.append({"chooser": chooser, **at_target(rates, target, timer)})
-    filters = runs.get("which filters, at 0.5", {})
-    alone += [of_rate(name, found, filters["FPGM"]) for name, found in filters.items()]
-    RESULTS.mkdir(exist_ok=True)
+            found = at_target(rates, target, times.get(chooser, {}).get(target, {}))
+            lines.append({"chooser": chooser, **found})
+    filters, fpgm = runs.get(FILTERS, {}), runs[CHOOSERS[0]].get(FPGM_RATE)
+    alone += [of_rate(f"{FILTERS}: {name}", found, fpgm) for name, found in filters.items()]
     write_json(RESULTS / "pruning.json", {"targets": lines, "alone": alone})
     text = f"{table(lines)}\n{table_alone(alone)}"
     write_text(RESULTS / "pruning.md", text)
     print(text)
 
 
-def finished(
-    directory: Path,
-) -> tuple[dict[str, dict[str, Runs]], dict[str, dict[str, Path]]]:
-    """Runs by question and variant, one a seed that all have; and a workdir of each."""
-    sweep = load_sweep(SWEEP)
-    plan = make_plan(sweep, base_config(sweep, {}), directory.resolve())
-    runs: dict[str, dict[str, Runs]] = {}
-    workdirs: dict[str, dict[str, Path]] = {}
-    lacking = set()
-    for question, variants in plan.variants.items():
-        for name, jobs in variants.items():
-            for job in jobs:
-                if not is_finished(job.workdir, job.stage):
-                    lacking.add(job.config["seed"])
-                    print(f"not finished: {question}, {name}, seed {job.config['seed']}")
-    for question, variants in plan.variants.items():
-        for name, jobs in variants.items():
-            there = [job.workdir for job in jobs if job.config["seed"] not in lacking]
-            if there:
-                runs.setdefault(question, {})[name] = [read(path, name) for path in there]
-                workdirs.setdefault(question, {})[name] = there[0]
-    return runs, workdirs
+def read_runs(directory: Path) -> dict[str, dict[str, Runs]]:
+    """By question and variant, in the sweep's order; of a question the seeds that are complete."""
+    known: dict[str, Runs] = {}
+    for run in load_all(directory):
+        known.setdefault(run.variant, []).append(run)
+    found: dict[str, dict[str, Runs]] = {}
+    for question, variants in load_sweep(SWEEP).questions.items():
+        there = {n: known[f"{question}: {n}"] for n in variants if f"{question}: {n}" in known}
+        if not there:
+            continue
+        seeds = set.intersection(*({run.seed for run in runs} for runs in there.values()))
+        found[question] = {
+            name: sorted((run for run in runs if run.seed in seeds), key=lambda run: run.seed)
+            for name, runs in there.items()
+        }
+    return found
 
 
 def of_rate(name: str, runs: Runs, fpgm: Runs | None = None) -> dict[str, Any]:
@@ -104,13 +114,13 @@ def of_rate(name: str, runs: Runs, fpgm: Runs | None = None) -> dict[str, Any]:
     Args:
       name: what to call it.
       runs: one a seed.
-      fpgm: of the same seeds, whose largest size its own is compared with.
+      fpgm: of these seeds, and perhaps others, whose largest size its own is compared with.
     """
     largest = runs[0].cost.classifier_gmacs[0]
     minus = None
-    if fpgm is not None and fpgm is not runs:
-        theirs = [largest_alone(run).correct for run in fpgm]
-        minus = in_points(differences(runs, [largest_alone(run) for run in runs], theirs))
+    if fpgm is not None:
+        own, others = with_seeds_of(fpgm, runs, [largest_alone(run) for run in runs])
+        minus = in_points(differences(others, own, [largest_alone(r).correct for r in others]))
     return {
         "minus FPGM": minus,
         "name": name,
@@ -121,34 +131,41 @@ def of_rate(name: str, runs: Runs, fpgm: Runs | None = None) -> dict[str, Any]:
     }
 
 
-# From a rate, and a lambda of its choice or None for the largest size, to milliseconds.
-Timer = Callable[[str, float | None], float]
-
-
-def at_target(rates: Mapping[str, Runs], target: str, timer: Timer | None) -> dict[str, Any]:
-    """Everything that the table says of a target, the name of a rate."""
+def methods_at(rates: Mapping[str, Runs], target: str) -> dict[str, tuple[str, bool]]:
+    """Each method's rate, and whether it chooses, at the cost of a rate's largest size."""
     gmacs = rates[target][0].cost.classifier_gmacs[0]
-    largest = rates["none"][0].cost.classifier_gmacs[0]
-    pruned = [largest_alone(run) for run in rates[target]]
     between = list(rates)[1 : list(rates).index(target)]
-    # Each method's rate, and whether it chooses.
     methods = {"pruned": (target, False), "dynamic": ("none", True)}
     if between:
         methods["both"] = (max(between, key=lambda name: held_out(rates[name], gmacs)), True)
+    return methods
+
+
+def at_target(rates: Mapping[str, Runs], target: str, ms: Mapping[str, float]) -> dict[str, Any]:
+    """Everything that the table says of a target.
+
+    Args:
+      rates: the runs of each.
+      target: the name of a rate.
+      ms: milliseconds an image by method, of those that were timed.
+    """
+    gmacs = rates[target][0].cost.classifier_gmacs[0]
+    largest = rates["none"][0].cost.classifier_gmacs[0]
+    pruned = [largest_alone(run) for run in rates[target]]
+    methods = methods_at(rates, target)
     outcomes: dict[str, list[Outcome]] = {
         name: [adaptive(run)(gmacs, run.test) for run in rates[rate]] if chooses else pruned
         for name, (rate, chooses) in methods.items()
     }
     found: dict[str, Any] = {"target": gmacs / largest, "rate": target}
-    for name, (rate, chooses) in methods.items():
+    for name, (rate, _) in methods.items():
         found[name] = {
             "rate": rate,
             "top1": 100 * float(np.mean([outcome.top1 for outcome in outcomes[name]])),
             "cost": mean_cost(outcomes[name]) / largest,
         }
-        if timer is not None:
-            lam = lambda_within(rates[rate][0])(gmacs) if chooses else None
-            found[name]["ms"] = timer(rate, lam)
+        if name in ms:
+            found[name]["ms"] = ms[name]
     for one, other in (("both", "pruned"), ("both", "dynamic"), ("dynamic", "pruned")):
         if one in outcomes:
             theirs = [outcome.correct for outcome in outcomes[other]]
@@ -163,20 +180,35 @@ def held_out(runs: Runs, gmacs: float) -> float:
     return float(np.mean([adaptive(run)(gmacs, records).top1 for run, records in known]))
 
 
-def timer_of(workdirs: Mapping[str, Path]) -> Timer:
-    """Times the runs in these workdirs, by rate, in batches of images in memory."""
+def take_times(
+    runs: Mapping[str, Mapping[str, Runs]], directory: Path
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Milliseconds an image by chooser, target and method, of the first seed's runs."""
+    sweep = load_sweep(SWEEP)
+    plan = make_plan(sweep, base_config(sweep, {}), directory.resolve())
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for chooser in (name for name in CHOOSERS if "none" in runs.get(name, {})):
+        rates = runs[chooser]
+        for target in list(rates)[1:]:
+            gmacs = rates[target][0].cost.classifier_gmacs[0]
+            times = found.setdefault(chooser, {}).setdefault(target, {})
+            for method, (rate, chooses) in methods_at(rates, target).items():
+                run = rates[rate][0]
+                jobs = {job.config["seed"]: job for job in plan.variants[chooser][rate]}
+                lam = lambda_within(run)(gmacs) if chooses else None
+                times[method] = milliseconds(jobs[run.seed].workdir, lam)
+    return found
 
-    def milliseconds(rate: str, lam: float | None) -> float:
-        """Of an image."""
-        config = stored_config(workdirs[rate])
-        config.benchmark.batch_sizes = (BATCH_SIZE,)
-        rows = restore_and_benchmark(config, workdirs[rate], lambdas={"chosen": lam or 0.0})
-        kind = "fixed" if lam is None else "adaptive"
-        # The largest size is the first of the fixed ones.
-        row = next(row for row in rows if (row.input, row.kind) == ("pixels", kind))
-        return row.latency.mean / BATCH_SIZE
 
-    return milliseconds
+def milliseconds(workdir: Path, lam: float | None) -> float:
+    """Of an image, in batches of images in memory; without a lambda at the largest size."""
+    config = stored_config(workdir)
+    config.benchmark.batch_sizes = (BATCH_SIZE,)
+    rows = restore_and_benchmark(config, workdir, lambdas={"chosen": lam or 0.0})
+    kind = "fixed" if lam is None else "adaptive"
+    # The largest size is the first of the fixed ones.
+    row = next(row for row in rows if (row.input, row.kind) == ("pixels", kind))
+    return row.latency.mean / BATCH_SIZE
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -1,5 +1,7 @@
 """The table of pruning and resolution at equal multiply-adds, on made-up records."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,8 @@ import pytest
 from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.models.macs import ModelCost
 from experiments.first_look_methods import adaptive, cell
-from experiments.first_look_runs import Run
-from experiments.pruning import at_target, of_rate, table, table_alone
+from experiments.first_look_runs import Run, save
+from experiments.pruning import at_target, of_rate, read_runs, table, table_alone
 
 # Of the largest size, and how often it is right.
 RATES = {"none": (1000, 0.9), "0.25": (750, 0.88), "0.5": (500, 0.7), "0.75": (300, 0.6)}
@@ -45,7 +47,7 @@ def runs() -> dict[str, list[Run]]:
 
 
 def test_methods_at_a_target() -> None:
-    found, rates = at_target(runs(), "0.75", lambda rate, lam: 2.0 if lam is None else 1.0), runs()
+    found, rates = at_target(runs(), "0.75", {"pruned": 2.0, "both": 1.0}), runs()
     assert (found["target"], found["pruned"]["rate"], found["dynamic"]["rate"]) == (
         pytest.approx(0.3),
         "0.75",
@@ -71,7 +73,7 @@ def test_methods_at_a_target() -> None:
 
 
 def test_nothing_is_between_the_mildest_rate_and_none() -> None:
-    found = at_target(runs(), "0.25", None)
+    found = at_target(runs(), "0.25", {})
     assert "both" not in found and "ms" not in found["pruned"]
 
 
@@ -82,5 +84,16 @@ def test_filters_are_compared_at_the_largest_size() -> None:
     low, high = found["minus FPGM"][1:]
     assert found["minus FPGM"][0] == pytest.approx(expected[0] - expected[1])
     assert low < found["minus FPGM"][0] < high
-    assert of_rate("FPGM", fpgm, fpgm)["minus FPGM"] is None
+    assert of_rate("FPGM", fpgm)["minus FPGM"] is None
     assert cell(found["minus FPGM"]) in table_alone([found])
+
+
+def test_a_question_has_the_seeds_that_all_of_it_have(tmp_path: Path) -> None:
+    for rate, found in runs().items():
+        for run in found[: 1 if rate == "0.5" else 2]:
+            save(replace(run, variant=f"first look: {rate}"), tmp_path)
+    kept = read_runs(tmp_path)
+    assert [*kept] == ["first look"] and [*kept["first look"]] == [*RATES]
+    assert [run.seed for found in kept["first look"].values() for run in found] == [0] * 4
+    (whole,) = kept["first look"]["0.25"]
+    np.testing.assert_array_equal(whole.test.scores, runs()["0.25"][0].test.scores)
