@@ -52,6 +52,7 @@ from drnet_jax.reports.predictions import (
     Unreadable,
 )
 from drnet_jax.runtime.allocator import keep_freed_memory
+from drnet_jax.runtime.compilation_cache import kept_programs
 from drnet_jax.runtime.files import write_text
 from drnet_jax.runtime.progress import Progress, log
 from drnet_jax.runtime.ray_workers import check_ray
@@ -68,6 +69,7 @@ class _PredictionJob:
       output: where the results go.
       view: what is seen of a picture.
       lam: lambda of `choose`.
+      programs: where workers keep what they compile.
     """
 
     config: ConfigDict
@@ -76,6 +78,7 @@ class _PredictionJob:
     output: Path
     view: EvalView
     lam: float
+    programs: Path
 
     def facts(self) -> dict[str, Any]:
         """What the results depend on, but for the device and the pictures; JSON values."""
@@ -100,7 +103,8 @@ class _PredictionJob:
         """The compiled model of a worker, which has its process for itself."""
         if jax.default_backend() == "cpu":
             keep_freed_memory()
-        return self.engine(None)
+        with kept_programs(self.programs):
+            return self.engine(None)
 
     def engine(self, times: CostTable | None) -> FileClassifier:
         """The compiled model; see `file_classifier`.
@@ -159,7 +163,8 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     largest = trained.model.resolutions[0]
     lam = budget_lambda(config, trained, (largest, largest))
     view = eval_view(data_settings(config, workdir))
-    job = _PredictionJob(config, trained, root, output, view, lam)
+    programs = workdir.resolve() / "cache" / "programs"
+    job = _PredictionJob(config, trained, root, output, view, lam, programs)
     if state:
         check_same(output, state, job.facts())
     with locked_output(output):
