@@ -193,7 +193,9 @@ def _predict(
     rate = None
     left = [*pictures][tables.done :]
     if left and workers:
-        rate = _append(tables, len(pictures), _from_workers(job, state, left))
+        devices: list[JobDevice] = []
+        rate = _append(tables, len(pictures), _from_workers(job, state, left, devices))
+        state = replace(state, device=state.device or devices[0])
     elif left:
         if engine is None:
             engine = job.engine(state.times)
@@ -266,20 +268,29 @@ def _pictures(root: Path) -> dict[str, str]:
     return {picture.name: picture.version for picture in found.pictures}
 
 
-def _from_workers(job: _PredictionJob, state: JobState, names: Sequence[str]) -> Iterator[Batch]:
-    """The rows of files that several workers classify, as one process would have them."""
+def _from_workers(
+    job: _PredictionJob, state: JobState, names: Sequence[str], devices: list[JobDevice]
+) -> Iterator[Batch]:
+    """The rows of files that several workers classify, as one process would have them.
+
+    Args:
+      job: which.
+      state: of the job; one without a device gets that of the first answer.
+      names: of the files.
+      devices: to which those of the workers are added.
+    """
     classifier = ShardClassifier(
         job.worker_engine, job.root, job.trained.classes, job.lam, job.config.eval.batch_size
     )
-    workers, said = job.config.predict.workers, {state.device}
+    workers = job.config.predict.workers
     log(f"{workers} workers of Ray compile every resolution and bucket ...")
     for rows in classify_on_workers(classifier, names, workers):
-        if state.device is None:
-            state = replace(state, device=rows.device)
-            write_state(job.output, state, finished=False)
-        elif rows.device not in said:
+        if rows.device not in devices:
+            devices.append(rows.device)
+            if state.device is None:
+                state = replace(state, device=rows.device)
+                write_state(job.output, state, finished=False)
             say_device(state, rows.device)
-        said.add(rows.device)
         yield from rows.batches
 
 

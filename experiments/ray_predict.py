@@ -106,8 +106,10 @@ def command(workdir: Path, pictures: Path) -> list[str]:
 
 def start(arguments: list[str], output: Path) -> subprocess.Popen[bytes]:
     """What it prints is beside its output."""
+    # Ray's own would be that of a job which yields to all others.
+    environment = os.environ | {"RAY_worker_niceness": "0", "JAX_PLATFORMS": "cpu"}
     with output.with_suffix(".log").open("ab") as log:
-        return subprocess.Popen(arguments, stdout=log, stderr=log)
+        return subprocess.Popen(arguments, stdout=log, stderr=log, env=environment)
 
 
 def finish(process: subprocess.Popen[bytes]) -> None:

@@ -87,6 +87,9 @@ def test_shards_become_the_tables_of_one_process(
 ) -> None:
     """Interrupted after two shards of 16 files, and then in one process or in several again."""
     monkeypatch.setattr("drnet_jax.predict.check_ray", lambda _: None)
+    monkeypatch.setattr(prediction_batches, "map_on_workers", in_turns(None))
+    restore_and_predict(config_for(root, tmp_path / "at_once"), workdir)
+    assert contents(tmp_path / "at_once") == whole
     output = tmp_path / "output"
     for stop_at, rows in ((1, 16), (1, 32)):
         monkeypatch.setattr(prediction_batches, "map_on_workers", in_turns(stop_at))
