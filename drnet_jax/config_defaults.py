@@ -139,6 +139,8 @@ def _predict() -> ConfigDict:
     predict.format = "csv"
     # Pictures of every resolution in gallery.html; 0: no gallery.
     predict.gallery = 60
+    # Processes that classify, each with a device of its own (Ray, the extra `ray`); 0: this one.
+    predict.workers = 0
     return predict
 
 

@@ -274,6 +274,7 @@ FIELDS: Mapping[str, Field] = {
     "predict.output": _PATH,
     "predict.format": Text(("csv", "jsonl")),
     "predict.gallery": _COUNT,
+    "predict.workers": Number(whole=True, least=0, most=2**10),
     "export.output": _PATH,
     "export.fixed_batches": Items(Number(whole=True, above=0, most=2**14), empty=True),
     "export.stablehlo": Flag(),

@@ -1,11 +1,12 @@
 """`--mode=predict`: labels, confidences and resolutions of the pictures in a folder."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -28,6 +29,12 @@ from drnet_jax.inference.create import file_classifier
 from drnet_jax.inference.files import FileClassifier
 from drnet_jax.inference.programs import CostTable
 from drnet_jax.reports.gallery import gallery
+from drnet_jax.reports.prediction_batches import (
+    Batch,
+    ShardClassifier,
+    classify_files,
+    classify_on_workers,
+)
 from drnet_jax.reports.prediction_job import (
     JobDevice,
     JobState,
@@ -43,10 +50,12 @@ from drnet_jax.reports.predictions import (
     GlancePrediction,
     Prediction,
     Unreadable,
-    as_predictions,
 )
+from drnet_jax.runtime.allocator import keep_freed_memory
+from drnet_jax.runtime.compilation_cache import kept_programs
 from drnet_jax.runtime.files import write_text
 from drnet_jax.runtime.progress import Progress, log
+from drnet_jax.runtime.ray_workers import check_ray
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class _PredictionJob:
       output: where the results go.
       view: what is seen of a picture.
       lam: lambda of `choose`.
+      programs: where workers keep what they compile.
     """
 
     config: ConfigDict
@@ -68,6 +78,7 @@ class _PredictionJob:
     output: Path
     view: EvalView
     lam: float
+    programs: Path
 
     def facts(self) -> dict[str, Any]:
         """What the results depend on, but for the device and the pictures; JSON values."""
@@ -87,6 +98,13 @@ class _PredictionJob:
             "model.stock_operations": config.model.stock_operations,
         }
         return facts | ({"first_look": model.resolutions[-1]} if model.glances else {})
+
+    def worker_engine(self) -> FileClassifier:
+        """The compiled model of a worker, which has its process for itself."""
+        if jax.default_backend() == "cpu":
+            keep_freed_memory()
+        with kept_programs(self.programs):
+            return self.engine(None)
 
     def engine(self, times: CostTable | None) -> FileClassifier:
         """The compiled model; see `file_classifier`.
@@ -127,6 +145,7 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       CheckpointError: no checkpoint, one of another model, or no trained predictor.
       BudgetError: nothing is calibrated for the budget, or it cannot be kept.
     """
+    _check_workers(config)
     root = _input(config)
     output = Path(config.predict.output or workdir / "predictions" / root.resolve().name)
     # Now, not after hours of work.
@@ -144,7 +163,8 @@ def restore_and_predict(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     largest = trained.model.resolutions[0]
     lam = budget_lambda(config, trained, (largest, largest))
     view = eval_view(data_settings(config, workdir))
-    job = _PredictionJob(config, trained, root, output, view, lam)
+    programs = workdir.resolve() / "cache" / "programs"
+    job = _PredictionJob(config, trained, root, output, view, lam, programs)
     if state:
         check_same(output, state, job.facts())
     with locked_output(output):
@@ -157,21 +177,38 @@ def _predict(
     job: _PredictionJob, state: JobState | None, pictures: dict[str, str]
 ) -> dict[str, Any]:
     """Begins a job or resumes it, and finishes it; the summary."""
-    engine = None
+    workers, engine = job.config.predict.workers, None
     if state is None:
-        engine = job.engine(None)
-        state = JobState(job.facts(), engine.times, pictures, JobDevice.of(engine.programs))
+        times = device = None
+        # Of workers the first to answer says what it runs on.
+        if not workers:
+            engine = job.engine(None)
+            times, device = engine.times, JobDevice.of(engine.programs)
+        state = JobState(job.facts(), times, pictures, device)
         write_state(job.output, state, finished=False)
     else:
         log(f"{job.output} holds an unfinished job, which is resumed")
     tables = PredictionTables(job.output, state, job.config.eval.batch_size)
     check_unchanged(job.output, job.root, state, tables.kept)
     rate = None
-    if tables.done < len(pictures):
+    left = [*pictures][tables.done :]
+    if left and workers:
+        devices: list[JobDevice] = []
+        rate = _append(tables, len(pictures), _from_workers(job, state, left, devices))
+        state = replace(state, device=state.device or devices[0])
+    elif left:
         if engine is None:
             engine = job.engine(state.times)
-            say_device(state, engine.programs)
-        rate = _classify_rest(job, engine, [*pictures], tables)
+            say_device(state, JobDevice.of(engine.programs))
+        batches = classify_files(
+            engine,
+            job.root,
+            left,
+            job.trained.classes,
+            lam=job.lam,
+            batch_size=job.config.eval.batch_size,
+        )
+        rate = _append(tables, len(pictures), batches)
     predictions, unreadable = tables.read()
     if not predictions:
         write_state(job.output, state, finished=True)
@@ -194,6 +231,18 @@ def _predict(
     }
     _print(summary, resolutions)
     return summary
+
+
+def _check_workers(config: ConfigDict) -> None:
+    """Stops where several workers cannot give what one process does."""
+    workers = config.predict.workers
+    if workers and config.inference.measure:
+        raise ConfigError(
+            f"predict.workers={workers}: each worker would measure other times, and split batches "
+            "by them: --config.inference.measure=False"
+        )
+    if workers:
+        check_ray(workers)
 
 
 def _input(config: ConfigDict) -> Path:
@@ -219,66 +268,45 @@ def _pictures(root: Path) -> dict[str, str]:
     return {picture.name: picture.version for picture in found.pictures}
 
 
-def _classify_rest(
-    job: _PredictionJob, engine: FileClassifier, pictures: Sequence[str], tables: PredictionTables
-) -> float:
-    """Appends what the tables lack, with a progress bar; returns pictures per second."""
-    batch_size, done = job.config.eval.batch_size, tables.done
-    progress = Progress("predict", len(pictures), done, unit="image")
+def _from_workers(
+    job: _PredictionJob, state: JobState, names: Sequence[str], devices: list[JobDevice]
+) -> Iterator[Batch]:
+    """The rows of files that several workers classify, as one process would have them.
+
+    Args:
+      job: which.
+      state: of the job; one without a device gets that of the first answer.
+      names: of the files.
+      devices: to which those of the workers are added.
+    """
+    classifier = ShardClassifier(
+        job.worker_engine, job.root, job.trained.classes, job.lam, job.config.eval.batch_size
+    )
+    workers = job.config.predict.workers
+    log(f"{workers} workers of Ray compile every resolution and bucket ...")
+    for rows in classify_on_workers(classifier, names, workers):
+        if rows.device not in devices:
+            devices.append(rows.device)
+            if state.device is None:
+                state = replace(state, device=rows.device)
+                write_state(job.output, state, finished=False)
+            say_device(state, rows.device)
+        yield from rows.batches
+
+
+def _append(tables: PredictionTables, total: int, batches: Iterable[Batch]) -> float:
+    """Appends batches to the tables, with a progress bar; returns pictures per second."""
+    done = tables.done
+    progress = Progress("predict", total, done, unit="image")
     start = time.perf_counter()
     rate = 0.0
-    for predictions, unreadable in classify_files(
-        engine,
-        job.root,
-        pictures[done:],
-        job.trained.classes,
-        lam=job.lam,
-        batch_size=batch_size,
-    ):
+    for predictions, unreadable in batches:
         tables.append(predictions, unreadable)
         done += len(predictions) + len(unreadable)
         rate = (done - tables.done) / (time.perf_counter() - start)
         progress.show(done, f"{rate:.0f} images/s")
     progress.close()
     return rate
-
-
-def classify_files(
-    engine: FileClassifier,
-    root: Path,
-    names: Sequence[str],
-    classes: Sequence[str],
-    *,
-    lam: float,
-    batch_size: int,
-) -> Iterator[tuple[list[Prediction], list[Unreadable]]]:
-    """Classifies files in batches that do not depend on each other.
-
-    No image waits for those of a later batch: how a batch is split into buckets, on which the last
-    bits of its results depend, is the same wherever a job is resumed.
-
-    Args:
-      engine: the model.
-      root: of the names.
-      names: of the files, in this order.
-      classes: their names, in the order of the logits.
-      lam: lambda of `choose`.
-      batch_size: files that are read at once.
-
-    Yields:
-      Of every batch, in order: each file in the one list or in the other.
-    """
-    batches = (
-        [root / name for name in names[start : start + batch_size]]
-        for start in range(0, len(names), batch_size)
-    )
-    for files, result in engine.classify_batches(batches, lam=lam):
-        listed = [file.relative_to(root).as_posix() for file in files]
-        rows = as_predictions(listed, result, classes)
-        yield (
-            [row for row in rows if isinstance(row, Prediction)],
-            [row for row in rows if isinstance(row, Unreadable)],
-        )
 
 
 def _shares(predictions: Sequence[Prediction], resolutions: Sequence[int]) -> list[float]:

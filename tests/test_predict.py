@@ -31,8 +31,9 @@ from drnet_jax.inference.files import FileClassifier
 from drnet_jax.models.create import create_model
 from drnet_jax.models.resnet import ResNet
 from drnet_jax.models.variables import init_variables
-from drnet_jax.predict import classify_files, restore_and_predict
+from drnet_jax.predict import restore_and_predict
 from drnet_jax.reports.pages import spread
+from drnet_jax.reports.prediction_batches import classify_files
 from tests.pictures import png
 from tests.random_model import write_overflowing, write_run
 from tests.small_run import small_config

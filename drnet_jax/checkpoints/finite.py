@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from drnet_jax.checkpoints.checkpoint import CheckpointError, instead_of
+from drnet_jax.models.glance import ArrayT
 
 
 class NotFiniteError(CheckpointError):
@@ -42,10 +43,19 @@ class NotFiniteError(CheckpointError):
         return self._text
 
 
+def rows_finite(*outputs: ArrayT) -> ArrayT:
+    """`[n]` bool: which rows hold neither NaN nor infinity in any of the arrays `[n, ...]`.
+
+    Of NumPy's arrays, or of JAX's, under `jit` too.
+    """
+    xp: Any = outputs[0].__array_namespace__()
+    finite = [xp.isfinite(values).all(axis=tuple(range(1, values.ndim))) for values in outputs]
+    return xp.stack(finite).all(axis=0)
+
+
 def rows_not_finite(*outputs: np.ndarray) -> np.ndarray:
     """Indices of the rows that hold NaN or infinity in any of the arrays `[n, ...]`."""
-    finite = [np.isfinite(values).all(axis=tuple(range(1, values.ndim))) for values in outputs]
-    return np.flatnonzero(~np.logical_and.reduce(finite))
+    return np.flatnonzero(~rows_finite(*outputs))
 
 
 def first_few(names: Sequence[object]) -> str:

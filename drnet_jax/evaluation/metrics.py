@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from drnet_jax.evaluation.intervals import proportion
-from drnet_jax.models.glance import mixed
+from drnet_jax.evaluation.judging import judge
 from drnet_jax.models.macs import ModelCost
 
 # Images whose logits are worked on at once, so that the copies stay small.
@@ -72,53 +72,15 @@ def record(
       label: `[n]`.
       index: `[n]`.
     """
-    fixed = _judge(logits, label, None)
-    reached = _judge(logits, label, weight) if weight.any() else fixed
-    return EvalRecords(
-        ce=reached.ce,
-        top1=fixed.rank == 0,
-        answer_top1=reached.rank == 0,
-        answer_top5=reached.rank < 5,
-        choice=scores.argmax(axis=1),
-        scores=scores,
-        confidence=fixed.confidence,
-        margin=fixed.margin,
-        index=index,
-        label=label,
-    )
-
-
-class _Judged(NamedTuple):
-    """Of logits: cross-entropy, classes ahead of the label, largest softmax, and its lead."""
-
-    ce: np.ndarray
-    rank: np.ndarray
-    confidence: np.ndarray
-    margin: np.ndarray
-
-
-def _judge(logits: np.ndarray, label: np.ndarray, weight: np.ndarray | None) -> _Judged:
-    """Of all images, without weights at the fixed resolutions."""
-    parts = []
-    for start in range(0, max(len(label), 1), _CHUNK):
-        part = logits[start : start + _CHUNK]
-        answers = part if weight is None else mixed(part, weight)
-        parts.append(_of_logits(answers, label[start : start + _CHUNK]))
-    return _Judged(*(np.concatenate(values) for values in zip(*parts, strict=True)))
-
-
-def _of_logits(logits: np.ndarray, label: np.ndarray) -> _Judged:
-    """Each `[n, m]`, of logits `[n, m, k]`."""
-    own = np.take_along_axis(logits, label[:, None, None], axis=2)
-    before = np.arange(logits.shape[2]) < label[:, None, None]
-    # What is not a number is ahead of nothing, and everything ahead of it.
-    ahead = (~(logits <= own) | ((logits == own) & before)).sum(axis=2)
-    highest = logits.max(axis=2, keepdims=True)
-    total = np.exp(logits - highest).sum(axis=2)
-    ce = np.log(total) - (own - highest)[..., 0]
-    second = np.partition(logits, -2, axis=2)[..., -2] if logits.shape[2] > 1 else highest[..., 0]
-    lead = 1 - np.exp(second - highest[..., 0])
-    return _Judged(ce, ahead, 1 / total, lead / total)
+    # Zeros would be added to every logit.
+    first_look = weight if weight.any() else None
+    parts = [
+        judge(logits[rows], scores[rows], label[rows], first_look)
+        for start in range(0, max(len(label), 1), _CHUNK)
+        for rows in [slice(start, start + _CHUNK)]
+    ]
+    figures = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return EvalRecords(**figures, scores=scores, index=index, label=label)
 
 
 def summarise(

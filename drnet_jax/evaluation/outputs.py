@@ -12,17 +12,18 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from drnet_jax.checkpoints.finite import NotFiniteError, rows_not_finite
+from drnet_jax.checkpoints.finite import NotFiniteError, rows_finite
 from drnet_jax.data.crops import problem
 from drnet_jax.data.files import printable
 from drnet_jax.data.pipeline import eval_batches
 from drnet_jax.data.preprocess import normalise
 from drnet_jax.data.sources import DataError, Source
+from drnet_jax.evaluation.judging import judge
 from drnet_jax.evaluation.logits import Logits
-from drnet_jax.evaluation.metrics import EvalRecords, record
+from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.glance import Look
-from drnet_jax.models.variables import reuse_weight
+from drnet_jax.models.variables import first_look_weight, reuse_weight
 from drnet_jax.runtime.sharding import batch_sharding
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]]
@@ -37,11 +38,9 @@ def make_eval_step(model: DRNet, mean: tuple[float, ...], std: tuple[float, ...]
 
     @jax.jit
     def eval_step(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Float32 logits `[n, m, k]`, scores `[n, m]`, and the batch but for its images."""
+        """As `_with_batch`."""
         output: Any = model.apply(variables, normalise(batch["image"], mean, std))
-        rest = {name: batch[name] for name in ("label", "index", "mask", "corrupt")}
-        logits = output.branch_logits.astype(np.float32)
-        return {"logits": logits, "scores": output.scores, **rest}
+        return _with_batch(output.branch_logits, output.scores, batch)
 
     return eval_step
 
@@ -60,14 +59,37 @@ def make_look_step(
 
     @jax.jit
     def look_step(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Float32 logits `[n, m, k]`, scores `[n, f]`, and the batch but for its images."""
+        """As `_with_batch`."""
         images = normalise(batch["image"], mean, std)
         looks: Any = model.apply(variables, images, train=False, method="look_everywhere")
-        rest = {name: batch[name] for name in ("label", "index", "mask", "corrupt")}
-        logits = jnp.stack([look.logits for look in looks], axis=1).astype(np.float32)
-        return {"logits": logits, "scores": read(looks), **rest}
+        logits = jnp.stack([look.logits for look in looks], axis=1)
+        return _with_batch(logits, read(looks), batch)
 
     return look_step
+
+
+def _with_batch(
+    logits: jax.Array, scores: jax.Array, batch: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Float32 logits `[n, m, k]`, scores `[n, f]`, whether both are `finite`, `[n]`, and the batch.
+
+    Without its images.
+    """
+    rest = {name: batch[name] for name in ("label", "index", "mask", "corrupt")}
+    logits = logits.astype(np.float32)
+    return {"logits": logits, "scores": scores, "finite": rows_finite(logits, scores), **rest}
+
+
+@jax.jit
+def judged(outputs: dict[str, jax.Array], weight: jax.Array | None) -> dict[str, jax.Array]:
+    """A step's outputs with the figures of `judge` in the place of the logits.
+
+    These stay on the devices: of an image with k classes at m resolutions they are `4 m k` bytes,
+    and what is left `19 m + 15`. A program of its own, so that the step is the one that the
+    evaluation takes too.
+    """
+    rest = {name: values for name, values in outputs.items() if name != "logits"}
+    return rest | judge(outputs["logits"], outputs["scores"], outputs["label"], weight)
 
 
 def evaluate(
@@ -88,18 +110,15 @@ def evaluate(
       NotFiniteError: outputs are not finite.
       RuntimeError: the input pipeline lost or repeated an image.
     """
-    parts = [
-        record(
-            rows["logits"],
-            rows["scores"],
-            reuse_weight(variables, rows["logits"].shape[1]),
-            rows["label"],
-            rows["index"],
-        )
-        for rows in _outputs(eval_step, variables, source, batch_size, mesh, None)
-    ]
+    weight = first_look_weight(variables)
+
+    def step(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """The outputs without their logits, which no record needs."""
+        return judged(eval_step(variables, batch), weight)
+
+    parts = [*_outputs(step, variables, source, batch_size, mesh, None)]
     columns = {
-        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        field.name: np.concatenate([part[field.name] for part in parts])
         for field in fields(EvalRecords)
         if field.name != "origin"
     }
@@ -146,7 +165,7 @@ def evaluate_logits(
 
 
 def _outputs(
-    eval_step: EvalStep,
+    step: EvalStep,
     variables: Any,
     source: Source,
     batch_size: int,
@@ -161,12 +180,12 @@ def _outputs(
     seen: list[np.ndarray] = []
     corrupt: list[np.ndarray] = []
     for batch in eval_batches(source, batch_size=batch_size, sharding=batch_sharding(mesh)):
-        rows = multihost_utils.process_allgather(eval_step(variables, batch), tiled=True)
+        rows = multihost_utils.process_allgather(step(variables, batch), tiled=True)
         real = rows["mask"]
         seen.append(rows["index"][real])
         corrupt.append(rows["index"][rows["corrupt"]])
         rows = {name: values[real] for name, values in rows.items()}
-        bad = rows_not_finite(rows["logits"], rows["scores"])
+        bad = np.flatnonzero(~rows["finite"])
         if len(bad):
             raise NotFiniteError(name_images(source, rows["index"][bad]), checkpoint, bad)
         yield rows

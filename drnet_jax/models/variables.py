@@ -69,7 +69,12 @@ def merge_variables(variables: Tree, replacement: Tree) -> Tree:
     return merged
 
 
+def first_look_weight(variables: Tree) -> Any:
+    """`[m]`: of the first look's logits in every answer, where it lies; None without reuse."""
+    return variables.get("fitted", {}).get("predictor", {}).get("weight")
+
+
 def reuse_weight(variables: Tree, num_resolutions: int) -> np.ndarray:
     """`[m]`: of the first look's logits in every answer, see `mixed`; zero without reuse."""
-    weight = variables.get("fitted", {}).get("predictor", {}).get("weight")
+    weight = first_look_weight(variables)
     return np.zeros(num_resolutions, np.float32) if weight is None else np.asarray(weight)

@@ -68,7 +68,8 @@ class JobState:
       times: the measured ones that its buckets are planned by; None: proportional ones.
       pictures: by name, in the order of the tables, which version of each the job was begun with
         (`data.files.version`).
-      device: that it was begun on; None: it is of a version that did not say so.
+      device: that it was begun on; None: it is of a version that did not say so, or none of its
+        workers has answered yet.
     """
 
     job: Job
@@ -172,9 +173,8 @@ def _as_begun(begun: Job, job: Job) -> str:
     return f" ({' '.join(options)})" if options else ""
 
 
-def say_device(state: JobState, programs: Sequence[Program]) -> None:
+def say_device(state: JobState, here: JobDevice) -> None:
     """Says where the rest of a job runs on something else than its beginning did."""
-    here = JobDevice.of(programs)
     if state.device not in (None, here):
         log(f"it was begun on {state.device}, this is {here}: results agree up to rounding")
 

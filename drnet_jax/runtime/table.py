@@ -14,6 +14,9 @@ from drnet_jax.runtime.files import naming
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+# File names that are no UTF-8 keep their bytes.
+_ENCODING = ("utf-8", "surrogateescape")
+
 RowT = TypeVar("RowT", bound="DataclassInstance")
 
 
@@ -75,15 +78,21 @@ class Table(Generic[RowT]):
         """The whole rows, and how many bytes they take, the header included."""
         if not self.path.exists():
             return [], 0
-        text: str = self.path.read_bytes().decode("utf-8", "surrogateescape")
+        content = self.path.read_bytes()
+        rows: list[RowT] = []
+        end = 0
+        # One by one: the records of a million rows, and their text, would take more than the rows.
         if self._json:
-            records = [*_json_records(text, self._types)]
+            records = _json_records(content, self._types)
         else:
-            records = [*_csv_records(text)]
-            _check_header(text, records, _csv(tuple(self._types)))
-        length = len(_encoded(text[: records[-1][1]])) if records else 0
-        rows = records if self._json else records[1:]
-        return [self._row(*self._values(record)) for record, _ in rows], length
+            records = _csv_records(content)
+            first = next(records, None)
+            _check_header(content, first and first[0], _csv(tuple(self._types)))
+            end = first[1] if first else 0
+        for record, stop in records:
+            rows.append(self._row(*self._values(record)))
+            end = stop
+        return rows, end
 
     def _values(self, record: Sequence[object]) -> list[Any]:
         pairs = zip(self._types.values(), record, strict=True)
@@ -91,19 +100,19 @@ class Table(Generic[RowT]):
 
 
 def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+    return text.encode(*_ENCODING)
 
 
-def _json_records(text: str, types: Mapping[str, type]) -> Iterator[tuple[list[object], int]]:
-    """The values of every whole line, and the position after it.
+def _json_records(content: bytes, types: Mapping[str, type]) -> Iterator[tuple[list[object], int]]:
+    """The values of every whole line, and how many bytes end there.
 
     Raises:
       ValueError: a line is no object with these names and values of these types, or what follows
         the last one does not begin as such a line does.
     """
     end = 0
-    while stop := text.find("\n", end) + 1:
-        record = json.loads(text[end:stop])
+    while stop := content.find(b"\n", end) + 1:
+        record = json.loads(content[end:stop].decode(*_ENCODING))
         if not isinstance(record, dict) or list(record) != list(types):
             raise ValueError(f"a line has other names than {', '.join(types)}")
         for name, value in record.items():
@@ -112,24 +121,24 @@ def _json_records(text: str, types: Mapping[str, type]) -> Iterator[tuple[list[o
                 raise ValueError(f"a line has {name} {value!r}")
         yield list(record.values()), stop
         end = stop
-    rest, begin = text[end:], f"{{{json.dumps(next(iter(types)))}: "
+    rest, begin = content[end:], _encoded(f"{{{json.dumps(next(iter(types)))}: ")
     if not rest.startswith(begin) and not begin.startswith(rest):
         raise ValueError("its last line is no row")
 
 
-def _check_header(text: str, records: Sequence[tuple[list[object], int]], header: str) -> None:
-    """Stops if the text of a CSV, whose records these are, begins otherwise.
+def _check_header(content: bytes, first: Sequence[object] | None, header: str) -> None:
+    """Stops if the content of a CSV, whose first whole record this is, begins otherwise.
 
     Raises:
       ValueError: it does.
     """
-    whole = bool(records) and _csv(records[0][0]) == header
-    if not whole and (records or not header.startswith(text)):
+    # One that is cut off is the beginning of the header.
+    if _csv(first) != header if first else not _encoded(header).startswith(content):
         raise ValueError(f"its header is not {header.strip()}")
 
 
-def _csv_records(text: str) -> Iterator[tuple[list[object], int]]:
-    """The values of every whole record, which may be of several lines, and the position after it.
+def _csv_records(content: bytes) -> Iterator[tuple[list[object], int]]:
+    """The values of every whole record, of one or more lines, and how many bytes end there.
 
     Raises:
       ValueError: a record is no CSV.
@@ -139,17 +148,17 @@ def _csv_records(text: str) -> Iterator[tuple[list[object], int]]:
     def lines() -> Iterator[str]:
         """Noting how far they are read."""
         nonlocal end
-        for line in io.StringIO(text, newline=""):
-            end += len(line)
+        for line in io.TextIOWrapper(io.BytesIO(content), *_ENCODING, newline=""):
+            end += len(_encoded(line))
             yield line
 
     try:
         for record in csv.reader(lines(), strict=True):
-            if text.endswith("\n", 0, end):
+            if content.endswith(b"\n", 0, end):
                 yield [*record], end
     except csv.Error as error:
-        # At the end of the text a quoted value is cut off.
-        if end < len(text):
+        # At the end a quoted value is cut off.
+        if end < len(content):
             raise ValueError(str(error)) from error
 
 
