@@ -21,7 +21,6 @@ from drnet_jax.config import (
 )
 from drnet_jax.config_fields import FIELDS, unknown_field
 
-
 # Modes that several processes can do together.
 _SEVERAL = ("train", "eval", "calibrate")
 

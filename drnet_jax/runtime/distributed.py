@@ -37,6 +37,7 @@ _LOOK_EVERY, _GRACE = 0.5, 2.0
 _STOPPED = "drnet_jax/stopped/"
 # In errors of a collective on CPUs whose other end is gone.
 _LOST = ("Gloo", "coordination service")
+_STARTED = threading.Event()
 
 
 def start_processes(given: Mapping[str, Any], *, within: float = _START_WITHIN) -> None:
@@ -159,6 +160,7 @@ def _initialize(values: Mapping[str, Any], within: float) -> None:
     if errors:
         why = str(errors[0]).strip().partition("\n")[0] or type(errors[0]).__name__
         raise ConfigError(f"several processes cannot start: {why}")
+    _STARTED.set()
 
 
 def check_devices() -> None:
@@ -184,7 +186,8 @@ def wait_for_all(what: str) -> None:
 
 def process_name() -> str:
     """`'process 1 of 4: '`, to begin a line of one of several; empty of one alone."""
-    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+    # Before they are all there, JAX waits for the others to count them.
+    if not _STARTED.is_set() or jax.process_count() == 1:
         return ""
     return f"process {jax.process_index()} of {jax.process_count()}: "
 
