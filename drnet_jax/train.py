@@ -289,6 +289,8 @@ def train_stage(run: Run, name: str) -> None:
     steps_per_epoch = 1 if fitted else len(run.train) // section.batch_size
     num_steps = 1 if fitted else section.num_epochs * steps_per_epoch
     keep_latest = run.config.checkpoint.keep_latest
+    # From here on there is a folder of the stage: none may still be looking for one.
+    wait_for_all(f"{name} begins")
     with StageCheckpoints(run.workdir / name, keep_latest=keep_latest) as checkpoints:
         start = checkpoints.latest_step or 0
         if start == num_steps:

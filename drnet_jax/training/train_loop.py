@@ -13,7 +13,7 @@ from drnet_jax.data.sources import DataError
 from drnet_jax.runtime.sharding import batch_sharding
 from drnet_jax.training.corrupt import CorruptImages
 from drnet_jax.training.feed import BatchFeed
-from drnet_jax.training.interruptions import Votes, interruptions
+from drnet_jax.training.interruptions import asked_of_any, interruptions
 from drnet_jax.training.stage import Stage
 from drnet_jax.training.stage_log import StageLog
 from drnet_jax.training.stops import check_state, diverged, stopped
@@ -43,7 +43,6 @@ def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
     ):
         feed = BatchFeed(batches)
         corrupt = CorruptImages(stage.run.train, config.data.max_corrupt, log.warn)
-        votes = Votes(stage.run.mesh)
 
         def write_log(step: int) -> None:
             """Writes the steps since the last time."""
@@ -66,10 +65,11 @@ def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
             logs = ends_epoch or step % config.log.every_steps == 0
             if logs:
                 write_log(step)
-            reason = "interrupted" if votes.stop(bool(received)) else log.output_lost
-            # Several processes have counted them together then.
-            if not reason and (logs or jax.process_count() == 1):
-                reason = corrupt.excess()
+            reason = ""
+            # Several processes have to ask together.
+            if logs or jax.process_count() == 1:
+                reason = "interrupted" if asked_of_any(received) else log.output_lost
+                reason = reason or corrupt.excess()
             if ends_epoch:
                 reason = _end_epoch(stage, step, state, validate, log) or reason
             elif reason or _is_due(step, config.checkpoint.every_steps):
@@ -80,7 +80,7 @@ def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
             if reason:
                 raise stopped(stage, step, reason)
         # In the last validation.
-        if votes.stop_at_last(bool(received)):
+        if asked_of_any(received):
             raise stopped(stage, stage.num_steps, "interrupted")
 
 
