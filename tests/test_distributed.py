@@ -55,9 +55,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Processes:
-    """Processes of one run, which end with the test."""
+    """Processes of one run, which end with the test; the last one may have a further argument."""
 
-    def __init__(self, count: int, workdir: Path, folder: Path) -> None:
+    def __init__(self, count: int, workdir: Path, folder: Path, last: str = "") -> None:
         config = folder / "config.py"
         config.write_text(
             "from tests.small_run import small_config\n"
@@ -78,6 +78,7 @@ class Processes:
             command = [sys.executable, str(ROOT / "main.py")]
             command += [f"--config={config}", f"--workdir={workdir}"]
             command += [] if number else [f"--{name}={value}" for name, value in place.items()]
+            command += [last] if last and number == count - 1 else []
             with log.open("w") as output:
                 self.processes.append(
                     subprocess.Popen(
@@ -112,11 +113,12 @@ class Processes:
 def assert_same_run(workdir: Path, reference: Path) -> None:
     """Losses to 1e-5, and the evaluation image by image."""
     runs = [read_metrics(folder / "metrics.jsonl") for folder in (workdir, reference)]
-    # An interruption may have left the last step of a window alone in it, but windows are of one.
     assert [(e["stage"], e["step"]) for e in runs[0]] == [(e["stage"], e["step"]) for e in runs[1]]
     for entry, expected in zip(*runs, strict=True):
-        for name in ("loss", "calibration_objective", "accuracy", "calibration_fixed_top1"):
-            assert entry.get(name) == pytest.approx(expected.get(name), rel=1e-5)
+        assert entry.keys() == expected.keys()
+        figures = {"loss", "calibration_objective", "accuracy", "calibration_fixed_top1"}
+        for name in figures & entry.keys():
+            assert entry[name] == pytest.approx(expected[name], rel=1e-5)
     with np.load(workdir / "logits.npz") as found, np.load(reference / "logits.npz") as expected:
         for name in ("test/index", "test/label", "test/name"):
             np.testing.assert_array_equal(found[name], expected[name])
@@ -182,7 +184,8 @@ def test_one_of_two_is_killed_and_one_goes_on(reference: Path, tmp_path: Path) -
         if path.name != "2":
             shutil.rmtree(path)
     with Processes(2, workdir, tmp_path) as two:
-        two.wait_for("joint 3/")
+        # Two have saved step 4 then, or are saving it.
+        two.wait_for("pretrain 5/")
         two.processes[1].kill()
         assert two.end()[1] == -signal.SIGKILL
         said = two.logs[0].read_text()
@@ -193,6 +196,19 @@ def test_one_of_two_is_killed_and_one_goes_on(reference: Path, tmp_path: Path) -
         assert two.processes[0].returncode == (2 if ours else -signal.SIGABRT)
     train_and_evaluate(small_config(**FIELDS), workdir)
     assert_same_run(workdir, reference)
+
+
+def test_an_error_in_one_ends_the_others(tmp_path: Path) -> None:
+    """Which would wait for it; each says in a line why it ends, and they have the same status."""
+    with Processes(2, tmp_path / "run", tmp_path, last="--config.log.every_steps=0") as two:
+        assert two.end() == [2, 2], two.said()
+        lines = [
+            [line for line in log.read_text().splitlines() if line.startswith("error: ")]
+            for log in two.logs
+        ]
+    assert lines[0] == ["error: process 0 of 2: process 1 stopped, and says why: so does this one"]
+    assert len(lines[1]) == 1
+    assert lines[1][0].startswith("error: process 1 of 2: log.every_steps=0 ")
 
 
 def test_a_coordinator_that_is_not_there_is_one_line() -> None:

@@ -38,7 +38,6 @@ def interruptions() -> Iterator[list[int]]:
 def asked_of_any(received: Sequence[int]) -> bool:
     """Whether any process of the run was asked to stop, so that all stop at the same step.
 
-    All of them ask, when their devices have computed what was begun: on CPUs, programs that wait
-    for each other's devices are not kept apart.
+    All of them have to ask, so they do where they wait for their devices anyway.
     """
     return bool(multihost_utils.process_allgather(np.bool_(bool(received))).any())
