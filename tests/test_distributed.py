@@ -42,7 +42,7 @@ FIELDS = {
     "eval.controls": False,
 }
 NONE = {"coordinator": None, "num_processes": None, "process_id": None}
-_SECONDS = 900
+_SECONDS = 300
 
 
 @pytest.fixture(scope="module")
