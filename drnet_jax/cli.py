@@ -15,7 +15,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from drnet_jax.config import ConfigError
-from drnet_jax.config_checks import check_config
+from drnet_jax.config_checks import check_config, check_several_processes
 from drnet_jax.config_files import load_config, split_name
 from drnet_jax.config_overrides import set_fields, take_overrides
 from drnet_jax.runtime.command_line import CommandLine, SetOnce, a_path
@@ -23,7 +23,7 @@ from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_line
 
 MODES = ("train", "convert", "eval", "calibrate", "benchmark", "predict", "export", "report")
 _DEFAULT_FILE = "configs/digits_on_photos.py"
-_FLAGS = ("config", "workdir", "mode", "help")
+_FLAGS = ("config", "workdir", "mode", "coordinator", "num_processes", "process_id", "help")
 # Those that the same command goes on with after an interruption.
 _RESUMED = ("train", "convert", "predict")
 _RESUME = "run the same command to resume"
@@ -49,7 +49,7 @@ def run() -> None:
             _fail(str(error))
         # Grain reads flags of absl, of which this program takes none.
         flags.FLAGS.mark_as_parsed()
-    _main(config, given.mode, given.workdir)
+    _main(config, given)
 
 
 @contextmanager
@@ -64,12 +64,21 @@ def _starting() -> Iterator[None]:
 def _fail(message: str) -> NoReturn:
     # Where nobody reads it, the status says enough.
     with suppress(OutputError):
-        print_line(f"error: {message}", sys.stderr)
+        print_line(f"error: {_process_name()}{message}", sys.stderr)
     sys.exit(2)
 
 
+def _process_name() -> str:
+    """Of one of several processes; before JAX is imported there are none."""
+    if "jax" not in sys.modules:
+        return ""
+    from drnet_jax.runtime.distributed import process_name
+
+    return process_name()
+
+
 def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
-    """`config`, `mode` and `workdir`, which is a `Path`.
+    """`config`, `mode`, `workdir`, which is a `Path`, and which one of several processes this is.
 
     Args:
       arguments: of the program, but for the fields of the configuration.
@@ -100,12 +109,36 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
         default="train",
         help="what to do (default: %(default)s)",
     )
+    _add_processes(parser)
     given, left = parser.parse_known_args(arguments)
     for argument in left:
         raise ConfigError(f"argument {argument!r} belongs to no flag: {_as_flag(argument)}")
     if given.workdir is None:
         given.workdir = Path("runs") / Path(split_name(given.config)[0]).stem
     return given
+
+
+def _add_processes(parser: CommandLine) -> None:
+    """The flags of one of several processes, all three of them or none."""
+    parser.add_argument(
+        "--coordinator",
+        action=SetOnce,
+        metavar="HOST:PORT",
+        help="of several processes: where the first one listens, or 'auto' to ask the cluster "
+        "(default: JAX_COORDINATOR_ADDRESS, SLURM or Open MPI; else there is one process)",
+    )
+    parser.add_argument(
+        "--num_processes",
+        action=SetOnce,
+        type=int,
+        help="how many there are (default: JAX_NUM_PROCESSES)",
+    )
+    parser.add_argument(
+        "--process_id",
+        action=SetOnce,
+        type=int,
+        help="which one this is, from 0 (default: JAX_PROCESS_ID)",
+    )
 
 
 def _as_flag(argument: str) -> str:
@@ -124,24 +157,31 @@ def _as_flag(argument: str) -> str:
     return "--config=<file>, --workdir=<folder>, --mode=<mode> or --config.<field>=<value>"
 
 
-def _main(config: ConfigDict, mode: str, workdir: Path) -> None:
+def _main(config: ConfigDict, given: argparse.Namespace) -> None:
+    mode, workdir = given.mode, given.workdir
     with ExitStack() as job:
         with _starting():
             logging.use_absl_handler()
             logging.set_verbosity(logging.WARNING)
-            devices = _start_jax()
+            devices = _start_jax(given)
             # Imported late: --help and bad flags answer sooner.
             import jax
 
             from drnet_jax.data.settings import check_places
             from drnet_jax.runtime.allocator import keep_freed_memory
             from drnet_jax.runtime.compilation_cache import kept_programs
+            from drnet_jax.runtime.distributed import check_devices, ending_together
+            from drnet_jax.runtime.progress import log
 
+            job.enter_context(ending_together())
             if jax.default_backend() == "cpu":
                 keep_freed_memory()
             job.enter_context(one_line_errors(mode))
-        print_line(f"workdir: {workdir} | devices: {devices}")
+        log(f"workdir: {workdir} | devices: {devices}")
         check_config(config, jax.device_count(), mode)
+        if jax.process_count() > 1:
+            check_several_processes(config, mode)
+            check_devices()
         # Before anything is written there.
         check_places(config, workdir)
         if mode != "report":
@@ -202,12 +242,19 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _start_jax() -> str:
+def _start_jax(given: argparse.Namespace) -> str:
     """The devices in words. What the environment asks of JAX and it cannot do is one line."""
     try:
         import jax
 
-        return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+        from drnet_jax.runtime.distributed import start_processes
+
+        start_processes(vars(given))
+        devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+        processes = jax.process_count()
+        return devices if processes == 1 else f"{devices} in {processes} processes"
+    except ConfigError as error:
+        _fail(str(error))
     # A platform without its plugin is an assertion of JAX's.
     except (RuntimeError, ValueError, AssertionError) as error:
         asked = " ".join(f"{n}={v}" for n, v in os.environ.items() if n.startswith("JAX_"))

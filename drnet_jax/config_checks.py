@@ -21,6 +21,9 @@ from drnet_jax.config import (
 )
 from drnet_jax.config_fields import FIELDS, unknown_field
 
+# Modes that several processes can do together.
+_SEVERAL = ("train", "eval", "calibrate")
+
 
 def check_config(config: ConfigDict, num_devices: int, mode: str = "train") -> None:
     """Checks everything that can be checked without the model and the data.
@@ -49,6 +52,28 @@ def check_config(config: ConfigDict, num_devices: int, mode: str = "train") -> N
     dense = mode == "eval" and config.eval.dispatch == "dense"
     if dense or mode in ("train", "convert", "calibrate", "benchmark"):
         _check_batch(config, "eval", 1, num_devices)
+
+
+def check_several_processes(config: ConfigDict, mode: str) -> None:
+    """Checks that what is to be done can be done by several processes together.
+
+    Raises:
+      ConfigError: it is for one, naming the mode or the field.
+    """
+    alone = ""
+    if mode not in _SEVERAL:
+        alone = f"--mode={mode}"
+    elif mode == "eval" and config.eval.dispatch == "bucketed":
+        alone = "eval.dispatch='bucketed'"
+    elif mode == "calibrate" and config.budget.ms is not None:
+        alone = "budget.ms"
+    elif mode == "train" and config.convert.weights:
+        alone = "convert.weights"
+    if alone:
+        raise ConfigError(
+            f"{alone} is for one process: start one, without --coordinator, --num_processes and "
+            "--process_id (in a job of several tasks with --num_processes=1)"
+        )
 
 
 def check_training(config: ConfigDict, stages: Iterable[str]) -> None:

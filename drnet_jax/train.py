@@ -36,6 +36,7 @@ from drnet_jax.models.create import check_model, create_model
 from drnet_jax.models.drnet import DRNet
 from drnet_jax.models.macs import ModelCost, model_cost
 from drnet_jax.models.variables import init_variables, merge_variables, split_classifier
+from drnet_jax.runtime.distributed import wait_for_all
 from drnet_jax.runtime.files import remove_file, write_json
 from drnet_jax.runtime.progress import log
 from drnet_jax.runtime.sharding import create_mesh, replicated_sharding
@@ -288,11 +289,13 @@ def train_stage(run: Run, name: str) -> None:
     steps_per_epoch = 1 if fitted else len(run.train) // section.batch_size
     num_steps = 1 if fitted else section.num_epochs * steps_per_epoch
     keep_latest = run.config.checkpoint.keep_latest
+    # From here on there is a folder of the stage: none may still be looking for one.
+    wait_for_all(f"{name} begins")
     with StageCheckpoints(run.workdir / name, keep_latest=keep_latest) as checkpoints:
         start = checkpoints.latest_step or 0
         if start == num_steps:
             log(f"{name}: finished already ({num_steps} steps)")
-            write_json(finished_path(run.workdir, name), {"num_steps": num_steps})
+            _note_finished(run, name, num_steps)
             return
         # Its checkpoints were removed: it is trained anew.
         remove_file(finished_path(run.workdir, name))
@@ -315,7 +318,13 @@ def train_stage(run: Run, name: str) -> None:
         key = noise_key(run.config.seed, name, replicated)
         stage = Stage(run, name, key, untrained, steps_per_epoch, num_steps, start, checkpoints)
         (fit_stage if fitted else _run_steps)(stage, initial)
+    _note_finished(run, name, num_steps)
+
+
+def _note_finished(run: Run, name: str, num_steps: int) -> None:
+    """Writes the file that says so; on what it says all processes go on."""
     write_json(finished_path(run.workdir, name), {"num_steps": num_steps})
+    wait_for_all(f"{name} is finished")
 
 
 def _run_steps(stage: Stage, initial: Any) -> None:

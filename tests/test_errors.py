@@ -112,8 +112,9 @@ def test_a_bad_field_comes_before_places_are_compared(
 ) -> None:
     """A path that is none, from a configuration file: in every mode, and from Python."""
     config = small_config(**{"data.name": "folder", "data.dir": "a\0b"})
+    given = cli.parse_flags([f"--mode={mode}", f"--workdir={tmp_path / 'workdir'}"])
     with pytest.raises(SystemExit) as ended:
-        cli._main(config, mode, tmp_path / "workdir")
+        cli._main(config, given)
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: data.dir='a\\x00b'")

@@ -190,8 +190,10 @@ class StageCheckpoints:
     def __enter__(self) -> "StageCheckpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Saving takes all processes, and one of them may be gone.
+        if kind is None or jax.process_count() == 1:
+            self.close()
 
 
 def _is_news(record: logging.LogRecord) -> bool:

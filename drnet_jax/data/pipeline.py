@@ -64,10 +64,13 @@ def train_batches(
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     if isinstance(source, EncodedSource):
         dataset = dataset.random_map(TrainCrop(source.size, source.crop_scale))
-    dataset = dataset[jax.process_index() :: jax.process_count()]
     # Without a remainder, which the endless stream does not have: else Grain rounds the number of
     # batches up, and one more than all indices is too many for batches of one.
-    dataset = dataset.batch(batch_size // jax.process_count(), drop_remainder=True)[start_step:]
+    dataset = dataset.batch(batch_size // jax.process_count(), drop_remainder=True)
+    # Parts of batches, in turns: together the processes have every batch in the order that one
+    # alone would have it in, by which each image has its noise.
+    first = start_step * jax.process_count() + jax.process_index()
+    dataset = dataset[first :: jax.process_count()]
 
     def place(batch: Sample) -> TrainBatch:
         """What the step needs, on the devices; the rest stays on the host."""
@@ -126,7 +129,7 @@ def eval_host_batches(source: Source, *, batch_size: int) -> Iterator[Sample]:
     """Every image once, in order, with its `index` and whether it is `corrupt`; decoded by threads.
 
     `mask` is False for corrupt images and for the padding of the last batch. With several
-    processes each reads every n-th image, and all yield equally many batches.
+    processes each reads its part of every batch, and all yield equally many.
     """
     processes = jax.process_count()
     local_size = batch_size // processes
@@ -134,9 +137,8 @@ def eval_host_batches(source: Source, *, batch_size: int) -> Iterator[Sample]:
     images = grain.MapDataset.source(source)
     if isinstance(source, EncodedSource):
         images = images.map(EvalCrop(view_of(source)))
-    dataset = images[jax.process_index() :: processes]
     pad = partial(grain.experimental.batch_and_pad, batch_size=local_size)
-    dataset = dataset.batch(local_size, batch_fn=pad)
+    dataset = images.batch(local_size, batch_fn=pad)[jax.process_index() :: processes]
     with closing(iter(_parallel(dataset, source))) as batches:
         for index in range(num_batches):
             yield next(batches) if index < len(dataset) else _empty(images[0], local_size)
@@ -161,7 +163,7 @@ def _parallel(dataset: grain.MapDataset, source: Source, num_workers: int = 0) -
 
 
 def _empty(sample: Sample, size: int) -> Sample:
-    """A batch of padding, for a process whose share of the images ends earlier."""
+    """A batch of padding, for a process that has no part of the last batch."""
     return {name: np.stack([np.zeros_like(value)] * size) for name, value in sample.items()}
 
 

@@ -46,7 +46,8 @@ class BatchFeed:
         self._losses.append(loss)
 
     def take_waited(self) -> float:
-        """Seconds that the device waited since the last call, at which all steps are computed."""
+        """Seconds that the device waited since the last call; waits until all steps are done."""
+        jax.block_until_ready(list(self._losses))
         waited, self._waited = self._waited, 0.0
         self._losses.clear()
         return waited

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from drnet_jax.budgets.calibration import BudgetError
 from drnet_jax.data.sources import DataError
@@ -119,8 +120,10 @@ def _with_values(variables: Any, values: Mapping[str, Any]) -> Any:
 
     Args:
       variables: of the model.
-      values: by collection.
+      values: by collection; of several processes the first one's, as others may have fitted them
+        otherwise in the last bit.
     """
+    values = multihost_utils.broadcast_one_to_all(values)
 
     def replaced(path: Any, old: jax.Array) -> jax.Array:
         """A leaf of the head, with dtype and placement of the old one."""

@@ -1,24 +1,21 @@
-"""Signals that ask a training to stop."""
+"""Signals that ask a training to stop, and the step at which all processes of it do."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 
 @contextmanager
 def interruptions() -> Iterator[list[int]]:
     """Collects SIGINT, SIGTERM and SIGHUP in the list, so that the loop can save before it stops.
 
-    A terminal that is closed sends SIGHUP; where that is ignored (`nohup`), it stays so. With
-    several processes this does nothing: they would have to stop at the same step.
+    A terminal that is closed sends SIGHUP; where that is ignored (`nohup`), it stays so.
     """
     received: list[int] = []
-    if jax.process_count() > 1:
-        yield received
-        return
 
     def note(number: int, _: FrameType | None) -> None:
         """Notes the signal; a second Ctrl-C stops at once."""
@@ -36,3 +33,11 @@ def interruptions() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def asked_of_any(received: Sequence[int]) -> bool:
+    """Whether any process of the run was asked to stop, so that all stop at the same step.
+
+    All of them have to ask, so they do where they wait for their devices anyway.
+    """
+    return bool(multihost_utils.process_allgather(np.bool_(bool(received))).any())

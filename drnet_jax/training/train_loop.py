@@ -13,7 +13,7 @@ from drnet_jax.data.sources import DataError
 from drnet_jax.runtime.sharding import batch_sharding
 from drnet_jax.training.corrupt import CorruptImages
 from drnet_jax.training.feed import BatchFeed
-from drnet_jax.training.interruptions import interruptions
+from drnet_jax.training.interruptions import asked_of_any, interruptions
 from drnet_jax.training.stage import Stage
 from drnet_jax.training.stage_log import StageLog
 from drnet_jax.training.stops import check_state, diverged, stopped
@@ -46,7 +46,7 @@ def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
 
         def write_log(step: int) -> None:
             """Writes the steps since the last time."""
-            log.write(step, waited=feed.take_waited(), corrupt=corrupt.count)
+            log.write(step, waited=feed.take_waited(), corrupt=corrupt.count())
 
         if stage.starts_imported:
             reason = _end_epoch(stage, 0, state, validate, log)
@@ -65,11 +65,11 @@ def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
             logs = ends_epoch or step % config.log.every_steps == 0
             if logs:
                 write_log(step)
+            reason = ""
             # Several processes have to ask together.
-            asks = logs or jax.process_count() == 1
-            reason = "interrupted" if received else log.output_lost
-            if asks and not reason:
-                reason = corrupt.excess()
+            if logs or jax.process_count() == 1:
+                reason = "interrupted" if asked_of_any(received) else log.output_lost
+                reason = reason or corrupt.excess()
             if ends_epoch:
                 reason = _end_epoch(stage, step, state, validate, log) or reason
             elif reason or _is_due(step, config.checkpoint.every_steps):
@@ -80,7 +80,7 @@ def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
             if reason:
                 raise stopped(stage, step, reason)
         # In the last validation.
-        if received:
+        if asked_of_any(received):
             raise stopped(stage, stage.num_steps, "interrupted")
 
 
@@ -142,7 +142,9 @@ def _saving_if_none_comes(
         yield
     except (Exception, KeyboardInterrupt):
         # Saving takes all processes, and only this one may be stopping.
-        if step > stage.start_step and jax.process_count() == 1:
+        if jax.process_count() > 1:
+            raise
+        if step > stage.start_step:
             write_log(step)
             check_state(stage, step, state)
             stage.checkpoints.save(step, state)
