@@ -3,9 +3,7 @@
 `experiments/ray_predict.py` kills the workers and the driver of whole predictions.
 """
 
-import os
 import pickle
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +22,7 @@ from drnet_jax.runtime import ray_workers
 from drnet_jax.runtime.ray_workers import map_on_workers
 from tests.pictures import png
 from tests.random_model import write_run
+from tests.ray_functions import Absent, Fatal
 from tests.small_run import small_config
 
 NUM_IMAGES, BATCH = 37, 4
@@ -138,20 +137,6 @@ def test_what_workers_cannot_do_is_said_first(
     assert ray_workers._device({"GPU": 2.0, "CPU": 16.0}, 2)["num_gpus"] == 1
 
 
-class Fatal:
-    """Doubles a number; `deadly` kills the process, where `once` is given only the first one."""
-
-    def __init__(self, deadly: int, once: Path | None = None) -> None:
-        self.deadly, self.once = deadly, once
-
-    def __call__(self, value: int) -> int:
-        if value == self.deadly and not (self.once and self.once.exists()):
-            if self.once:
-                self.once.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return 2 * value
-
-
 @needs_ray
 def test_a_killed_worker_costs_no_answer(tmp_path: Path) -> None:
     """Each is there once, in order; an input that kills every worker ends the run in one line."""
@@ -162,6 +147,8 @@ def test_a_killed_worker_costs_no_answer(tmp_path: Path) -> None:
         list(outputs)
     with pytest.raises(ConfigError, match="one worker a CPU"):
         list(map_on_workers(Fatal(2), range(4), 1000))
+    with pytest.raises(ConfigError, match="a worker of Ray cannot start: .*no_such_module"):
+        list(map_on_workers(Absent(), range(4), 1))
 
 
 @needs_ray

@@ -54,7 +54,7 @@ def map_on_workers(
       workers: how many.
 
     Raises:
-      ConfigError: there are fewer devices than workers, or an input ended four workers.
+      ConfigError: there are fewer devices than workers, none can start, or an input ended four.
     """
     ray = _started()
     device = _device(ray.cluster_resources(), workers)
@@ -75,6 +75,9 @@ def map_on_workers(
         for row in outputs.iter_rows():
             yield pickle.loads(row["output"])
     except ray.exceptions.RayActorError as error:
+        if error.actor_init_failed:
+            why = str(error).strip().splitlines()[-1]
+            raise ConfigError(f"a worker of Ray cannot start: {why}") from error
         raise ConfigError(
             f"a worker ended {_RETRIES + 1} times at the same files, the first of those without a "
             f"row ({str(error).splitlines()[0]}): take the one away that it cannot bear"
