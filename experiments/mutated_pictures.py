@@ -34,7 +34,7 @@ from experiments.picture_checks import Outcome, check, limit_memory, redirect_st
 from experiments.picture_mutations import COMMON, MUTATIONS, RARE, make
 
 ROOT = Path(__file__).parents[1]
-COUNT, SEED = 5000, 0
+COUNT, SEED = 10_000, 0
 # Seconds for all crops of one picture; what takes longer hangs.
 LIMIT = 20.0
 _SPAWN = multiprocessing.get_context("spawn")
