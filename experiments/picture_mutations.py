@@ -58,6 +58,12 @@ def make(seed: int, index: int) -> MutatedPicture:
     return MutatedPicture(form, mutation, f"{index:05d}{suffix}", content)
 
 
+def describe(seed: int, index: int) -> tuple[str, str]:
+    """Format and mutation of that picture."""
+    picture = make(seed, index)
+    return picture.form, picture.mutation
+
+
 def encode(rng: Rng, form: str, exif: bytes = b"") -> bytes:
     """A random picture of 8 to 200 px in a random variant of a format."""
     variants = _VARIANTS[form]

@@ -177,6 +177,34 @@ def npz_without_a_header(path: Path) -> None:
         archive.writestr("fc.bias.npy", b"\x93NUMPY\x01\x00\x04\x00{((\n")
 
 
+def npz_of_bytes(path: Path) -> None:
+    """A member that does not begin like an array, with a checksum that is right."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("fc.bias.npy", b"text")
+
+
+def npz_of_zeros(path: Path) -> None:
+    np.savez_compressed(path.with_suffix(".npz"), zeros=np.zeros(10**6))
+    path.with_suffix(".npz").rename(path)
+
+
+def misplaced_npz(path: Path) -> None:
+    """Its directory is said to be 1,000 bytes further on, and so its members begin before it."""
+    write_npz(path, state())
+    whole = path.read_bytes()
+    place = int.from_bytes(whole[-6:-2], "little") + 1000
+    path.write_bytes(whole[:-6] + place.to_bytes(4, "little") + whole[-2:])
+
+
+def packed_torch(path: Path) -> None:
+    write_torch(path, state())
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, member in members.items():
+            archive.writestr(name, member)
+
+
 def twice_in_npz(path: Path) -> None:
     write_npz(path, state())
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
@@ -245,6 +273,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         "fc.bias is no array of numbers",
     ),
     "npz, no header": (npz_without_a_header, "is damaged: get it anew .*multi-line"),
+    "npz of bytes": (npz_of_bytes, "fc.bias is no array: write the file anew"),
+    "npz that unpacks to much": (npz_of_zeros, "would unpack to 8000[0-9]+ bytes"),
+    "torch, compressed": (packed_torch, "compressed, which torch.save never does"),
+    "npz, a place before its start": (misplaced_npz, "is damaged: get it anew .*Invalid argument"),
     "npz, a name twice": (twice_in_npz, "1 names twice, fc.bias.npy first"),
     "an archive of a document": (another_archive, "something else, word/document.xml first"),
     "torch, cut": (cut(write_torch, 0.9), "is damaged: get it anew"),

@@ -7,6 +7,7 @@ run.
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +31,8 @@ _SAFETENSORS = {
 }
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+# How many times larger than its archive the content may be: deflated zeros are a thousand times.
+_PACKED = 100
 _KNOWN = "weights are read from .safetensors, .npz, files of torch.save and Keras's .h5"
 
 
@@ -55,7 +58,8 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         raise WeightsError(f"{path} cannot be read: {error}") from error
     # Parsers raise errors of all kinds on damaged bytes: NumPy even those of Python's tokenizer.
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        # Where the file is, not what is in it: it has no places before its start, say.
+        if isinstance(error, OSError) and error.filename is not None:
             raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise WeightsError(f"{path} is damaged: get it anew ({reason})") from error
@@ -104,12 +108,20 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as archive:
-        arrays = {}
-        for name in archive.files:
-            try:
-                arrays[name] = archive[name]
-            except ValueError as error:
-                raise WeightsError(
-                    f"{name} is no array of numbers ({error}): write the file anew with numpy.savez"
-                ) from error
-    return arrays
+        size = sum(entry.file_size for entry in archive.zip.infolist())
+        if size > _PACKED * path.stat().st_size:
+            raise WeightsError(f"it would unpack to {size} bytes: write it anew with numpy.savez")
+        return {name: _numbers(archive, name) for name in archive.files}
+
+
+def _numbers(archive: Any, name: str) -> np.ndarray:
+    """One array; of a member that does not begin like one, NumPy gives the bytes."""
+    try:
+        array = archive[name]
+    except ValueError as error:
+        reason = f"{name} is no array of numbers ({error})"
+    else:
+        if isinstance(array, np.ndarray):
+            return array
+        reason = f"{name} is no array"
+    raise WeightsError(f"{reason}: write the file anew with numpy.savez")
