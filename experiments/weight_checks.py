@@ -103,7 +103,8 @@ def _digest(found: Arrays | str) -> str:
 
 @cache
 def _warm(folder: Path) -> None:
-    """Every reader has been used once: what it imports is there."""
+    """Every reader has been used once: what it imports is there, pickle's encoding of text too."""
+    "".encode("raw_unicode_escape")
     path = folder / "first"
     for index in range(100):
         path.write_bytes(make(1, index).content)

@@ -7,7 +7,6 @@ run.
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +14,7 @@ from safetensors import deserialize
 
 from drnet_jax.pretrained.errors import WeightsError
 from drnet_jax.pretrained.keras_file import read_keras_file
+from drnet_jax.pretrained.npz_file import read_npz
 from drnet_jax.pretrained.torch_file import read_state_dict
 
 _SAFETENSORS = {
@@ -31,8 +31,10 @@ _SAFETENSORS = {
 }
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-# How many times larger than its archive the content may be: deflated zeros are a thousand times.
-_PACKED = 100
+# The longest record at the end of an archive, and what it says of more members than it can count.
+_ZIP_END, _ZIP_MANY = 22 + 65535, 65535
+# Characters of an error that a parser raises, which may repeat the file.
+_REASON = 200
 _KNOWN = "weights are read from .safetensors, .npz, files of torch.save and Keras's .h5"
 
 
@@ -61,7 +63,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         # Where the file is, not what is in it: it has no places before its start, say.
         if isinstance(error, OSError) and error.filename is not None:
             raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_REASON]
         raise WeightsError(f"{path} is damaged: get it anew ({reason})") from error
 
 
@@ -98,30 +100,22 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise WeightsError(f"it has {len(twice)} names twice, {twice[0]} first: write it anew")
+    listed = _listed(path)
+    if not names or listed not in (len(names), _ZIP_MANY):
+        raise WeightsError(f"its directory has {len(names)} of {listed} files: get it anew")
     if any(name.endswith("/data.pkl") for name in names):
         return read_state_dict(path)
     other = [name for name in names if not name.endswith(".npy")]
     if other:
         raise WeightsError(f"it is an archive of something else, {other[0]} first: {_KNOWN}")
-    return _read_npz(path)
+    return read_npz(path)
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
-        size = sum(entry.file_size for entry in archive.zip.infolist())
-        if size > _PACKED * path.stat().st_size:
-            raise WeightsError(f"it would unpack to {size} bytes: write it anew with numpy.savez")
-        return {name: _numbers(archive, name) for name in archive.files}
-
-
-def _numbers(archive: Any, name: str) -> np.ndarray:
-    """One array; of a member that does not begin like one, NumPy gives the bytes."""
-    try:
-        array = archive[name]
-    except ValueError as error:
-        reason = f"{name} is no array of numbers ({error})"
-    else:
-        if isinstance(array, np.ndarray):
-            return array
-        reason = f"{name} is no array"
-    raise WeightsError(f"{reason}: write the file anew with numpy.savez")
+def _listed(path: Path) -> int:
+    """How many members the end of a zip archive says that there are; `zipfile` does not look."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _ZIP_END))
+        end = file.read()
+    # The record at the end may have a comment behind it.
+    place = end.rindex(_ZIP[1]) + 10
+    return int.from_bytes(end[place : place + 2], "little")
