@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -19,7 +19,7 @@ from drnet_jax.config_checks import check_config, check_several_processes
 from drnet_jax.config_files import load_config, split_name
 from drnet_jax.config_overrides import set_fields, take_overrides
 from drnet_jax.runtime.command_line import CommandLine, SetOnce, a_path
-from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_line
+from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_error, print_line
 
 MODES = ("train", "convert", "eval", "calibrate", "benchmark", "predict", "export", "report")
 _DEFAULT_FILE = "configs/digits_on_photos.py"
@@ -62,9 +62,7 @@ def _starting() -> Iterator[None]:
 
 
 def _fail(message: str) -> NoReturn:
-    # Where nobody reads it, the status says enough.
-    with suppress(OutputError):
-        print_line(f"error: {_process_name()}{message}", sys.stderr)
+    print_error(f"{_process_name()}{message}")
     sys.exit(2)
 
 

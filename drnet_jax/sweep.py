@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,7 +38,7 @@ from drnet_jax.runtime.files import (
     write_text,
 )
 from drnet_jax.runtime.locks import locked
-from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_line
+from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_error, print_line
 from drnet_jax.sweeps.images import check_present_images
 from drnet_jax.sweeps.jobs import JobRunner, minutes, why_unfinished
 from drnet_jax.sweeps.plan import Job, Plan, Sweep, check_directory, check_images, make_plan
@@ -118,14 +118,12 @@ def _run(
         table = (results / "sweep.md").read_text(encoding="utf-8")
     print_line(f"\n{table}\nwrote sweep.md, sweep.json and sweep.png in {results}")
     if failed:
-        print_line(f"error: {failed} jobs failed; run the same command to resume", sys.stderr)
+        print_error(f"{failed} jobs failed; run the same command to resume")
     return failed
 
 
 def _fail(message: str) -> NoReturn:
-    # Where nobody reads it, the status says enough.
-    with suppress(OutputError):
-        print_line(f"error: {message}", sys.stderr)
+    print_error(message)
     sys.exit(2)
 
 

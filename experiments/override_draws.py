@@ -1,31 +1,40 @@
 """Random values for the fields of a configuration, as command lines have them, and what they say.
 
-The values depend on a seed alone. `reading` says what a text means without the program's own
-parser: Python's literals, and for texts the text itself.
+What a field may be is declared once, in `drnet_jax/config_fields.py`; values that it may have, and
+values that it may not have, are drawn from that declaration by Hypothesis. `reading` says what a
+text means without the program's own parser: Python's literals, and for texts the text itself.
 """
 
 import ast
+import itertools
+import json
 import math
 import os
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-import numpy as np
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 
 from drnet_jax.config import default_config, flatten
 from drnet_jax.config_fields import FIELDS, Field, Flag, Items, Number, Text
 from drnet_jax.models.backbone import backbones
 
 DEFAULTS = flatten(default_config())
+_NAMES = sorted(FIELDS)
+Values = st.SearchStrategy[Any]
 # In which modes a field is tried, by prefixes of its name; the first that fits counts.
 _MODES = (
     (("eval.dispatch",), ("eval",)),
     (("eval.", "data.skip_corrupt", "data.eval_"), ("eval", "train")),
     (("restore_from",), ("eval", "calibrate", "benchmark", "predict", "train")),
     (("inference.",), ("eval", "benchmark", "predict", "calibrate")),
-    (("budget.",), ("calibrate", "eval", "predict")),
+    (("budget.",), ("calibrate", "eval", "predict", "export")),
     (("benchmark.",), ("benchmark",)),
     (("predict.",), ("predict",)),
+    (("export.",), ("export",)),
+    (("convert.",), ("convert", "train")),
     (("report.",), ("report",)),
     (("data.", "model.", "predictor."), ("train", "train", "eval")),
     (("",), ("train",)),
@@ -58,6 +67,16 @@ _ARGUMENTS = (
     *("width=1000000", "**{}", "width=4)", "stage_sizes=(1, 'a')", "width=4 # small"),
     *("stage_sizes=[1]", "stage_sizes=(1,)*3", "width=4; import os"),
 )
+_DATA = ("digits_on_photos", "folder", "imagenet100", "cifar10", "imagenet2012", "mnist:3")
+# What a network of a few pixels takes.
+_SMALL = (1, 2, 4, 8, 8, 8, 16, 16, 24, 32)
+# What the declaration says of every number (`Number.complaint`).
+_MAX_INT = 2**31 - 1
+_MIN_FLOAT, _MAX_FLOAT = 2.0**-126, 2.0**127
+# Neither control characters nor halves of surrogates; as a path also no quotes, no `~`, no folder.
+_CHARACTERS = st.characters(exclude_categories=("Cc", "Cs"))
+_IN_PATHS = st.characters(categories=("L", "N"), include_characters=" _-.")
+_OTHER_TYPES = (b"x", 1j, {1}, (None,), ((1,),), (1, True), object)
 
 
 @dataclass(frozen=True)
@@ -77,93 +96,185 @@ class Draw:
     values: dict[str, str]
 
 
-def draw(seed: int, number: int) -> Draw:
-    """The command of a number: one to three fields, the first of which names the mode."""
-    rng = np.random.default_rng((seed, number))
-    names = list(FIELDS)
-    # Every field comes first equally often.
-    first = names[number % len(names)]
-    related = [name for name in names if name.split(".")[0] == first.split(".")[0]]
-    chosen = [first]
-    for _ in range(int(rng.choice(3, p=(0.6, 0.3, 0.1)))):
-        chosen.append(str(rng.choice(related if rng.random() < 0.7 else names)))
-    modes = next(modes for prefixes, modes in _MODES if first.startswith(prefixes))
-    values = {name: _text(name, rng) for name in dict.fromkeys(chosen)}
-    data = "pictures" if first.startswith("data.") and rng.random() < 0.6 else "digits"
-    return Draw(number, str(rng.choice(modes)), data, values)
+def allowed(field: Field) -> Values:
+    """Values that the declaration of a field allows."""
+    match field:
+        case Flag():
+            return st.booleans()
+        case Text(choices=choices) if choices:
+            return st.sampled_from(choices)
+        case Text(empty=empty, path=path):
+            return st.text(_IN_PATHS if path else _CHARACTERS, min_size=not empty, max_size=50)
+        case Number(optional=True):
+            return st.none() | _numbers(field)
+        case Number():
+            return _numbers(field)
+        case Items(item=item, length=None, empty=empty):
+            return st.lists(allowed(item), min_size=not empty, max_size=4).map(tuple)
+        case Items(item=item, length=length):
+            return st.tuples(*[allowed(item)] * (length or 0))
 
 
-def _text(name: str, rng: np.random.Generator) -> str:
-    kind = rng.random()
-    if kind < 0.4:
-        return str(rng.choice(np.array(_ODD, dtype=object)))
-    if name in ("restore_from", "joint.init_from", "data.dir", "predict.input", "predict.output"):
-        return str(rng.choice(_PATHS))
-    if name.endswith(".args"):
-        return str(rng.choice(_ARGUMENTS))
-    if name in ("model.name", "predictor.name"):
-        return str(rng.choice(list(backbones())))
-    if name == "data.name":
-        known = ("digits_on_photos", "folder", "imagenet100", "cifar10", "imagenet2012", "mnist:3")
-        return str(rng.choice(known))
-    value = _value(FIELDS[name], DEFAULTS[name], rng, edge=kind < 0.6)
-    text = str(value)
-    if isinstance(value, tuple) and rng.random() < 0.2:
-        text = text.replace(" ", "").strip("()") or "()"
-    return text
-
-
-def _value(field: Field, default: Any, rng: np.random.Generator, *, edge: bool) -> Any:
-    """In range, or at an edge of it and just beyond."""
-    if isinstance(field, Flag):
-        return bool(rng.integers(2))
-    if isinstance(field, Text):
-        choices = field.choices or ("word", "two words")
-        word = str(rng.choice(choices))
-        return word.upper() if edge else word
-    if isinstance(field, Items):
-        inner = default[0] if default else 1.0
-        length = field.length or int(rng.integers(1, 4))
-        if edge:
-            length = max(0, length + int(rng.integers(-1, 2)))
-        items = [
-            _value(field.item, inner, rng, edge=edge and rng.random() < 0.5) for _ in range(length)
-        ]
-        if edge and items and rng.random() < 0.3:
-            items[-1] = [None, "a", True, 0.5, (1,), math.inf][int(rng.integers(6))]
-        numbers = all(isinstance(item, (int, float)) for item in items)
-        return tuple(sorted(items, reverse=True) if numbers and rng.random() < 0.7 else items)
-    return _number(field, rng, edge=edge)
-
-
-def _number(field: Number, rng: np.random.Generator, *, edge: bool) -> Any:
-    low = field.least if math.isfinite(field.least) else field.above
-    high = field.most if math.isfinite(field.most) else field.below
-    if edge:
-        edges = [bound for bound in (low, high) if math.isfinite(bound)] or [0]
-        bound = float(rng.choice(edges))
-        step = float(rng.choice((-1, 0, 1))) * (1 if field.whole else 1e-6)
-        return int(bound + step) if field.whole else bound + step
+def _numbers(field: Number) -> Values:
+    """Small ones, any, and those at the bounds."""
+    low, high = max(field.least, field.above), min(field.most, field.below)
     if field.whole:
-        # Sizes that a network of a few pixels takes, and others.
-        return int(rng.choice((1, 2, 4, 8, 8, 8, 16, 16, 24, 32, int(rng.integers(1, 2000)))))
-    if math.isfinite(high) and math.isfinite(low):
-        return round(float(rng.uniform(low, high)), 4)
-    return round(float(10 ** rng.uniform(-4, 1)), 6) * float(rng.choice((1, 1, 1, 1e-6, 1e6)))
+        first = int(max(field.least, field.above + 1))
+        last = int(min(field.most, field.below - 1, _MAX_INT))
+        small = [number for number in _SMALL if first <= number <= last]
+        return st.sampled_from([first, *small]) | st.integers(first, last)
+    assert low >= 0, "no field has negative numbers"
+    exact = st.floats(
+        max(low, _MIN_FLOAT),
+        min(high, _MAX_FLOAT),
+        exclude_min=low == field.above and low > 0,
+        exclude_max=high == field.below < math.inf,
+    )
+    usual = st.floats(-4, 1).map(lambda power: round(10**power, 6))
+    usual = usual.filter(lambda value: low < value < high)
+    within = usual | exact
+    return within | st.just(0.0) if low == 0 and field.least == 0 else within
+
+
+def forbidden(field: Field) -> Values:
+    """Values that it does not allow: of other types, lengths and sizes."""
+    others = st.sampled_from(_OTHER_TYPES)
+    match field:
+        case Flag():
+            return others | st.sampled_from((0, 1, None, "", "x", 0.5))
+        case Text():
+            return others | st.sampled_from((None, True, 1, 0.5, ("a",))) | _texts(field)
+        case Number():
+            wrong = [True, False, "", "x", (), math.nan, math.inf, -math.inf, 10**400, 1e300]
+            wrong += [] if field.optional else [None]
+            return others | st.sampled_from(wrong) | _beyond(field)
+        case Items(item=item, length=length, empty=empty):
+            wrong = [None, True, 1, 0.5, "", "x"] + ([] if empty else [()])
+            element = forbidden(item).flatmap(
+                lambda bad: st.lists(allowed(item), max_size=3).map(lambda good: (*good, bad))
+            )
+            longer = st.lists(allowed(item), min_size=(length or 0) + 1, max_size=5).map(tuple)
+            return st.sampled_from(wrong) | element | (longer if length else element)
+
+
+def _texts(field: Text) -> Values:
+    """With control characters; none of the choices; empty; a name that no file system has."""
+    wrong = st.sampled_from(("a\nb", "a\0", "\x1b[0m", "\x85", "\ud800"))
+    if field.choices:
+        known = field.choices
+        wrong |= st.sampled_from(known).map(str.upper).filter(lambda text: text not in known)
+        wrong |= st.text(_CHARACTERS).filter(lambda text: text not in known)
+    if field.path:
+        wrong |= st.sampled_from(("x" * 256, "a/" + "é" * 128))
+    return wrong if field.empty else wrong | st.just("")
+
+
+def _beyond(field: Number) -> Values:
+    """Out of its bounds by as little as there is, or by any amount; too fine for float32."""
+    low, high = max(field.least, field.above), min(field.most, field.below)
+    if field.whole:
+        first = int(max(field.least, field.above + 1))
+        last = int(min(field.most, field.below - 1, _MAX_INT))
+        near = st.sampled_from((first - 1, last + 1, 1e300, 1.0, 0.5))
+        return near | st.integers(max_value=first - 1) | st.integers(min_value=last + 1)
+    closest = [1e-300, low if low == field.above else math.nextafter(low, -math.inf)]
+    if high < math.inf:
+        closest.append(high if high == field.below else math.nextafter(high, math.inf))
+    below = st.floats(max_value=low, exclude_max=True, allow_infinity=False)
+    above = st.floats(min_value=min(high, _MAX_FLOAT), exclude_min=True)
+    return st.sampled_from(closest) | below | above
+
+
+@cache
+def texts(name: str) -> st.SearchStrategy[str]:
+    """What may be written for a field: what it allows, what it does not, and anything."""
+    field = FIELDS[name]
+    good = allowed(field)
+    if isinstance(field, Text) and field.path:
+        good = st.sampled_from(_PATHS)
+    elif name.endswith(".args"):
+        good = st.sampled_from(_ARGUMENTS)
+    elif name in ("model.name", "predictor.name"):
+        good = st.sampled_from(sorted(backbones()))
+    elif name == "data.name":
+        good = st.sampled_from(_DATA)
+    written = good.map(str)
+    if isinstance(field, Items):
+        bare = good.map(lambda value: str(value).replace(" ", "").strip("()") or "()")
+        written = written | written | bare
+    return st.one_of(written, written, forbidden(field).map(str), st.sampled_from(_ODD))
+
+
+@st.composite
+def _commands(draw: st.DrawFn, first: str) -> tuple[str, str, dict[str, str]]:
+    """Mode, data and one to three fields, the first of which names the mode."""
+    more = draw(st.lists(_related(first) | st.sampled_from(_NAMES), max_size=2))
+    values = {name: draw(texts(name)) for name in dict.fromkeys((first, *more))}
+    modes = next(modes for prefixes, modes in _MODES if first.startswith(prefixes))
+    folder = first.startswith("data.") and draw(st.booleans())
+    return draw(st.sampled_from(modes)), "pictures" if folder else "digits", values
+
+
+@cache
+def _related(name: str) -> st.SearchStrategy[str]:
+    section = name.split(".")[0]
+    return st.sampled_from([other for other in _NAMES if other.split(".")[0] == section])
+
+
+def draws(number: int, count: int) -> list[Draw]:
+    """The commands of a seed, always the same with the same version of Hypothesis.
+
+    Args:
+      number: the seed.
+      count: of commands; every field comes first equally often, and no two commands are alike.
+    """
+    share = math.ceil(count / len(_NAMES))
+    by_field = [_different(number, name, share) for name in _NAMES]
+    # Of all fields in turns.
+    mixed = [command for turn in zip(*by_field, strict=True) for command in turn]
+    return [Draw(place, *command) for place, command in enumerate(mixed[:count])]
+
+
+def _different(number: int, first: str, count: int) -> list[tuple[str, str, dict[str, str]]]:
+    """So many different commands of a field."""
+    found: dict[str, tuple[str, str, dict[str, str]]] = {}
+    for turn in itertools.count():
+        for command in _some(f"{number} {first} {turn}", first, count):
+            found.setdefault(json.dumps(command), command)
+        if len(found) >= count:
+            return list(found.values())[:count]
+
+
+def _some(key: str, first: str, count: int) -> list[tuple[str, str, dict[str, str]]]:
+    found = []
+
+    @seed(key)
+    @settings(
+        max_examples=count,
+        phases=[Phase.generate],
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(_commands(first))
+    def collect(command: tuple[str, str, dict[str, str]]) -> None:
+        found.append(command)
+
+    collect()
+    return found
 
 
 def reading(name: str, text: str) -> list[Any]:
     """What a text may mean as the value of a field: no value, or any of these."""
     field = FIELDS[name]
     if isinstance(field, Text):
-        return [_path(text) if field.path else text]
+        return [_path(text) if _is_path(field) else text]
     if isinstance(field, Flag):
         words = {True: ("true", "yes", "1"), False: ("false", "no", "0")}
         return [value for value, known in words.items() if text.lower() in known]
     if isinstance(field, Items):
-        items = _tuple_reading(text)
-        paths = isinstance(field.item, Text) and field.item.path
-        return [list(map(_path, items)) if paths else items]
+        items = _tuple_reading(text, words=isinstance(field.item, Text))
+        return [list(map(_path, items)) if _is_path(field.item) else items]
     found: list[Any] = [None] if text == "None" and field.optional else []
     for parse in (lambda: int(text), lambda: int(text, 16), lambda: int(text, 8)):
         if field.whole and (not found or text.lower().startswith(("0x", "0o"))):
@@ -179,14 +290,20 @@ def reading(name: str, text: str) -> list[Any]:
     return found
 
 
+def _is_path(field: Field) -> bool:
+    return isinstance(field, Text) and field.path
+
+
 def _path(item: Any) -> Any:
     return os.path.expanduser(item) if isinstance(item, str) else item
 
 
-def _tuple_reading(text: str) -> list[Any]:
+def _tuple_reading(text: str, *, words: bool) -> list[Any]:
+    """`words`: one that stands without quotes, brackets and commas is an element as it is."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        # A word without quotes.
+        return [text]
+    if words and not set(text) & set("()[]'\","):
         return [text]
     return list(value) if isinstance(value, (tuple, list)) else [value]

@@ -1,6 +1,11 @@
-"""One command of random values, run in this process through the real command line, and judged.
+"""One command of random values, read or run in this process by the real program, and judged.
 
-What may come of it:
+What may come of it when its values are checked:
+
+- `refused`: a `ConfigError` of one line that names one of the fields, or what one does not go with.
+- `accepted`: every value is in the configuration as it was written.
+
+What may come of it when it is run:
 
 - `rejected`: exit code 2 and one line that names one of the fields, or what one does not go
   with, and nothing is written.
@@ -40,7 +45,8 @@ from drnet_jax.data.sources import DataError
 from drnet_jax.train import prepare
 from experiments.override_draws import Draw, reading
 
-GOOD = ("rejected", "ran", "prepared", "diverged", "no such budget")
+CHECKED = ("refused", "accepted")
+RUN = ("rejected", "ran", "prepared", "diverged", "no such budget")
 _SCALES = ("learning_rate", "lr_scale", "decay", "momentum", "eta", "tau", "alpha", "warmup")
 _DIVERGED = ("with a gradient of norm", "not finite", "the objective on the calibration split is")
 _LARGEST = {
@@ -49,9 +55,28 @@ _LARGEST = {
     **{"pretrain.num_epochs": 8, "joint.num_epochs": 8, "data.num_workers": 1},
     **{"pretrain.batch_size": 64, "joint.batch_size": 64, "eval.batch_size": 512},
     **{"data.train_images": 200, "data.eval_images": 200, "budget.batch_size": 64},
+    **{"export.fixed_batches": 64, "export.images": 200, "export.int8_images": 200},
     "pretrain.accumulate": 8,
     "joint.accumulate": 8,
 }
+
+
+def check_draw(drawn: Draw, scratch: Path) -> dict[str, Any]:
+    """Reads and checks the values of a draw, and nothing more; see `try_draw`."""
+    values, arguments = _command(drawn, scratch)
+    try:
+        wrong = _not_as_written(flatten(configuration(arguments)), values)
+        outcome, detail = ("not as written", wrong) if wrong else ("accepted", "")
+    except ConfigError as error:
+        outcome, detail = "refused", str(error)
+        if "\n" in detail:
+            outcome = "not one clear line"
+        elif not _names_a_field(detail):
+            outcome = "names no field"
+    # Nothing else may come out: that is what is looked for.
+    except Exception as error:
+        outcome, detail = "traceback", _where(error)
+    return _result(drawn, outcome, detail, scratch)
 
 
 def try_draw(drawn: Draw, scratch: Path) -> dict[str, Any]:
@@ -63,20 +88,11 @@ def try_draw(drawn: Draw, scratch: Path) -> dict[str, Any]:
     """
     place = scratch / "trial"
     shutil.rmtree(place, ignore_errors=True)
-    workdir = place / "workdir"
-    if drawn.mode != "train":
-        shutil.copytree(scratch / drawn.data, workdir)
+    if drawn.mode not in ("train", "convert"):
+        shutil.copytree(scratch / drawn.data, place / "workdir")
     place.mkdir(exist_ok=True)
-    names = {"run": scratch / drawn.data, "pictures": scratch / "photos", "missing": place / "no"}
-    values = {name: _filled(text, names) for name, text in drawn.values.items()}
+    values, arguments = _command(drawn, scratch)
     before = _files(place)
-    arguments = [f"--config.{name}={text}" for name, text in values.items()]
-    arguments += [f"--config={scratch / drawn.data}.py", f"--mode={drawn.mode}"]
-    arguments.append(f"--workdir={workdir}")
-    if drawn.mode == "predict" and "predict.input" not in values:
-        arguments.append(f"--config.predict.input={scratch / 'photos'}")
-    if drawn.mode == "report" and "report.runs" not in values:
-        arguments.append(f"--config.report.runs=('{scratch / drawn.data}',)")
     directory = Path.cwd()
     # Relative paths lead to nothing else.
     os.chdir(place)
@@ -85,14 +101,27 @@ def try_draw(drawn: Draw, scratch: Path) -> dict[str, Any]:
     finally:
         os.chdir(directory)
         shutil.rmtree(place, ignore_errors=True)
-    return {
-        "number": drawn.number,
-        "mode": drawn.mode,
-        "data": drawn.data,
-        "values": drawn.values,
-        "outcome": outcome,
-        "detail": detail.replace(str(scratch), "SCRATCH"),
-    }
+    return _result(drawn, outcome, detail, scratch)
+
+
+def _result(drawn: Draw, outcome: str, detail: str, scratch: Path) -> dict[str, Any]:
+    detail = detail.replace(str(scratch), "SCRATCH")
+    return vars(drawn) | {"outcome": outcome, "detail": detail}
+
+
+def _command(drawn: Draw, scratch: Path) -> tuple[dict[str, str], list[str]]:
+    """The values with their paths, and the arguments of the program."""
+    place = scratch / "trial"
+    names = {"run": scratch / drawn.data, "pictures": scratch / "photos", "missing": place / "no"}
+    values = {name: _filled(text, names) for name, text in drawn.values.items()}
+    arguments = [f"--config.{name}={text}" for name, text in values.items()]
+    arguments += [f"--config={scratch / drawn.data}.py", f"--mode={drawn.mode}"]
+    arguments.append(f"--workdir={place / 'workdir'}")
+    if drawn.mode == "predict" and "predict.input" not in values:
+        arguments.append(f"--config.predict.input={scratch / 'photos'}")
+    if drawn.mode == "report" and "report.runs" not in values:
+        arguments.append(f"--config.report.runs=('{scratch / drawn.data}',)")
+    return values, arguments
 
 
 def _filled(text: str, names: dict[str, Path]) -> str:
@@ -105,8 +134,12 @@ def _judge(
     drawn: Draw, values: dict[str, str], arguments: list[str], place: Path, before: set[Any]
 ) -> tuple[str, str]:
     """Outcome and detail."""
-    config = accepted(arguments)
-    if config is not None:
+    try:
+        config = configuration(arguments)
+    except ConfigError:
+        # So does the program, with one line.
+        pass
+    else:
         wrong = _not_as_written(flatten(config), values)
         if wrong:
             return "not as written", wrong
@@ -140,16 +173,17 @@ def _names_a_field(line: str) -> bool:
     return any(re.search(rf"(?<![\w.])(config\.)?{re.escape(name)}(?!\w)", line) for name in FIELDS)
 
 
-def accepted(arguments: list[str]) -> ConfigDict | None:
-    """The configuration if its values are accepted."""
-    try:
-        values, others = take_overrides(arguments)
-        given = cli.parse_flags(others)
-        config = load_config(given.config)
-        set_fields(config, values)
-        check_config(config, jax.device_count(), given.mode)
-    except ConfigError:
-        return None
+def configuration(arguments: list[str]) -> ConfigDict:
+    """As the program reads it.
+
+    Raises:
+      ConfigError: a value is not accepted.
+    """
+    values, others = take_overrides(arguments)
+    given = cli.parse_flags(others)
+    config = load_config(given.config)
+    set_fields(config, values)
+    check_config(config, jax.device_count(), given.mode)
     return config
 
 
@@ -174,9 +208,9 @@ def _is_expensive(config: ConfigDict, mode: str) -> bool:
         value = flat[name]
         # Another model or other data than those of the trained run are refused at once.
         matters = mode == "train" or name.startswith(
-            ("eval.", "inference.", "benchmark.", "budget.")
+            ("eval.", "inference.", "benchmark.", "budget.", "export.")
         )
-        if matters and max(value if isinstance(value, list) else [value]) > most:
+        if matters and max(value if isinstance(value, list) else [value], default=0) > most:
             return True
     if mode != "train":
         return False

@@ -3,10 +3,10 @@
 import hashlib
 import io
 import os
-import resource
 import time
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,77 +15,51 @@ from PIL import Image, ImageOps
 
 from drnet_jax.data.decode import CorruptImageError, decode_crop, random_crop_box
 from drnet_jax.data.eval_view import EvalView
+from experiments.mutation_runs import Outcome, peak_mebibytes
 from experiments.picture_mutations import REFUSED, MutatedPicture, make
 
 SIZE, FRACTION, SCALE = 64, 0.875, (0.08, 1.0)
 # A picture of as many pixels as Pillow takes (179 million), of 4 bytes, and its copy in RGB.
 MEMORY_MIB = 1500
-ADDRESS_SPACE = 6 << 30
 # Mean difference of 255 from Pillow's own crop: where nothing is decoded at a reduced scale that is
 # rounding; where it is, damaged pixels, which have no even colours, differ most.
 EXACT, REDUCED = 1.0, 3.0
 
 
 @dataclass
-class Outcome:
-    """What came of a file.
+class PictureOutcome(Outcome):
+    """What came of a picture.
 
     Attributes:
-      index: its number.
-      form: see `MutatedPicture`.
-      mutation: likewise.
-      decoded: whether it gives pixels.
-      reason: why not.
-      digest: of the pixels.
-      seconds: for all crops of it.
-      mebibytes: by which memory grew meanwhile.
       difference: mean, of 255, from Pillow's crop.
       messages: lines on stderr.
-      findings: what should not be.
     """
 
-    index: int
-    form: str
-    mutation: str
-    decoded: bool = False
-    reason: str = ""
-    digest: str = ""
-    seconds: float = 0.0
-    mebibytes: float = 0.0
     difference: float = 0.0
     messages: int = 0
-    findings: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """As a line of the records."""
-        return asdict(self)
 
 
-def limit_memory() -> None:
-    """Of this process: beyond it allocations fail."""
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-
-
-def check(seed: int, index: int, messages: Path) -> Outcome:
+def check(seed: int, index: int, folder: Path) -> PictureOutcome:
     """Decodes a file as evaluation and as training do, each twice, and compares.
 
     Args:
       seed: see `make`.
       index: likewise.
-      messages: the file that stderr goes to, which libraries in C write to.
+      folder: has the file that stderr goes to, which libraries in C write to.
     """
+    messages = _redirected_stderr(folder)
     picture = make(seed, index)
-    outcome = Outcome(index, picture.form, picture.mutation)
+    outcome = PictureOutcome(index, picture.form, picture.mutation)
     written = messages.stat().st_size
-    before = _peak_mebibytes(reset=True)
-    start = time.perf_counter()
+    before = peak_mebibytes(reset=True)
+    start = time.process_time()
     with warnings.catch_warnings():
         # Every time, not once a place.
         warnings.simplefilter("always", append=True)
         seen = [_evaluated(picture, outcome) for _ in range(2)]
         cropped = [_trained(picture, (seed, index), outcome) for _ in range(2)]
-    outcome.seconds = round(time.perf_counter() - start, 4)
-    outcome.mebibytes = round(_peak_mebibytes() - before, 1)
+    outcome.seconds = round(time.process_time() - start, 4)
+    outcome.mebibytes = round(peak_mebibytes() - before, 1)
     said = messages.read_bytes()[written:].decode(errors="replace").splitlines()
     # libtiff says on stderr what is wrong with a picture, in a line or some, and cannot be told not
     # to by Pillow's means; Pillow raises the same.
@@ -106,13 +80,15 @@ def check(seed: int, index: int, messages: Path) -> Outcome:
     return outcome
 
 
-def _evaluated(picture: MutatedPicture, outcome: Outcome) -> np.ndarray | str:
+def _evaluated(picture: MutatedPicture, outcome: PictureOutcome) -> np.ndarray | str:
     """As evaluation and predictions see it: the pixels, or why there are none."""
     view = EvalView(SIZE, FRACTION)
     return _checked(lambda: view.decode(picture.content), outcome)
 
 
-def _trained(picture: MutatedPicture, seed: tuple[int, int], outcome: Outcome) -> np.ndarray | str:
+def _trained(
+    picture: MutatedPicture, seed: tuple[int, int], outcome: PictureOutcome
+) -> np.ndarray | str:
     """A training crop."""
     rng = np.random.default_rng(seed)
     return _checked(
@@ -121,7 +97,7 @@ def _trained(picture: MutatedPicture, seed: tuple[int, int], outcome: Outcome) -
     )
 
 
-def _checked(decode: Any, outcome: Outcome) -> np.ndarray | str:
+def _checked(decode: Any, outcome: PictureOutcome) -> np.ndarray | str:
     try:
         pixels = decode()
     except CorruptImageError as error:
@@ -146,24 +122,24 @@ def _same(first: np.ndarray | str, second: np.ndarray | str) -> bool:
     return np.array_equal(first, second)
 
 
-def _note(seen: np.ndarray | str, outcome: Outcome) -> None:
+def _note(seen: np.ndarray | str, outcome: PictureOutcome) -> None:
     if isinstance(seen, str):
         outcome.reason = seen
     else:
-        outcome.decoded = True
+        outcome.read = True
         outcome.digest = hashlib.sha256(seen.tobytes()).hexdigest()[:8]
 
 
-def _compare(picture: MutatedPicture, seen: np.ndarray | str, outcome: Outcome) -> None:
+def _compare(picture: MutatedPicture, seen: np.ndarray | str, outcome: PictureOutcome) -> None:
     """With Pillow alone: both can read it, or neither can, and then the pixels are the same."""
     reference = _reference(picture.content)
     if isinstance(reference, str):
-        if outcome.decoded:
+        if outcome.read:
             outcome.findings.append(f"decoded, where Pillow says: {reference}")
         return
     form, upright = reference
     if form in REFUSED:
-        if outcome.decoded:
+        if outcome.read:
             outcome.findings.append(f"decoded, of format {form}")
         return
     if isinstance(seen, str):
@@ -205,16 +181,11 @@ def _upright(picture: Image.Image) -> Image.Image:
         return picture
 
 
-def _peak_mebibytes(*, reset: bool = False) -> float:
-    """The most memory that this process has held since the last reset (Linux)."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def redirect_stderr(path: Path) -> None:
+@cache
+def _redirected_stderr(folder: Path) -> Path:
     """That of libraries in C too, into a file."""
+    path = folder / "stderr"
     descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+    return path

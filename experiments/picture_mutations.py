@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image
 
+from experiments.byte_mutations import BYTE_MUTATIONS, Rng, bit_flips, extreme_field
+
 # By Pillow's names, with how their files are called. Those that data sets consist of come up twice
 # as often as the others; icons are no pictures for the program, which has to refuse them.
 COMMON = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
@@ -16,7 +18,6 @@ RARE = {"TIFF": ".tif", "AVIF": ".avif", "PPM": ".ppm", "JPEG2000": ".jp2", "ICO
 SUFFIXES = COMMON | RARE
 REFUSED = ("ICO",)
 _SIDES = (8, 200)
-_EXTREMES = (0, 1, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 # Left, top, step to the right and step down of each pass.
 _ADAM7 = (
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
@@ -26,8 +27,6 @@ _ADAM7 = (
 _SOUND_EXIF = ("AVIF", "TIFF")
 _WITH_EXIF = ("JPEG", "PNG", "WEBP", *_SOUND_EXIF)
 _EXIF_START = b"Exif\0\0"
-
-Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,12 @@ def make(seed: int, index: int) -> MutatedPicture:
     if mutation == "wrong extension":
         suffix = str(rng.choice([other for other in SUFFIXES.values() if other != suffix]))
     return MutatedPicture(form, mutation, f"{index:05d}{suffix}", content)
+
+
+def describe(seed: int, index: int) -> tuple[str, str]:
+    """Format and mutation of that picture."""
+    picture = make(seed, index)
+    return picture.form, picture.mutation
 
 
 def encode(rng: Rng, form: str, exif: bytes = b"") -> bytes:
@@ -157,51 +162,8 @@ def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def _none(rng: Rng, content: bytes, form: str) -> bytes:
-    return content
-
-
-def _bit_flips(rng: Rng, content: bytes, form: str) -> bytes:
-    changed = bytearray(content)
-    for _ in range(int(rng.choice([1, 1, 2, 5, 20, 100]))):
-        changed[rng.integers(len(changed))] ^= 1 << int(rng.integers(8))
-    return bytes(changed)
-
-
-def _truncated(rng: Rng, content: bytes, form: str) -> bytes:
-    length = int(rng.integers(len(content)))
-    return content[: int(rng.choice([length, len(content) - 1, 20]))]
-
-
-def _inserted(rng: Rng, content: bytes, form: str) -> bytes:
-    at = rng.integers(len(content) + 1)
-    return content[:at] + rng.bytes(int(rng.choice([1, 2, 16, 700]))) + content[at:]
-
-
-def _removed(rng: Rng, content: bytes, form: str) -> bytes:
-    at = rng.integers(len(content))
-    return content[:at] + content[at + int(rng.choice([1, 2, 16, 200])) :]
-
-
-def _duplicated(rng: Rng, content: bytes, form: str) -> bytes:
-    start, stop = sorted(rng.integers(len(content) + 1, size=2))
-    return content[:stop] + content[start:stop] + content[stop:]
-
-
-def _zeroed(rng: Rng, content: bytes, form: str) -> bytes:
-    at, length = rng.integers(len(content)), int(rng.choice([4, 64, 512, 4096]))
-    zeros = bytes(len(content[at : at + length]))
-    return content[:at] + zeros + content[at + length :]
-
-
 def _extreme_field(rng: Rng, content: bytes, form: str) -> bytes:
-    """One field of the first 80 bytes."""
-    size = int(rng.choice([1, 2, 4]))
-    little = rng.choice(["little", "big"]) == "little"
-    value = int(rng.choice(_EXTREMES)) & ((1 << 8 * size) - 1)
-    at = int(rng.integers(min(len(content), 80)))
-    field = value.to_bytes(size, "little" if little else "big")
-    return _mended(content[:at] + field + content[at + size :], rng)
+    return _mended(extreme_field(rng, content), rng)
 
 
 def _absurd_size(rng: Rng, content: bytes, form: str) -> bytes:
@@ -262,7 +224,7 @@ def _orientation(rng: Rng, content: bytes, form: str) -> bytes:
 def _exif_damage(rng: Rng, content: bytes, form: str) -> bytes:
     exif = bytearray(_exif(int(rng.integers(1, 9))))
     if form in _SOUND_EXIF:
-        return _bit_flips(rng, encode(rng, form, bytes(exif)), form)
+        return bit_flips(rng, encode(rng, form, bytes(exif)))
     for _ in range(rng.integers(1, 6)):
         exif[rng.integers(len(_EXIF_START), len(exif))] = rng.integers(256)
     return encode(rng, form, bytes(exif[: rng.integers(len(_EXIF_START), len(exif) + 1)]))
@@ -281,25 +243,20 @@ def _text(rng: Rng, content: bytes, form: str) -> bytes:
     return bytes(rng.choice(np.array(texts, object)))
 
 
-def _empty(rng: Rng, content: bytes, form: str) -> bytes:
-    return b""
+def _of_bytes(name: str) -> Callable[[Rng, bytes, str], bytes]:
+    return lambda rng, content, form: BYTE_MUTATIONS[name](rng, content)
 
 
+# Their order is that of the pictures of a seed.
 MUTATIONS: dict[str, Callable[[Rng, bytes, str], bytes]] = {
-    "none": _none,
-    "bit flips": _bit_flips,
-    "truncated": _truncated,
-    "bytes inserted": _inserted,
-    "bytes removed": _removed,
-    "bytes duplicated": _duplicated,
-    "block zeroed": _zeroed,
+    **{name: _of_bytes(name) for name in BYTE_MUTATIONS if name not in ("extreme field", "empty")},
     "extreme field": _extreme_field,
     "absurd size": _absurd_size,
     "one pixel wide": _thin,
-    "wrong extension": _none,
+    "wrong extension": _of_bytes("none"),
     "concatenated": _concatenated,
     "orientation": _orientation,
     "EXIF damage": _exif_damage,
     "no picture": _text,
-    "empty": _empty,
+    "empty": _of_bytes("empty"),
 }

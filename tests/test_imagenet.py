@@ -4,6 +4,7 @@ import io
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import tensorflow_datasets as tfds
 from drnet_jax.data.crops import problem
 from drnet_jax.data.datasets import DataSplits
 from drnet_jax.data.imagenet100 import imagenet100_classes
-from drnet_jax.data.imagenet_tars import TEST_TAR, ImagenetTars
+from drnet_jax.data.imagenet_tars import TEST_TAR, TRAIN_TAR, ImagenetTars
 from drnet_jax.data.settings import DataSettings
 from drnet_jax.data.sources import DataError, EncodedSource
 from drnet_jax.data.tfds_source import TfdsDataset
@@ -69,6 +70,24 @@ def test_a_cut_off_tar_is_one_error(tmp_path: Path) -> None:
     path.write_bytes(b"x" * 1000 + path.read_bytes()[1000:])
     with pytest.raises(DataError, match="no whole, uncompressed tar"):
         ImagenetTars(tmp_path, tmp_path).read_split("test")
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE]
+)
+def test_what_is_no_file_in_a_tar_is_no_class(kind: bytes, tmp_path: Path) -> None:
+    """Nor is anything unpacked, wherever a name would lead."""
+    write_tars(tmp_path, sorted(set(VALIDATION_WNIDS[:8])), 8)
+    before = ImagenetTars(tmp_path, tmp_path)
+    num_images = len(before.read_split("train").labels)
+    member = tarfile.TarInfo("../n00000001.tar")
+    member.type, member.linkname = kind, "/etc/passwd"
+    with tarfile.open(tmp_path / TRAIN_TAR, "a") as tar:
+        tar.addfile(member)
+    images = ImagenetTars(tmp_path, tmp_path)
+    assert images.classes == before.classes
+    assert len(images.read_split("train").labels) == num_images
+    assert not list(tmp_path.parent.glob("n0*"))
 
 
 def imagenet100_tars(root: Path) -> tuple[dict[str, tuple[str, bytes]], int]:

@@ -246,3 +246,22 @@ def test_a_reader_that_stops_early(export: Path, pictures: Path) -> None:
     )
     os.close(writing)
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize("module", ["drnet_runtime", "drnet_runtime.serve"])
+def test_an_error_is_one_line_without_control_characters(module: str, tmp_path: Path) -> None:
+    """A terminal would obey what a manifest says."""
+    content = {"format": "drnet_jax export", "format_version": 1, "usable": False}
+    content["parity"] = {"problems": ["\x1b[2J\n\x07"]}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    (tmp_path / "x.png").touch()
+    pictures = [str(tmp_path / "x.png")] if module == "drnet_runtime" else []
+    result = subprocess.run(
+        [sys.executable, "-m", module, str(tmp_path), *pictures],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and "(\\x1b[2J\\n\\x07)" in result.stderr
+    assert result.stderr.count("\n") == 1

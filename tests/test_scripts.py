@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from drnet_jax.config import ConfigError
 from experiments.override_draws import reading
-from experiments.override_trials import accepted
+from experiments.override_trials import configuration
 
 ROOT = Path(__file__).parents[1]
 # Runs in an environment with PyTorch.
@@ -43,8 +46,10 @@ def test_scripts_import_and_know_their_arguments() -> None:
 
 def test_random_overrides_are_judged() -> None:
     """What the experiment takes for accepted, and what a text may mean."""
-    assert accepted(["--config.seed=x"]) is None
-    config = accepted(["--config.model.resolution_aware=no", "--config.seed", "5"])
-    assert config is not None and config.seed == 5 and not config.model.resolution_aware
+    with pytest.raises(ConfigError, match="seed='x' must be an integer"):
+        configuration(["--config.seed=x"])
+    config = configuration(["--config.model.resolution_aware=no", "--config.seed", "5"])
+    assert config.seed == 5 and not config.model.resolution_aware
     assert reading("model.resolution_aware", "no") == [False]
     assert reading("model.resolutions", "32, 16") == [[32, 16]]
+    assert reading("report.runs", "5") == [["5"]]

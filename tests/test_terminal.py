@@ -38,6 +38,14 @@ def test_what_the_encoding_lacks_is_escaped(environment: dict[str, str]) -> None
     assert result.stderr == result.stdout
 
 
+def test_control_characters_are_escaped() -> None:
+    """A terminal would obey what the name of a class says; an error is one line."""
+    code = "print_line('a\\tb\\n\\x1b[2J\\x9b\\r'); print_error('c\\nd\\x07')"
+    result = start(f"from drnet_jax.runtime.terminal import print_error\n{code}")
+    assert result.stdout == "a\tb\n\\x1b[2J\\x9b\\r\n"
+    assert result.stderr == "error: c\\nd\\x07\n"
+
+
 @pytest.mark.parametrize(
     ("redirection", "why"), [("> >(exit)", "Broken pipe"), ("> /dev/full", "No space left")]
 )

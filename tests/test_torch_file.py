@@ -113,6 +113,39 @@ def test_a_number_of_objects_claims_no_memory(tmp_path: Path) -> None:
     assert peak < 2**24
 
 
+@pytest.mark.parametrize(
+    "length", [b"X" + (2**32 - 1).to_bytes(4, "little"), b"\x8b" + b"\xff" * 3 + b"\x7f"]
+)
+def test_a_long_text_claims_no_memory(length: bytes, tmp_path: Path) -> None:
+    """Nor does a storage: both are as long as what is left of the file, at most."""
+    legacy = tmp_path / "legacy"
+    write_legacy(legacy, tensors(), ARRAYS)
+    whole = legacy.read_bytes()
+    claims = whole[: whole.rindex(b".") + 1] + (2**31).to_bytes(8, "little") + bytes(8)
+    legacy.write_bytes(b"\x80\x02" + length)
+    zipped = pickled(tmp_path / "zipped", length)
+    (tmp_path / "storage").write_bytes(claims)
+    for path in (legacy, zipped, tmp_path / "storage"):
+        tracemalloc.start()
+        with pytest.raises(WeightsError):
+            read_arrays(path)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 2**24
+
+
+def test_a_pickle_that_ends_early_is_not_read(tmp_path: Path) -> None:
+    """Its checksum tells: a file of no tensors would be another one, and without an error."""
+    path = tmp_path / "weights.pth"
+    many = {f"layer{number}": np.zeros(1, np.float32) for number in range(300)}
+    write_zip(path, torch_pickles.tensors(many), many)
+    whole = path.read_bytes()
+    start = whole.index(b")R")
+    path.write_bytes(whole[: start + 2] + b"." + whole[start + 3 :])
+    with pytest.raises(WeightsError, match="Bad CRC-32 for file 'archive/data.pkl'"):
+        read_arrays(path)
+
+
 def test_tensors_share_their_storage(tmp_path: Path) -> None:
     """Else a file of many tensors and one storage claims many times its own size."""
     array = np.ones(10**6, np.float32)

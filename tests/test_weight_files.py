@@ -1,5 +1,6 @@
 """Weight files: what is read of every kind, and one clear error for each that is broken."""
 
+import io
 import json
 import os
 import sys
@@ -177,6 +178,62 @@ def npz_without_a_header(path: Path) -> None:
         archive.writestr("fc.bias.npy", b"\x93NUMPY\x01\x00\x04\x00{((\n")
 
 
+def npz_of_bytes(path: Path) -> None:
+    """A member that does not begin like an array, with a checksum that is right."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("fc.bias.npy", b"text")
+
+
+def npz_of_zeros(path: Path) -> None:
+    np.savez_compressed(path.with_suffix(".npz"), zeros=np.zeros(10**6))
+    path.with_suffix(".npz").rename(path)
+
+
+def misplaced_npz(path: Path) -> None:
+    """Its directory is said to be 1,000 bytes further on, and so its members begin before it."""
+    write_npz(path, state())
+    whole = path.read_bytes()
+    place = int.from_bytes(whole[-6:-2], "little") + 1000
+    path.write_bytes(whole[:-6] + place.to_bytes(4, "little") + whole[-2:])
+
+
+def npz_with_half_a_directory(path: Path) -> None:
+    """`zipfile` reads as much of the directory as the end of the archive says, and no more."""
+    write_npz(path, {"a": np.zeros(3), "b": np.zeros(3)})
+    whole = path.read_bytes()
+    size = int.from_bytes(whole[-10:-6], "little") // 2
+    path.write_bytes(whole[:-10] + size.to_bytes(4, "little") + whole[-6:])
+
+
+def empty_archive(path: Path) -> None:
+    zipfile.ZipFile(path, "w").close()
+
+
+def npz_of_terabytes(path: Path) -> None:
+    header = io.BytesIO()
+    claim = {"descr": "<f4", "fortran_order": False, "shape": (10**12,)}
+    np.lib.format.write_array_header_1_0(header, claim)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("fc.bias.npy", header.getvalue())
+
+
+def long_reason(path: Path) -> None:
+    """The name in a member's header, which errors repeat, reaches far into the file."""
+    write_npz(path, state())
+    whole = bytearray(path.read_bytes())
+    whole[26:28] = (5000).to_bytes(2, "little")
+    path.write_bytes(whole)
+
+
+def packed_torch(path: Path) -> None:
+    write_torch(path, state())
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, member in members.items():
+            archive.writestr(name, member)
+
+
 def twice_in_npz(path: Path) -> None:
     write_npz(path, state())
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
@@ -245,6 +302,14 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         "fc.bias is no array of numbers",
     ),
     "npz, no header": (npz_without_a_header, "is damaged: get it anew .*multi-line"),
+    "npz of bytes": (npz_of_bytes, "fc.bias is no array of numbers .*write the file anew"),
+    "npz that unpacks to much": (npz_of_zeros, "would unpack to 8000[0-9]+ bytes"),
+    "torch, compressed": (packed_torch, "compressed, which torch.save never does"),
+    "npz, a place before its start": (misplaced_npz, "is damaged: get it anew .*Invalid argument"),
+    "npz, half a directory": (npz_with_half_a_directory, "directory has 1 of 2 files: get it anew"),
+    "npz without files": (empty_archive, "directory has 0 of 0 files: get it anew"),
+    "npz that claims terabytes": (npz_of_terabytes, "fc.bias is no array of numbers"),
+    "npz, a long name": (long_reason, "is damaged: get it anew .{200,250}$"),
     "npz, a name twice": (twice_in_npz, "1 names twice, fc.bias.npy first"),
     "an archive of a document": (another_archive, "something else, word/document.xml first"),
     "torch, cut": (cut(write_torch, 0.9), "is damaged: get it anew"),

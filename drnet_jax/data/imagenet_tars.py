@@ -95,7 +95,12 @@ def _clear_errors(path: Path) -> Iterator[None]:
 
 def _list_classes(path: Path) -> list[str]:
     with _clear_errors(path), tarfile.open(path, "r:") as tar:
-        return [Path(member.name).stem for member in tar if member.name.endswith(".tar")]
+        return [Path(member.name).stem for member in tar if _is_tar(member)]
+
+
+def _is_tar(member: tarfile.TarInfo) -> bool:
+    """A file: a folder or a link of such a name has nothing in it."""
+    return member.isfile() and member.name.endswith(".tar")
 
 
 def _index_train(path: Path, classes: tuple[str, ...]) -> np.ndarray:
@@ -103,7 +108,8 @@ def _index_train(path: Path, classes: tuple[str, ...]) -> np.ndarray:
     labels = {name: label for label, name in enumerate(classes)}
     rows = []
     with _clear_errors(path), tarfile.open(path, "r:") as tar:
-        inner_tars = [member for member in tar if Path(member.name).stem in labels]
+        tars = [member for member in tar if _is_tar(member)]
+        inner_tars = [member for member in tars if Path(member.name).stem in labels]
         for member in tqdm(inner_tars, desc=f"indexing {path.name}", unit="class", leave=False):
             label = labels[Path(member.name).stem]
             with tarfile.open(fileobj=tar.extractfile(member), mode="r:") as inner:

@@ -14,6 +14,7 @@ from safetensors import deserialize
 
 from drnet_jax.pretrained.errors import WeightsError
 from drnet_jax.pretrained.keras_file import read_keras_file
+from drnet_jax.pretrained.npz_file import read_npz
 from drnet_jax.pretrained.torch_file import read_state_dict
 
 _SAFETENSORS = {
@@ -30,6 +31,10 @@ _SAFETENSORS = {
 }
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+# The longest record at the end of an archive, and what it says of more members than it can count.
+_ZIP_END, _ZIP_MANY = 22 + 65535, 65535
+# Characters of an error that a parser raises, which may repeat the file.
+_REASON = 200
 _KNOWN = "weights are read from .safetensors, .npz, files of torch.save and Keras's .h5"
 
 
@@ -55,9 +60,10 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         raise WeightsError(f"{path} cannot be read: {error}") from error
     # Parsers raise errors of all kinds on damaged bytes: NumPy even those of Python's tokenizer.
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        # Where the file is, not what is in it: it has no places before its start, say.
+        if isinstance(error, OSError) and error.filename is not None:
             raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_REASON]
         raise WeightsError(f"{path} is damaged: get it anew ({reason})") from error
 
 
@@ -94,22 +100,22 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise WeightsError(f"it has {len(twice)} names twice, {twice[0]} first: write it anew")
+    listed = _listed(path)
+    if not names or listed not in (len(names), _ZIP_MANY):
+        raise WeightsError(f"its directory has {len(names)} of {listed} files: get it anew")
     if any(name.endswith("/data.pkl") for name in names):
         return read_state_dict(path)
     other = [name for name in names if not name.endswith(".npy")]
     if other:
         raise WeightsError(f"it is an archive of something else, {other[0]} first: {_KNOWN}")
-    return _read_npz(path)
+    return read_npz(path)
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = {}
-        for name in archive.files:
-            try:
-                arrays[name] = archive[name]
-            except ValueError as error:
-                raise WeightsError(
-                    f"{name} is no array of numbers ({error}): write the file anew with numpy.savez"
-                ) from error
-    return arrays
+def _listed(path: Path) -> int:
+    """How many members the end of a zip archive says that there are; `zipfile` does not look."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _ZIP_END))
+        end = file.read()
+    # The record at the end may have a comment behind it.
+    place = end.rindex(_ZIP[1]) + 10
+    return int.from_bytes(end[place : place + 2], "little")

@@ -4,7 +4,9 @@ A pickle may name any function to call. This reader knows the few that a state d
 refuses a file that names another.
 """
 
+import io
 import math
+import mmap
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -115,8 +117,14 @@ def _read_zip(file: IO[bytes]) -> dict[str, np.ndarray]:
         if pickled is None:
             raise WeightsError("the archive has no data.pkl")
         folder = pickled.removesuffix("data.pkl")
-        with archive.open(pickled) as inner:
-            tensors = _tensors(_Unpickler(inner).load())
+        # A few bytes can unpack to all of the memory.
+        packed = [
+            entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED
+        ]
+        if packed:
+            raise WeightsError(f"it is compressed, which torch.save never does: {_REMEDY}")
+        # The whole of it: only then is its checksum looked at.
+        tensors = _tensors(_Unpickler(io.BytesIO(archive.read(pickled))).load())
 
         # Once, however many tensors share it.
         @cache
@@ -130,6 +138,12 @@ def _read_zip(file: IO[bytes]) -> dict[str, np.ndarray]:
 
 
 def _read_legacy(file: IO[bytes]) -> dict[str, np.ndarray]:
+    # Asked for more than is left, it claims no memory for that.
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _read_pickles(content)
+
+
+def _read_pickles(file: Any) -> dict[str, np.ndarray]:
     """Magic number, version, system, tensors and keys, each pickled, then the storages."""
     if _Unpickler(file).load() != _MAGIC:
         raise WeightsError(f"it is a pickle, but not of torch.save: {_REMEDY}")

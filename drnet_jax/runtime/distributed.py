@@ -14,7 +14,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from drnet_jax.config import ConfigError
-from drnet_jax.runtime.terminal import OutputError, print_line
+from drnet_jax.runtime.terminal import print_error
 
 # Flags by what `jax.distributed.initialize` calls their values, and where else those may stand.
 _FLAGS = {
@@ -278,9 +278,7 @@ def _exit(message: str, status: int) -> NoReturn:
 
 
 def _say(message: str) -> None:
-    # Where nobody reads it, the status says enough.
-    with suppress(OutputError):
-        print_line(f"error: {process_name()}{message}", sys.stderr)
+    print_error(f"{process_name()}{message}")
 
 
 def _leave(status: int) -> NoReturn:

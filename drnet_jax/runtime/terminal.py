@@ -3,6 +3,8 @@
 import atexit
 import os
 import sys
+import unicodedata
+from contextlib import suppress
 from typing import Any, TextIO
 
 
@@ -29,20 +31,37 @@ def prepare_streams() -> None:
 
 
 def print_line(text: str, file: TextIO | None = None) -> None:
-    """Prints a line at once.
+    """Prints a line at once; control characters, which a terminal would obey, as escapes.
+
+    Names of classes and of files come from elsewhere.
 
     Args:
-      text: the line.
+      text: the line, or several.
       file: a stream; None: the standard output.
 
     Raises:
       OutputError: it cannot be printed.
     """
     try:
-        print(text, file=file, flush=True)
+        print(_visible(text, but="\n\t"), file=file, flush=True)
     except OSError as error:
         stream = "stderr" if file is sys.stderr else "stdout"
         raise OutputError(f"{stream} takes no more output ({error.strerror})") from error
+
+
+def print_error(message: str) -> None:
+    """Prints what is wrong in one line; where nobody reads it, the status says enough."""
+    with suppress(OutputError):
+        print_line(f"error: {_visible(message)}", sys.stderr)
+
+
+def _visible(text: str, but: str = "") -> str:
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) == "Cc" and char not in but
+        else char
+        for char in text
+    )
 
 
 def _flush_streams() -> None:

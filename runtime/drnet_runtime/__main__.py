@@ -21,7 +21,7 @@ from drnet_runtime.errors import BudgetError, ExportDirectoryError
 from drnet_runtime.model import AdaptiveModel
 from drnet_runtime.pictures import SUFFIXES
 from drnet_runtime.results import Answer
-from drnet_runtime.terminal import prepare_streams
+from drnet_runtime.terminal import prepare_streams, printable
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,7 +69,7 @@ def main() -> int:
             # Whoever read the rows has enough of them; Python would complain as it ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
 
 
@@ -100,7 +100,7 @@ def _files(path: Path) -> Iterator[Path]:
     """
     if not path.is_dir():
         if not path.exists():
-            raise ValueError(f"{_printable(path)} is not there: give files, or folders of pictures")
+            raise ValueError(f"{printable(path)} is not there: give files, or folders of pictures")
         yield path
         return
     count = 0
@@ -115,18 +115,18 @@ def _files(path: Path) -> Iterator[Path]:
                 count += 1
                 yield Path(place, name)
     if not count:
-        raise ValueError(f"{_printable(path)} has no picture ({', '.join(SUFFIXES)}) in it")
+        raise ValueError(f"{printable(path)} has no picture ({', '.join(SUFFIXES)}) in it")
 
 
 def _row(answer: Answer) -> str:
     """Columns between tabs."""
-    file = _printable(answer.file)
+    file = printable(answer.file)
     if answer.reason is not None:
-        return f"{file}\tunreadable: {_printable(answer.reason)}"
+        return f"{file}\tunreadable: {printable(answer.reason)}"
     looks = "1 look" if answer.looks == 1 else f"{answer.looks} looks"
     columns = (
         file,
-        _printable(answer.label),
+        printable(answer.label),
         f"{answer.confidence:.3f}",
         f"{answer.resolution} px",
         looks,
@@ -157,13 +157,6 @@ def _last_line(
     return (
         f"{len(spent)} pictures, {gmacs:.4g} GMACs each, {model.resolutions[0]} px alone "
         f"{largest:.4g}: {100 * (1 - gmacs / largest):.1f} % saved (lambda {lam:.4g}){more}"
-    )
-
-
-def _printable(text: object) -> str:
-    """In one line and one column: control characters, and bytes that are no UTF-8, as escapes."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text)
     )
 
 

@@ -17,6 +17,7 @@ from drnet_runtime.serve.connection import connection_within
 from drnet_runtime.serve.errors import RequestError
 from drnet_runtime.serve.service import Service
 from drnet_runtime.serve.settings import Settings
+from drnet_runtime.terminal import printable
 
 # That connections may still ask in, once nothing is accepted any more: a request may be on its way.
 _LAST_SECONDS = 0.5
@@ -135,5 +136,5 @@ def _leave(number: int, frame: types.FrameType | None) -> NoReturn:
 
 
 def _error(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     return 2
