@@ -19,7 +19,7 @@ from drnet_jax.config_checks import check_config, check_several_processes
 from drnet_jax.config_files import load_config, split_name
 from drnet_jax.config_overrides import set_fields, take_overrides
 from drnet_jax.runtime.command_line import CommandLine, SetOnce, a_path
-from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_error, print_line
+from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_error
 
 MODES = ("train", "convert", "eval", "calibrate", "benchmark", "predict", "export", "report")
 _DEFAULT_FILE = "configs/digits_on_photos.py"
