@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import platform
 import resource
-import sys
 import tempfile
 import time
 from collections import Counter

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 # Behind PYTHONPATH: the package itself is the installed one.
@@ -136,6 +137,9 @@ def runs_of(command: Command) -> Iterator[Run]:
             # Of a file of the reader's.
             return
         if config.data.name not in ("digits_on_photos", "folder") or "my_network" in str(words):
+            return
+        # Ray is an extra, without which tests/test_predict_workers.py is skipped too.
+        if config.predict.workers and find_spec("ray") is None:
             return
         given = take_overrides(words)[0]
         # Other networks than the smallest take minutes to compile for more than this.
