@@ -1,4 +1,4 @@
-"""What ends the program, as its user sees it: one line, and 2."""
+"""What ends the program, as its user sees it: one line, and 2, or 75 where a signal did it."""
 
 import errno
 import logging
@@ -22,9 +22,11 @@ from drnet_jax.cli import MODES, one_line_errors
 from drnet_jax.config import ConfigError
 from drnet_jax.evaluate import restore_and_evaluate, restore_and_evaluate_bucketed
 from drnet_jax.report import compare_runs
+from drnet_jax.runtime.command_line import INTERRUPTED
 from drnet_jax.runtime.terminal import OutputError
 from drnet_jax.sweep import main
 from drnet_jax.train import train_and_evaluate
+from drnet_jax.training.stops import TrainingError, TrainingInterrupted
 from tests.small_disk import small_disk
 from tests.small_run import small_config
 
@@ -50,7 +52,8 @@ def handlers() -> Iterator[None]:
             jax.errors.JaxRuntimeError(MEMORY),
             "out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.): lower "
             "<stage>.batch_size, eval.batch_size, benchmark.batch_sizes or inference.buckets; or "
-            "keep a stage's batch, with model.remat=True or in parts, <stage>.accumulate",
+            "keep a stage's batch, with model.remat=True, in parts (<stage>.accumulate) or in "
+            "half the bytes (model.dtype=bfloat16)",
         ),
         ("eval", MemoryError(), "out of memory (MemoryError): lower <stage>.batch_size, eval."),
         ("train", OutputError(LOST), f"{LOST}; run the same command to resume"),
@@ -62,6 +65,7 @@ def handlers() -> Iterator[None]:
             "run the same command again",
         ),
         ("train", PermissionError(errno.EROFS, "Read-only file system", "a"), "a: Read-only"),
+        ("train", TrainingError("2 images cannot be read"), "2 images cannot be read"),
     ],
 )
 def test_one_line(
@@ -71,6 +75,30 @@ def test_one_line(
         raise error
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and line.startswith(f"error: {words}")
+
+
+@pytest.mark.parametrize(
+    ("mode", "error", "status", "words"),
+    [
+        ("train", TrainingInterrupted("interrupted after step 3"), 75, "interrupted after step 3"),
+        ("train", KeyboardInterrupt(), 75, "interrupted; run the same command to resume"),
+        ("convert", KeyboardInterrupt(), 75, "interrupted; run the same command to resume"),
+        ("predict", KeyboardInterrupt(), 75, "interrupted; run the same command to resume"),
+        ("eval", KeyboardInterrupt(), 2, "interrupted; nothing is kept"),
+        ("export", KeyboardInterrupt(), 2, "interrupted; nothing is kept"),
+    ],
+)
+def test_the_status_says_whether_the_same_command_resumes(
+    mode: str,
+    error: BaseException,
+    status: int,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended, one_line_errors(mode):
+        raise error
+    assert ended.value.code == status and status in (2, INTERRUPTED)
+    assert capsys.readouterr().err == f"error: {words}\n"
 
 
 @pytest.mark.parametrize(
@@ -124,9 +152,21 @@ def test_a_bad_field_comes_before_places_are_compared(
 
 @pytest.mark.usefixtures("program")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("during", ["load_config", "_start_jax", "one_line_errors"])
+@pytest.mark.parametrize(
+    ("during", "mode", "status"),
+    [
+        # Which mode it is, is not known yet.
+        ("take_overrides", "train", 2),
+        ("load_config", "train", 75),
+        ("_start_jax", "predict", 75),
+        ("_start_jax", "eval", 2),
+        ("one_line_errors", "convert", 75),
+    ],
+)
 def test_a_signal_while_the_program_starts(
     during: str,
+    mode: str,
+    status: int,
     number: signal.Signals,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -138,10 +178,10 @@ def test_a_signal_while_the_program_starts(
         time.sleep(10)
 
     monkeypatch.setattr(cli, during, signalled)
-    monkeypatch.setattr(sys, "argv", ["main.py", "--config=tiny"])
+    monkeypatch.setattr(sys, "argv", ["main.py", "--config=tiny", f"--mode={mode}"])
     with pytest.raises(SystemExit) as ended:
         cli.run()
-    assert ended.value.code == 2
+    assert ended.value.code == status
     assert capsys.readouterr().err == "error: interrupted; nothing was begun\n"
 
 
