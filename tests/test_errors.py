@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -107,6 +108,35 @@ def test_the_status_says_whether_the_same_command_resumes(
 def test_what_is_a_bug_is_not_hidden(error: Exception) -> None:
     with pytest.raises(type(error)), one_line_errors("train"):
         raise error
+
+
+def test_a_device_without_memory_names_what_takes_less() -> None:
+    """A real one: what XLA asks for is more than the process may have."""
+    code = """
+import resource
+from pathlib import Path
+import jax, jax.numpy as jnp
+from drnet_jax.cli import one_line_errors
+products = jax.jit(lambda x: jnp.tanh(x @ x.T) @ x)
+products(jnp.ones((8, 8))).block_until_ready()
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + 2_000_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+with one_line_errors("train"):
+    products(jnp.ones((60_000, 100))).block_until_ready()
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    )
+    (line,) = process.stderr.splitlines()
+    assert process.returncode == 2
+    assert line.startswith("error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 14")
+    for field in ("<stage>.batch_size", "<stage>.accumulate", "model.dtype=bfloat16"):
+        assert field in line
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
