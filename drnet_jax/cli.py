@@ -18,7 +18,7 @@ from drnet_jax.config import ConfigError
 from drnet_jax.config_checks import check_config, check_several_processes
 from drnet_jax.config_files import load_config, split_name
 from drnet_jax.config_overrides import set_fields, take_overrides
-from drnet_jax.runtime.command_line import CommandLine, SetOnce, a_path
+from drnet_jax.runtime.command_line import INTERRUPTED, CommandLine, SetOnce, a_path
 from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_error
 
 MODES = ("train", "convert", "eval", "calibrate", "benchmark", "predict", "export", "report")
@@ -31,18 +31,26 @@ _RESUME = "run the same command to resume"
 _NO_MEMORY = "RESOURCE_EXHAUSTED"
 _LESS_MEMORY = (
     "lower <stage>.batch_size, eval.batch_size, benchmark.batch_sizes or inference.buckets; or "
-    "keep a stage's batch, with model.remat=True or in parts, <stage>.accumulate"
+    "keep a stage's batch, with model.remat=True, in parts (<stage>.accumulate) or in half the "
+    "bytes (model.dtype=bfloat16)"
 )
 
 
 def run() -> None:
-    """Runs the program on the arguments of the process; it ends with 0, or with 2 and one line."""
+    """Runs the program on the arguments of the process.
+
+    It ends with 0, or with one line and 2; with `INTERRUPTED` where the same command goes on.
+    """
     prepare_streams()
     with _starting():
         _interrupt_on_signals()
         try:
             values, others = take_overrides(sys.argv[1:])
             given = parse_flags(others)
+        except ConfigError as error:
+            _fail(str(error))
+    with _starting(given.mode):
+        try:
             config = load_config(given.config)
             set_fields(config, values)
         except ConfigError as error:
@@ -53,17 +61,26 @@ def run() -> None:
 
 
 @contextmanager
-def _starting() -> Iterator[None]:
-    """What comes before `one_line_errors`: interrupted, it ends with a line too."""
+def _starting(mode: str = "") -> Iterator[None]:
+    """What comes before `one_line_errors`: interrupted, it ends with a line too.
+
+    Args:
+      mode: that is to run, if it is known.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        _fail("interrupted; nothing was begun")
+        _fail("interrupted; nothing was begun", _status(mode))
 
 
-def _fail(message: str) -> NoReturn:
+def _status(mode: str) -> int:
+    """That of an interruption."""
+    return INTERRUPTED if mode in _RESUMED else 2
+
+
+def _fail(message: str, status: int = 2) -> NoReturn:
     print_error(f"{_process_name()}{message}")
-    sys.exit(2)
+    sys.exit(status)
 
 
 def _process_name() -> str:
@@ -158,7 +175,7 @@ def _as_flag(argument: str) -> str:
 def _main(config: ConfigDict, given: argparse.Namespace) -> None:
     mode, workdir = given.mode, given.workdir
     with ExitStack() as job:
-        with _starting():
+        with _starting(mode):
             logging.use_absl_handler()
             logging.set_verbosity(logging.WARNING)
             devices = _start_jax(given)
@@ -189,7 +206,9 @@ def _main(config: ConfigDict, given: argparse.Namespace) -> None:
 
 @contextmanager
 def one_line_errors(mode: str) -> Iterator[None]:
-    """Ends the program with 2 and one line for whatever its user can do something about.
+    """Ends the program with one line for whatever its user can do something about, and with 2.
+
+    A signal ends the modes that the same command resumes with `INTERRUPTED`.
 
     Args:
       mode: what runs in this block.
@@ -202,12 +221,14 @@ def one_line_errors(mode: str) -> Iterator[None]:
     from drnet_jax.exports.errors import ExportError
     from drnet_jax.pretrained.errors import WeightsError
     from drnet_jax.runtime.files import in_words
-    from drnet_jax.training.stops import TrainingError
+    from drnet_jax.training.stops import TrainingError, TrainingInterrupted
 
     try:
         yield
     except (ConfigError, DataError, WeightsError) as error:
         _fail(str(error))
+    except TrainingInterrupted as error:
+        _fail(str(error), INTERRUPTED)
     except (CheckpointError, TrainingError, BudgetError, ExportError) as error:
         _fail(str(error))
     except OSError as error:
@@ -216,7 +237,8 @@ def one_line_errors(mode: str) -> Iterator[None]:
         kept = _RESUME if mode in _RESUMED else "what was written is kept"
         _fail(f"{error}; {kept}")
     except KeyboardInterrupt:
-        _fail(f"interrupted; {_RESUME if mode in _RESUMED else 'nothing is kept'}")
+        kept = _RESUME if mode in _RESUMED else "nothing is kept"
+        _fail(f"interrupted; {kept}", _status(mode))
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and _NO_MEMORY not in str(error):
             raise

@@ -58,7 +58,8 @@ def default_config() -> ConfigDict:
     config.report.runs = ()
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.keep_latest = 1
+    # Two: where a crash damages the last one, the one before is used.
+    config.checkpoint.keep_latest = 2
     # Also save every so many steps, beside the end of every epoch; 0: no.
     config.checkpoint.every_steps = 0
 

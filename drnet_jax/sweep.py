@@ -29,7 +29,7 @@ from drnet_jax.reports.comparison import Setting, markdown, settings, to_json
 from drnet_jax.reports.comparison_plot import comparison_figure
 from drnet_jax.reports.comparison_warnings import warnings
 from drnet_jax.reports.svg import plot_style
-from drnet_jax.runtime.command_line import CommandLine, SetOnce, a_path
+from drnet_jax.runtime.command_line import INTERRUPTED, CommandLine, SetOnce, a_path
 from drnet_jax.runtime.files import (
     check_writable,
     in_words,
@@ -40,7 +40,7 @@ from drnet_jax.runtime.files import (
 from drnet_jax.runtime.locks import locked
 from drnet_jax.runtime.terminal import OutputError, prepare_streams, print_error, print_line
 from drnet_jax.sweeps.images import check_present_images
-from drnet_jax.sweeps.jobs import JobRunner, minutes, why_unfinished
+from drnet_jax.sweeps.jobs import JobRunner, Outcome, minutes, why_unfinished
 from drnet_jax.sweeps.plan import Job, Plan, Sweep, check_directory, check_images, make_plan
 from drnet_jax.sweeps.tables import runs_table, size_table
 
@@ -49,7 +49,10 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the jobs and writes the table and the plot.
 
     Returns:
-      0, or 1 if a job failed.
+      0; 1 if a job failed; `INTERRUPTED` if none did, but a signal stopped one.
+
+    Raises:
+      SystemExit: with 2 for an error, or `INTERRUPTED` for a signal, after one line.
     """
     given, overrides = parse(arguments)
     # The jobs need the GPUs; this process only writes.
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     command = shlex.join(["python", "-m", "drnet_jax.sweep", *arguments])
     try:
         with _terminations() as stops:
-            return int(_run(given, overrides, command, stops) > 0)
+            return _status(_run(given, overrides, command, stops))
     except (ConfigError, CheckpointError, DataError) as error:
         _fail(str(error))
     except OSError as error:
@@ -65,7 +68,18 @@ def main(arguments: Sequence[str]) -> int:
     except OutputError as error:
         _fail(f"{error}; run the same command to resume")
     except KeyboardInterrupt:
-        _fail("interrupted; run the same command to resume")
+        _fail("interrupted; run the same command to resume", INTERRUPTED)
+
+
+def _status(outcomes: Sequence[Outcome]) -> int:
+    """The exit status, after a line that says what is left."""
+    failed = sum(outcome.failed for outcome in outcomes)
+    interrupted = sum(outcome.interrupted for outcome in outcomes)
+    counts = {"failed": failed, "were interrupted": interrupted}
+    text = ", ".join(f"{count} jobs {what}" for what, count in counts.items() if count)
+    if text:
+        print_error(f"{text}; run the same command to resume")
+    return 1 if failed else INTERRUPTED if interrupted else 0
 
 
 def _run(
@@ -73,8 +87,8 @@ def _run(
     overrides: Mapping[str, Any],
     command: str,
     stops: list[Callable[[], None]],
-) -> int:
-    """Runs what is not finished, and writes the table; how many jobs failed.
+) -> list[Outcome]:
+    """Runs what is not finished, and writes the table.
 
     Args:
       given: what `parse` found.
@@ -113,18 +127,16 @@ def _run(
         f"runs the sweep in {directory}",
         "wait until it ends, or give another --dir",
     ):
-        failed = _run_all(runner, plan.stage_one) + _run_all(runner, plan.stage_two, write)
+        outcomes = _run_all(runner, plan.stage_one) + _run_all(runner, plan.stage_two, write)
         write()
         table = (results / "sweep.md").read_text(encoding="utf-8")
     print_line(f"\n{table}\nwrote sweep.md, sweep.json and sweep.png in {results}")
-    if failed:
-        print_error(f"{failed} jobs failed; run the same command to resume")
-    return failed
+    return outcomes
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, status: int = 2) -> NoReturn:
     print_error(message)
-    sys.exit(2)
+    sys.exit(status)
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -223,8 +235,8 @@ def _terminations() -> Iterator[list[Callable[[], None]]]:
 
 def _run_all(
     runner: JobRunner, jobs: Sequence[Job], after_each: Callable[[], None] | None = None
-) -> int:
-    """Runs what is not finished, as many at once as there are devices; how many failed."""
+) -> list[Outcome]:
+    """Runs what is not finished, as many at once as there are devices."""
     unfinished = {job.workdir: why for job in jobs if (why := why_unfinished(job))}
     waiting = [job for job in jobs if job.workdir in unfinished]
     if len(waiting) < len(jobs):
@@ -233,18 +245,19 @@ def _run_all(
         # Its figures were in the table, perhaps.
         if (job.workdir / "eval.json").exists():
             print_line(f"{job.name} runs again: {unfinished[job.workdir]}")
-    failed = 0
+    outcomes = []
     start = time.perf_counter()
     with ThreadPoolExecutor(runner.num_devices) as pool:
         futures = {pool.submit(runner.run, job): job for job in waiting}
         try:
             for done, future in enumerate(as_completed(futures), 1):
-                seconds, problem = future.result()
+                outcome = future.result()
+                outcomes.append(outcome)
                 left = (time.perf_counter() - start) / done * (len(waiting) - done) / 60
-                text = f"FAILED: {problem}" if problem else f"{seconds:.0f} s"
+                text = f"FAILED: {outcome.problem}" if outcome.failed else outcome.problem
+                text = text or f"{outcome.seconds:.0f} s"
                 name = futures[future].name
                 print_line(f"[{done}/{len(waiting)}] {name}: {text}; ETA {left:.0f} min")
-                failed += bool(problem)
                 if after_each is not None:
                     after_each()
         except KeyboardInterrupt:
@@ -256,7 +269,7 @@ def _run_all(
         except (CheckpointError, DataError, OSError, OutputError):
             pool.shutdown(cancel_futures=True)
             raise
-    return failed
+    return outcomes
 
 
 def _write(plan: Plan, command: str, results: Path) -> None:

@@ -9,16 +9,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from drnet_jax.checkpoints.checkpoint import StageCheckpoints
+from drnet_jax.checkpoints.checkpoint import StageCheckpoints, steps
 from drnet_jax.checkpoints.config_history import comparable
 from drnet_jax.checkpoints.conversion import timed
 from drnet_jax.checkpoints.measured_cost import is_measured, read_measured, write_measured
 from drnet_jax.checkpoints.picture_sizes import check_sizes, write_sizes
 from drnet_jax.checkpoints.restore import check_data, read_classes, read_config, write_data
 from drnet_jax.checkpoints.runs import finished_path, is_finished
+from drnet_jax.checkpoints.set_aside import set_damaged_aside
 from drnet_jax.checkpoints.training_lock import training_lock
 from drnet_jax.config import (
     SPLITS,
+    STAGES,
     ConfigError,
     alpha_target,
     budget_name,
@@ -126,6 +128,8 @@ def prepare(config: ConfigDict, workdir: Path) -> Run:
     check_model(config)
     _check_other_modes(config)
     _check_workdir(config, workdir)
+    for stage in [stage for stage in config.stages if steps(workdir / stage)][-1:]:
+        set_damaged_aside(workdir / stage)
     splits = DataSplits(data_settings(config, workdir))
     classes = _classes(config, workdir, splits)
     if config.data.num_classes not in (0, len(classes)):
@@ -263,7 +267,8 @@ def _describe_run(run: Run, splits: DataSplits, classes: tuple[str, ...]) -> Non
 
 
 def _check_workdir(config: ConfigDict, workdir: Path) -> None:
-    if not has_checkpoints(workdir):
+    # Not by opening them: damaged ones are seen to after this.
+    if not any(steps(workdir / stage) for stage in STAGES):
         return
     changed = changed_fields(read_config(workdir), comparable(flatten(config)))
     if changed:

@@ -1,9 +1,10 @@
-"""What ends the program, as its user sees it: one line, and 2."""
+"""What ends the program, as its user sees it: one line, and 2, or 75 where a signal did it."""
 
 import errno
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +23,11 @@ from drnet_jax.cli import MODES, one_line_errors
 from drnet_jax.config import ConfigError
 from drnet_jax.evaluate import restore_and_evaluate, restore_and_evaluate_bucketed
 from drnet_jax.report import compare_runs
+from drnet_jax.runtime.command_line import INTERRUPTED
 from drnet_jax.runtime.terminal import OutputError
 from drnet_jax.sweep import main
 from drnet_jax.train import train_and_evaluate
+from drnet_jax.training.stops import TrainingError, TrainingInterrupted
 from tests.small_disk import small_disk
 from tests.small_run import small_config
 
@@ -50,7 +53,8 @@ def handlers() -> Iterator[None]:
             jax.errors.JaxRuntimeError(MEMORY),
             "out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.): lower "
             "<stage>.batch_size, eval.batch_size, benchmark.batch_sizes or inference.buckets; or "
-            "keep a stage's batch, with model.remat=True or in parts, <stage>.accumulate",
+            "keep a stage's batch, with model.remat=True, in parts (<stage>.accumulate) or in "
+            "half the bytes (model.dtype=bfloat16)",
         ),
         ("eval", MemoryError(), "out of memory (MemoryError): lower <stage>.batch_size, eval."),
         ("train", OutputError(LOST), f"{LOST}; run the same command to resume"),
@@ -62,6 +66,7 @@ def handlers() -> Iterator[None]:
             "run the same command again",
         ),
         ("train", PermissionError(errno.EROFS, "Read-only file system", "a"), "a: Read-only"),
+        ("train", TrainingError("2 images cannot be read"), "2 images cannot be read"),
     ],
 )
 def test_one_line(
@@ -74,11 +79,64 @@ def test_one_line(
 
 
 @pytest.mark.parametrize(
+    ("mode", "error", "status", "words"),
+    [
+        ("train", TrainingInterrupted("interrupted after step 3"), 75, "interrupted after step 3"),
+        ("train", KeyboardInterrupt(), 75, "interrupted; run the same command to resume"),
+        ("convert", KeyboardInterrupt(), 75, "interrupted; run the same command to resume"),
+        ("predict", KeyboardInterrupt(), 75, "interrupted; run the same command to resume"),
+        ("eval", KeyboardInterrupt(), 2, "interrupted; nothing is kept"),
+        ("export", KeyboardInterrupt(), 2, "interrupted; nothing is kept"),
+    ],
+)
+def test_the_status_says_whether_the_same_command_resumes(
+    mode: str,
+    error: BaseException,
+    status: int,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended, one_line_errors(mode):
+        raise error
+    assert ended.value.code == status and status in (2, INTERRUPTED)
+    assert capsys.readouterr().err == f"error: {words}\n"
+
+
+@pytest.mark.parametrize(
     "error", [jax.errors.JaxRuntimeError("INTERNAL: a bug"), ValueError("a bug"), AssertionError()]
 )
 def test_what_is_a_bug_is_not_hidden(error: Exception) -> None:
     with pytest.raises(type(error)), one_line_errors("train"):
         raise error
+
+
+def test_a_device_without_memory_names_what_takes_less() -> None:
+    """A real one: what XLA asks for is more than the process may have."""
+    code = """
+import resource
+from pathlib import Path
+import jax, jax.numpy as jnp
+from drnet_jax.cli import one_line_errors
+products = jax.jit(lambda x: jnp.tanh(x @ x.T) @ x)
+products(jnp.ones((8, 8))).block_until_ready()
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + 2_000_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+with one_line_errors("train"):
+    products(jnp.ones((60_000, 100))).block_until_ready()
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    )
+    (line,) = process.stderr.splitlines()
+    assert process.returncode == 2
+    assert line.startswith("error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 14")
+    for field in ("<stage>.batch_size", "<stage>.accumulate", "model.dtype=bfloat16"):
+        assert field in line
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -125,9 +183,21 @@ def test_a_bad_field_comes_before_places_are_compared(
 
 @pytest.mark.usefixtures("program")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("during", ["load_config", "_start_jax", "one_line_errors"])
+@pytest.mark.parametrize(
+    ("during", "mode", "status"),
+    [
+        # Which mode it is, is not known yet.
+        ("take_overrides", "train", 2),
+        ("load_config", "train", 75),
+        ("_start_jax", "predict", 75),
+        ("_start_jax", "eval", 2),
+        ("one_line_errors", "convert", 75),
+    ],
+)
 def test_a_signal_while_the_program_starts(
     during: str,
+    mode: str,
+    status: int,
     number: signal.Signals,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -139,10 +209,10 @@ def test_a_signal_while_the_program_starts(
         time.sleep(10)
 
     monkeypatch.setattr(cli, during, signalled)
-    monkeypatch.setattr(sys, "argv", ["main.py", "--config=tiny"])
+    monkeypatch.setattr(sys, "argv", ["main.py", "--config=tiny", f"--mode={mode}"])
     with pytest.raises(SystemExit) as ended:
         cli.run()
-    assert ended.value.code == 2
+    assert ended.value.code == status
     assert capsys.readouterr().err == "error: interrupted; nothing was begun\n"
 
 

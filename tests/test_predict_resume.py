@@ -359,10 +359,12 @@ def test_a_damaged_or_foreign_folder_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("mode", "words"),
-    [("predict", "run the same command to resume"), ("benchmark", "nothing is kept")],
+    ("mode", "status", "words"),
+    [("predict", 75, "run the same command to resume"), ("benchmark", 2, "nothing is kept")],
 )
-def test_an_interruption_says_what_is_kept(mode: str, words: str, tmp_path: Path) -> None:
+def test_an_interruption_says_what_is_kept(
+    mode: str, status: int, words: str, tmp_path: Path
+) -> None:
     code = (
         f"from drnet_jax import cli, {mode}\n"
         "def job(*_): raise KeyboardInterrupt\n"
@@ -376,5 +378,5 @@ def test_an_interruption_says_what_is_kept(mode: str, words: str, tmp_path: Path
         cwd=MAIN.parent,
         env=os.environ | {"XLA_FLAGS": ""},
     )
-    assert result.returncode == 2
+    assert result.returncode == status
     assert result.stderr.splitlines() == [f"error: interrupted; {words}"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -169,6 +170,31 @@ def test_a_job_that_leaves_no_evaluation_or_is_killed_has_failed(
         assert said.err == "error: 10 jobs failed; run the same command to resume\n"
 
 
+def test_a_job_that_is_interrupted_has_not_failed(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a signal of its own: so it is told, with what waits for it, and the same command resumes.
+
+    What has failed needs a hand, and is the status.
+    """
+    arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
+    (project / "failing").write_text("seed=1")
+    stopped = 'print("error: interrupted after step 3", file=sys.stderr)\n    sys.exit(75)'
+    (project / "main.py").write_text(FAKE.replace('sys.exit("error: it is broken")', stopped))
+    assert main(arguments) == 75
+    said = capsys.readouterr()
+    assert "stage 1: seed=1: error: interrupted after step 3 (" in said.out
+    assert "seed=1: stage 1: seed=1 is not finished" in said.out and "FAILED" not in said.out
+    ran(project)
+    (line,) = said.err.splitlines()
+    assert re.fullmatch(r"error: \d jobs were interrupted; run the same command to resume", line)
+    (project / "main.py").write_text(FAKE.replace('sys.exit("error: it is broken")', "sys.exit(1)"))
+    assert main(arguments) == 1
+    assert "jobs failed; run the same command" in capsys.readouterr().err
+    (project / "failing").write_text("")
+    assert main(arguments) == 0
+
+
 def test_minutes_are_of_both_stages_and_not_of_a_resumed_run(project: Path) -> None:
     arguments = [str(project / "sweep.py"), "--dir", str(project / "runs")]
     resumed = project / "runs" / "stage1" / "seed=1"
@@ -307,7 +333,7 @@ from pathlib import Path
 from drnet_jax import sweep
 from drnet_jax.sweeps import jobs
 jobs.PROGRAM = (sys.executable, {str(project / "main.py")!r})
-sweep.main(["sweep.py", "--dir", "runs"])
+sys.exit(sweep.main(["sweep.py", "--dir", "runs"]))
 """
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -328,7 +354,7 @@ sweep.main(["sweep.py", "--dir", "runs"])
     else:
         process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=30)[1]
-    assert process.returncode == 2 and "interrupted; run the same command" in errors
+    assert process.returncode == 75 and "interrupted; run the same command" in errors
     assert len(ran(project)) == 1
 
 
@@ -342,14 +368,14 @@ def test_an_interruption_before_and_after_the_jobs_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """While pictures are checked, and while the table is written, which the lock covers too."""
-    monkeypatch.setattr(sweep, "_run_all", lambda *_: 0)
+    monkeypatch.setattr(sweep, "_run_all", lambda *_: [])
     monkeypatch.setattr(sweep, during, lambda *_: signal.raise_signal(number))
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         # As a terminal leaves them; in the end they are as they were.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        with pytest.raises(SystemExit, match="2"):
+        with pytest.raises(SystemExit, match="75"):
             main([str(project / "sweep.py"), "--dir", str(project / "runs")])
         assert signal.getsignal(signal.SIGTERM) == before[signal.SIGTERM]
     finally:
@@ -364,7 +390,7 @@ def test_the_last_table_is_written_under_the_lock(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[bool] = []
-    monkeypatch.setattr(sweep, "_run_all", lambda *_: 0)
+    monkeypatch.setattr(sweep, "_run_all", lambda *_: [])
     write, lock = sweep._write, project / "runs" / "sweep.lock"
 
     def noting(*arguments: Any) -> None:

@@ -32,12 +32,13 @@ from drnet_jax.evaluation.metrics import EvalRecords
 from drnet_jax.evaluation.outputs import evaluate, make_eval_step
 from drnet_jax.models.create import create_model
 from drnet_jax.models.variables import init_variables
+from drnet_jax.runtime.command_line import INTERRUPTED
 from drnet_jax.runtime.files import write_json
 from drnet_jax.runtime.sharding import create_mesh
 from drnet_jax.train import prepare, train_and_evaluate, train_stages
 from drnet_jax.training import create
 from drnet_jax.training.start import check_stage_one, stage_two_variables
-from drnet_jax.training.stops import TrainingError
+from drnet_jax.training.stops import TrainingError, TrainingInterrupted
 from tests.small_run import OVERRIDES, small_config
 from tests.xla import QUICK_COMPILATION
 
@@ -372,7 +373,7 @@ def test_a_closed_terminal_with_workers_saves_first(pictures: Path, tmp_path: Pa
     line = r"error: interrupted after step (\d+) of pretrain, which is saved; .* to resume\n"
     found = re.fullmatch(line, errors)
     assert found is not None, errors
-    assert process.returncode == 2 and not (workdir / "train.lock").exists()
+    assert process.returncode == INTERRUPTED and not (workdir / "train.lock").exists()
     assert (workdir / "pretrain" / found[1]).is_dir()
 
 
@@ -427,8 +428,10 @@ def test_stops_keep_what_is_good(
         "nan gradient": "gradient of norm nan at step 5 of pretrain; last good checkpoint: step 3",
         "SIGTERM": "interrupted after step 5 of pretrain, which is saved",
     }
-    with pytest.raises(TrainingError, match=words[event]):
+    kind = TrainingInterrupted if event == "SIGTERM" else TrainingError
+    with pytest.raises(TrainingError, match=words[event]) as error:
         train_and_evaluate(config, tmp_path)
+    assert error.type is kind
     steps = {path.name for path in (tmp_path / "pretrain").iterdir() if path.is_dir()}
     assert steps == ({"3"} if event == "nan gradient" else {"5"})
 

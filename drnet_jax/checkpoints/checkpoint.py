@@ -219,12 +219,7 @@ def steps(directory: Path) -> list[int]:
 
 def instead_of(checkpoint: Path) -> str:
     """The remedy for a checkpoint that cannot be used, in words: the intact ones beside it."""
-    beside = [checkpoint.parent / str(step) for step in steps(checkpoint.parent)]
-    intact = [
-        path.name
-        for path in beside
-        if path != checkpoint and has_checksums(path) and not find_damage(path)
-    ]
+    intact = _intact_beside(checkpoint)
     if not intact:
         return (
             f"restore it from a copy, or remove {checkpoint.parent} and train the stage anew: no "
@@ -234,6 +229,16 @@ def instead_of(checkpoint: Path) -> str:
         f"restore it from a copy, or remove {checkpoint} and run the same command: it goes on from "
         f"what is left, of which step {' and step '.join(intact)} is intact"
     )
+
+
+def _intact_beside(checkpoint: Path) -> list[str]:
+    """The steps of the others of its stage that are known to be intact, ascending."""
+    beside = [checkpoint.parent / str(step) for step in steps(checkpoint.parent)]
+    return [
+        path.name
+        for path in beside
+        if path != checkpoint and has_checksums(path) and not find_damage(path)
+    ]
 
 
 def _check_objective(checkpoint: Path) -> None:
@@ -254,7 +259,15 @@ def _stop_for(checkpoint: Path, damage: str) -> None:
     if not damage:
         return
     _stop_if_removed(checkpoint)
-    raise CheckpointError(f"{damage}; {instead_of(checkpoint)}")
+    raise CheckpointError(f"{damage}; {_training_helps(checkpoint)}{instead_of(checkpoint)}")
+
+
+def _training_helps(checkpoint: Path) -> str:
+    """A further remedy for a damaged one: of the latest that the training computes it anew."""
+    intact = _intact_beside(checkpoint)
+    if not intact or steps(checkpoint.parent)[-1:] != [int(checkpoint.name)]:
+        return ""
+    return f"run the training again, which computes it anew from step {intact[-1]}; or "
 
 
 def _stop_if_removed(checkpoint: Path) -> None:

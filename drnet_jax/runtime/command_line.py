@@ -7,6 +7,10 @@ from typing import Any, NoReturn
 from drnet_jax.config import ConfigError
 from drnet_jax.config_paths import user_path
 
+# Of a run that was interrupted, and that the same command goes on with: what supervisors and job
+# scripts can tell from an error (2). EX_TEMPFAIL of sysexits.h, "temporary failure, try again".
+INTERRUPTED = 75
+
 
 class CommandLine(argparse.ArgumentParser):
     """A parser that takes what is written in full, and ends with 2 and one line otherwise.

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -16,6 +17,7 @@ from drnet_jax.checkpoints.restore import read_identities
 from drnet_jax.checkpoints.runs import is_finished
 from drnet_jax.config import IMAGE_FIELDS
 from drnet_jax.reports.summaries import read_summary
+from drnet_jax.runtime.command_line import INTERRUPTED
 from drnet_jax.runtime.files import write_json
 from drnet_jax.sweeps.plan import Job
 
@@ -87,6 +89,26 @@ def minutes(job: Job) -> float | None:
     return total
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job.
+
+    Attributes:
+      seconds: that it took.
+      problem: what it lacks, in words; empty: it is finished.
+      interrupted: whether nothing is wrong with it: a signal stopped it, or its stage 1.
+    """
+
+    seconds: float
+    problem: str = ""
+    interrupted: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether it needs a hand before it can go on."""
+        return bool(self.problem) and not self.interrupted
+
+
 class JobRunner:
     """Runs jobs, each on a device that is free.
 
@@ -101,15 +123,17 @@ class JobRunner:
         self._overrides = overrides
         self._running: set[subprocess.Popen[bytes]] = set()
         self._terminated = False
+        self._interrupted: set[Path] = set()
         self._free: SimpleQueue[str] = SimpleQueue()
         self.num_devices = len(devices)
         for device in devices:
             self._free.put(device)
 
-    def run(self, job: Job) -> tuple[float, str]:
-        """Seconds, and what went wrong, if anything."""
+    def run(self, job: Job) -> Outcome:
+        """Runs a job to its end, if its stage 1 is finished."""
         if job.stage_one is not None and (why := why_unfinished(job.stage_one)):
-            return 0.0, f"{job.stage_one.name} is not finished: {why}"
+            waits = job.stage_one.workdir in self._interrupted
+            return Outcome(0.0, f"{job.stage_one.name} is not finished: {why}", waits)
         job.workdir.mkdir(parents=True, exist_ok=True)
         path = job.workdir / "log.txt"
         resumed = (job.workdir / "config.json").exists()
@@ -124,9 +148,13 @@ class JobRunner:
         if not code and not resumed:
             write_json(job.workdir / "time.json", {"seconds": seconds})
         if code < 0:
-            return seconds, f"ended by {signal.Signals(-code).name} ({path})"
+            return Outcome(seconds, f"ended by {signal.Signals(-code).name} ({path})")
+        if not code:
+            return Outcome(seconds, why_unfinished(job))
+        if code == INTERRUPTED:
+            self._interrupted.add(job.workdir)
         last = path.read_text(encoding="utf-8", errors="replace").splitlines()[-1]
-        return seconds, f"{last} ({path})" if code else why_unfinished(job)
+        return Outcome(seconds, f"{last} ({path})", interrupted=code == INTERRUPTED)
 
     def _wait(self, command: Sequence[str], path: Path, device: str) -> int:
         environment = dict(os.environ)

@@ -9,18 +9,32 @@ from drnet_jax.config import section_name
 from drnet_jax.training.stage import Stage
 from drnet_jax.training.train_state import TrainState
 
+# The reason of a stop that nothing is wrong with.
+BY_SIGNAL = "interrupted"
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says where it stopped and what is saved."""
 
 
+class TrainingInterrupted(TrainingError):
+    """A signal stopped a training, and the same command goes on."""
+
+
 def stopped(stage: Stage, step: int, reason: str) -> TrainingError:
-    """A stop after a step that is saved, or before the first one; waits until it is saved."""
+    """A stop after a step that is saved, or before the first one; waits until it is saved.
+
+    Args:
+      stage: which.
+      step: the last one that was taken.
+      reason: in words; `BY_SIGNAL` makes it a `TrainingInterrupted`.
+    """
     stage.checkpoints.close()
     where = f"after step {step} of {stage.name}, which is saved"
     if not step:
         where = f"before the first step of {stage.name}"
-    return TrainingError(f"{reason} {where}; run the same command to resume")
+    kind = TrainingInterrupted if reason == BY_SIGNAL else TrainingError
+    return kind(f"{reason} {where}; run the same command to resume")
 
 
 def diverged(

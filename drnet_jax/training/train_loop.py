@@ -16,7 +16,7 @@ from drnet_jax.training.feed import BatchFeed
 from drnet_jax.training.interruptions import asked_of_any, interruptions
 from drnet_jax.training.stage import Stage
 from drnet_jax.training.stage_log import StageLog
-from drnet_jax.training.stops import check_state, diverged, stopped
+from drnet_jax.training.stops import BY_SIGNAL, check_state, diverged, stopped
 from drnet_jax.training.train_state import TrainState
 from drnet_jax.training.train_step import StepFn
 from drnet_jax.training.validation import Validation, Validator
@@ -68,7 +68,7 @@ def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
             reason = ""
             # Several processes have to ask together.
             if logs or jax.process_count() == 1:
-                reason = "interrupted" if asked_of_any(received) else log.output_lost
+                reason = BY_SIGNAL if asked_of_any(received) else log.output_lost
                 reason = reason or corrupt.excess()
             if ends_epoch:
                 reason = _end_epoch(stage, step, state, validate, log) or reason
@@ -81,7 +81,7 @@ def run_stage(stage: Stage, state: TrainState, train_step: StepFn) -> None:
                 raise stopped(stage, step, reason)
         # In the last validation.
         if asked_of_any(received):
-            raise stopped(stage, stage.num_steps, "interrupted")
+            raise stopped(stage, stage.num_steps, BY_SIGNAL)
 
 
 def _batches(stage: Stage) -> grain.DatasetIterator[TrainBatch]:
@@ -150,5 +150,5 @@ def _saving_if_none_comes(
             stage.checkpoints.save(step, state)
         stage.checkpoints.close()
         if received:
-            raise stopped(stage, step, "interrupted") from None
+            raise stopped(stage, step, BY_SIGNAL) from None
         raise
