@@ -178,7 +178,8 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "points": len(later),
             "mean": float(values.mean()),
             "change_per_hour": change,
-            "standard_error": float(fit.stderr / values.mean()),
+            # Of values that are all the same there is none.
+            "standard_error": float(np.nan_to_num(fit.stderr / values.mean())),
             "flat": bool(bad * change < LIMIT),
         }
     judged = [found["flat"] for name, found in figures.items() if name not in _BESIDE]
