@@ -95,11 +95,19 @@ def workdir_like(reference: Path, workdir: Path, mode: str) -> Path:
     return workdir
 
 
-def differences(found: Path, wanted: Path, mode: str) -> list[str]:
-    """What a run of a mode left otherwise than one without faults did; empty: nothing."""
+def differences(found: Path, wanted: Path, mode: str, *, losses: bool = True) -> list[str]:
+    """What a run of a mode left otherwise than one without faults did; empty: nothing.
+
+    Args:
+      found: its workdir.
+      wanted: that of the run without faults.
+      mode: train, eval or export.
+      losses: whether every loss was logged.
+    """
     problems = []
     if mode == "train":
         problems += [f"{stage}: {p}" for stage in STAGES for p in _states(found, wanted, stage)]
+    if mode == "train" and losses:
         problems += [] if _losses(found) == _losses(wanted) else ["metrics.jsonl: other losses"]
     if mode in ("train", "eval"):
         problems += _json(found / "eval.json", wanted / "eval.json")

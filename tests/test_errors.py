@@ -239,6 +239,34 @@ def test_where_nothing_can_be_written_no_program_begins(
         assert error.value.filename == str(tmp_path / "file")
 
 
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A folder of a file system that takes nothing, whoever asks."""
+    place = tmp_path / "mounted"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.usefixtures("program")
+@pytest.mark.parametrize("mode", ["train", "eval", "calibrate", "benchmark", "predict", "report"])
+def test_a_read_only_workdir(
+    mode: str,
+    read_only: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fields = {"report.runs": ("none",), "predict.input": str(tmp_path_factory.mktemp("in"))}
+    with pytest.raises(SystemExit) as ended:
+        cli._main(small_config(**fields), mode, read_only / "run")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {read_only}") and "Read-only file system" in line
+
+
 def test_no_job_of_a_sweep_begins_where_its_table_cannot_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
