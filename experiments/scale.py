@@ -6,7 +6,8 @@ Nothing is run. Hours: the images of both stages over the images a second of one
 for ResNet-50 (`MEASURED`), of ResNets else by multiply-adds, times the number of GPUs: what perfect
 scaling would take. Input: the CPU cores that decode so many images (`DECODED`, as measured). Memory
 and communication: of the joint step as XLA compiles it for 1 and for 8 devices, of a CPU, in
-float32. `scale.json` and `scale.md` are written beside this file. Ten minutes on one core.
+float32. `scale.json` and `scale.md` are written beside this file; what is compiled there already is
+not compiled again: remove it for another version of JAX. Some twenty minutes on one core.
 """
 
 import argparse
@@ -58,11 +59,14 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", max(DEVICES))
     config, rate = MEASURED
     pace = rate * step_gmacs(config)
+    path = RESULTS / "scale.json"
+    known = json.loads(path.read_text())["compiled"] if path.exists() else {}
     rows = []
     for name in CONFIGS:
-        rows.append(row := {"config": name, **time_of(name, pace), **compiled(name)})
+        known[name] = known.get(name) or compiled(name)
+        rows.append(row := {"config": name, **time_of(name, pace), **known[name]})
         print(json.dumps(row), flush=True)
-    write_json(RESULTS / "scale.json", {"jax": jax.__version__, "rows": rows})
+        write_json(path, {"jax": jax.__version__, "compiled": known})
     text = f"{times_table(rows)}\n{memory_table(rows)}"
     write_text(RESULTS / "scale.md", f"Made by `python experiments/scale.py`.\n\n{text}")
     print(text)
@@ -85,7 +89,7 @@ def time_of(name: str, pace: float) -> dict[str, Any]:
     """
     config = load_config(name)
     images = IMAGENET
-    if config.data.images_per_class is not None:
+    if config.data.images_per_class:
         images = config.data.images_per_class * config.data.num_classes
     epochs = config.pretrain.num_epochs + config.joint.num_epochs
     rate = None if "mobilenet" in name else pace / step_gmacs(name)
@@ -133,7 +137,7 @@ def times_table(rows: list[Mapping[str, Any]]) -> str:
             cells += ["not known"] + [""] * 2 * len(GPUS)
         else:
             cells.append(f"{rate:,.0f}")
-            cells += [f"{row['hours'] / gpus:,.1f}" for gpus in GPUS]
+            cells += [f"{row['hours'] / gpus:.2g}" for gpus in GPUS]
             cells += [f"{rate * gpus / DECODED:,.0f}" for gpus in GPUS]
         lines.append(cells)
     return in_markdown(lines)
