@@ -65,6 +65,8 @@ def test_methods_at_a_target() -> None:
     assert found["both"]["top1"] == pytest.approx(both)
     assert found["both minus pruned"][0] == pytest.approx(both - pruned)
     assert found["both minus dynamic"][0] == pytest.approx(both - dynamic)
+    largest = mean([run.test.top1[:, 0].mean() for run in rates["none"]])
+    assert found["both minus largest"][0] == pytest.approx(both - largest)
     assert found["dynamic minus pruned"][0] == pytest.approx(dynamic - pruned)
     assert found["pruned"]["cost"] == pytest.approx(0.3)
     assert found["both"]["cost"] == pytest.approx(0.3, abs=0.04)
@@ -86,6 +88,10 @@ def test_filters_are_compared_at_the_largest_size() -> None:
     assert low < found["minus FPGM"][0] < high
     assert of_rate("FPGM", fpgm)["minus FPGM"] is None
     assert cell(found["minus FPGM"]) in table_alone([found])
+    # 0.65 of 300, the cost of the largest size.
+    chosen = 100 * float(np.mean([adaptive(run)(0.195, run.test).top1 for run in others]))
+    assert found["minus largest"][0] == pytest.approx(chosen - expected[0])
+    assert found["share"] == pytest.approx(0.65, abs=0.1)
 
 
 def test_a_question_has_the_seeds_that_all_of_it_have(tmp_path: Path) -> None:
