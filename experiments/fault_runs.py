@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,22 +95,22 @@ def workdir_like(reference: Path, workdir: Path, mode: str) -> Path:
     return workdir
 
 
-def differences(found: Path, wanted: Path, mode: str, *, losses: bool = True) -> list[str]:
+def differences(found: Path, wanted: Path, mode: str, otherwise: Collection[str] = ()) -> list[str]:
     """What a run of a mode left otherwise than one without faults did; empty: nothing.
 
     Args:
       found: its workdir.
       wanted: that of the run without faults.
       mode: train, eval or export.
-      losses: whether every loss was logged.
+      otherwise: fields of what is logged that have other values.
     """
     problems = []
     if mode == "train":
         problems += [f"{stage}: {p}" for stage in STAGES for p in _states(found, wanted, stage)]
-    if mode == "train" and losses:
+    if mode == "train" and not otherwise:
         problems += [] if _losses(found) == _losses(wanted) else ["metrics.jsonl: other losses"]
     if mode in ("train", "eval"):
-        problems += _json(found / "eval.json", wanted / "eval.json")
+        problems += _json(found / "eval.json", wanted / "eval.json", otherwise)
         problems += [] if (found / "report.html").exists() else ["there is no report.html"]
     if mode == "export":
         problems += _export(found / "export", wanted / "export")
@@ -138,11 +138,14 @@ def _losses(workdir: Path) -> list[tuple[str, int, float]]:
     return [(line["stage"], line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
-def _json(found: Path, wanted: Path) -> list[str]:
-    """Members that differ, but for those of the moment."""
+def _json(found: Path, wanted: Path, otherwise: Collection[str] = ()) -> list[str]:
+    """Members that differ, but for those of the moment, and those fields of the configuration."""
     if not found.exists():
         return [f"there is no {found.name}"]
     left, right = (json.loads(path.read_text()) for path in (found, wanted))
+    for content in (left, right):
+        for name in otherwise:
+            content.get("config", {}).pop(name, None)
     names = [name for name in left | right if name not in _OF_THE_MOMENT]
     return [f"{found.name}: {n} differs" for n in names if left.get(n) != right.get(n)]
 

@@ -52,7 +52,9 @@ COUNTS = {"training": 7, "checkpoint": 5, "evaluation": 4, "export": 4, "SIGTERM
 MODES = {"evaluation": "eval", "export": "export"}
 # A checkpoint of this size is written in some milliseconds: it takes a few tries to hit one.
 _TRIES = 20
-_SECONDS = 600.0
+# Seconds: about what the next step takes, or a checkpoint.
+_WITHIN = 0.2
+_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -202,19 +204,21 @@ def _readiness(point: Point, workdir: Path, seconds: dict[str, float]) -> Callab
     start = time.perf_counter()
     if point.what in MODES:
         return lambda: time.perf_counter() - start > point.fraction * seconds[point.what]
-    if point.what == "checkpoint":
-        return lambda: _is_written(workdir, point)
+    is_there = _is_written if point.what == "checkpoint" else _is_logged
     reached: list[float] = []
 
     def is_reached() -> bool:
-        """After the step is logged, and a part of the time that the next one takes."""
-        lines = map(json.loads, _lines(workdir / "metrics.jsonl"))
-        steps = [(line["stage"], line["step"]) for line in lines if "loss" in line]
-        if (point.stage, point.step) in steps and not reached:
+        """After the step is logged, or its checkpoint is begun, and some time of what follows."""
+        if not reached and is_there(workdir, point):
             reached.append(time.perf_counter())
-        return bool(reached) and time.perf_counter() - reached[0] > 0.2 * point.fraction
+        return bool(reached) and time.perf_counter() - reached[0] > _WITHIN * point.fraction
 
     return is_reached
+
+
+def _is_logged(workdir: Path, point: Point) -> bool:
+    lines = map(json.loads, _lines(workdir / "metrics.jsonl"))
+    return (point.stage, point.step) in [(x["stage"], x["step"]) for x in lines if "loss" in x]
 
 
 def _is_written(workdir: Path, point: Point) -> bool:

@@ -2,9 +2,11 @@
 
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Timer
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -207,6 +209,22 @@ def test_outputs_that_are_not_finite_name_what_is_intact_once(
         assert re.search(words, str(error))
     assert read == [stage / "3"]
     assert str(NotFiniteError("a", None, np.array([0]))).endswith("the model are not finite for a")
+
+
+def test_errors_that_follow_the_first_one_of_a_save_say_nothing(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a full disk, for each array that fails once Orbax has closed its event loop."""
+    said: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    with StageCheckpoints(stage, read_only=True):
+        assert sys.unraisablehook == said.append
+    for _ in range(2):
+        StageCheckpoints(tmp_path / "joint").close()
+    others = [RuntimeError("a bug"), ValueError("Event loop is closed")]
+    for error in (RuntimeError("Event loop is closed"), *others):
+        sys.unraisablehook(SimpleNamespace(exc_value=error))
+    assert [unraisable.exc_value for unraisable in said] == others
 
 
 def test_extra_files_change_nothing(stage: Path, tmp_path: Path) -> None:

@@ -222,9 +222,14 @@ def trained(root: Path) -> Seen:
     source = load(root, "train")
     # Labels say which picture it is.
     numbered = replace(source, labels=np.arange(len(source), dtype=np.int32))
-    sharding = batch_sharding(create_mesh())
-    options = {"seed": 0, "start_step": 0, "sharding": sharding, "num_workers": 0}
-    batches = train_batches(numbered, batch_size=BATCH, **options)
+    batches = train_batches(
+        numbered,
+        batch_size=BATCH,
+        seed=0,
+        start_step=0,
+        sharding=batch_sharding(create_mesh()),
+        num_workers=0,
+    )
     seen: Seen = {}
     for _ in range(-(-len(source) // BATCH)):
         batch = next(batches)

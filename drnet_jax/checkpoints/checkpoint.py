@@ -4,9 +4,11 @@ import logging
 import math
 import os
 import re
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,6 +58,8 @@ class StageCheckpoints:
         for step in steps(directory):
             _check_objective(directory / str(step))
         logging.getLogger("absl").addFilter(_is_news)
+        if not read_only:
+            _leave_out_late_errors()
         self._saving = 0
         context = ocp.Context()
         # No bound method: Orbax copies it with the object that it is bound to.
@@ -199,6 +203,23 @@ class StageCheckpoints:
 def _is_news(record: logging.LogRecord) -> bool:
     """Orbax logs, each with a traceback, the errors of its threads, and raises them again."""
     return record.exc_info is None or "orbax" not in Path(record.pathname).parts
+
+
+def _leave_out_late_errors() -> None:
+    """Lets Python say nothing of the arrays that fail after the first one of a save.
+
+    TensorStore tells an event loop of each, which Orbax has closed by then: on a full disk that
+    would be a traceback an array, before the one line of the error.
+    """
+    hook = sys.unraisablehook
+    if not (isinstance(hook, partial) and hook.func is _unless_late):
+        sys.unraisablehook = partial(_unless_late, hook)
+
+
+def _unless_late(hook: Callable[[Any], object], unraisable: Any) -> None:
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        hook(unraisable)
 
 
 def _cause(error: BaseException) -> str:
