@@ -268,8 +268,9 @@ def test_a_broken_export_is_found_and_marked(
     monkeypatch.setattr(exporter, "onnx_model", export_broken)
     monkeypatch.setattr(cli, "logging", Mock())
     monkeypatch.setattr("drnet_jax.runtime.allocator.keep_freed_memory", lambda: None)
+    given = cli.parse_flags(["--mode=export", f"--workdir={tmp_path / 'run'}"])
     with pytest.raises(SystemExit) as ended:
-        cli._main(config, "export", tmp_path / "run")
+        cli._main(config, given)
     assert ended.value.code == 2
     output = tmp_path / "run" / "export"
     (line,) = capsys.readouterr().err.splitlines()

@@ -173,7 +173,8 @@ def test_the_checkpoint_of_the_lowest_objective_is_evaluated(finished: Path) -> 
     best = min(scores, key=scores.__getitem__)
     assert json.loads((finished / "eval.json").read_text())["checkpoint_step"] == best
     steps = {int(path.name) for path in (finished / "joint").iterdir() if path.name.isdigit()}
-    assert steps == {best, 16}
+    # The latest two, of which one is of the last save before the end.
+    assert steps == {best, 15, 16}
 
 
 def test_finished_run_evaluates_again_and_refuses_other_values(finished: Path) -> None:
@@ -433,7 +434,7 @@ def test_stops_keep_what_is_good(
         train_and_evaluate(config, tmp_path)
     assert error.type is kind
     steps = {path.name for path in (tmp_path / "pretrain").iterdir() if path.is_dir()}
-    assert steps == ({"3"} if event == "nan gradient" else {"5"})
+    assert steps == ({"3"} if event == "nan gradient" else {"3", "5"})
 
 
 @pytest.mark.parametrize("batch_size", [32, 52])
