@@ -256,8 +256,9 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
 def test_a_read_only_workdir(
     mode: str, read_only: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    given = cli.parse_flags([f"--mode={mode}", f"--workdir={read_only / 'run'}"])
     with pytest.raises(SystemExit) as ended:
-        cli._main(small_config(**{"report.runs": ("none",)}), mode, read_only / "run")
+        cli._main(small_config(**{"report.runs": ("none",)}), given)
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {read_only}") and "Read-only file system" in line
