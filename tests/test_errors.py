@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -245,7 +246,7 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "mounted"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(place)]
-    if subprocess.run(mount, capture_output=True).returncode:
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("nothing can be mounted here")
     yield place
     subprocess.run(["umount", str(place)], check=True)
