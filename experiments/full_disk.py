@@ -12,6 +12,7 @@ Results: `full_disk.md` and `full_disk.json` beside this file.
 """
 
 import argparse
+import errno
 import json
 import os
 import platform
@@ -76,12 +77,6 @@ class Case:
     said: str = ""
 
 
-def _before_report(reference: Path) -> int:
-    """Room for the outputs and the figures, each in whole pages, and a few more."""
-    sizes = [(reference / name).stat().st_size for name in ("logits.npz", "eval.json")]
-    return sum(-(-size // PAGE) * PAGE for size in sizes) + 4 * PAGE
-
-
 CASES = (
     Case("the log of a training", "train", "metrics.jsonl", when="pretrain"),
     # Without a line of the log before the next checkpoint.
@@ -92,8 +87,12 @@ CASES = (
         *("eval", "eval.json", lambda _: 2 * PAGE),
         said="logits.npz is not written, the next time they are computed anew",
     ),
-    Case("report.html", "eval", "report.html", _before_report),
-    Case("the tables of a prediction", "predict", "predictions", lambda _: 4 * PAGE),
+    Case("report.html", "eval", "report.html", when="eval.json"),
+    Case(
+        "the tables of a prediction",
+        *("predict", "predictions.csv"),
+        when="predictions/pictures/predict.json",
+    ),
     Case(
         "an export",
         *("export", "export", lambda reference: _bytes(reference / "export") // 2),
@@ -198,10 +197,16 @@ def attempt(case: Case, reference: Path, disk: Path, pictures: Path) -> dict[str
 
 
 def fill(filler: Path, room: int) -> None:
-    """Takes all but so many bytes of a disk."""
-    found = os.statvfs(filler.parent)
-    with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, found.f_bavail * found.f_frsize - room)
+    """Takes all but so many bytes of a disk, which a program may be writing to."""
+    while True:
+        found = os.statvfs(filler.parent)
+        with filler.open("wb") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, found.f_bavail * found.f_frsize - room)
+                return
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
 
 
 def _run_until_full(
