@@ -1,7 +1,7 @@
 """`--mode=predict`: labels, confidences and resolutions of the pictures in a folder."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,16 @@ from drnet_jax.checkpoints.restore import (
     find_model,
     restore_variables,
 )
-from drnet_jax.config import ConfigError, budget_name, network_in_words
+from drnet_jax.config import ConfigError
 from drnet_jax.data.datasets import eval_view
-from drnet_jax.data.decode import SUFFIXES, CorruptImageError, resize_square
+from drnet_jax.data.decode import SUFFIXES
 from drnet_jax.data.eval_view import EvalView
-from drnet_jax.data.files import describe, list_pictures, read_picture, version
+from drnet_jax.data.files import describe, list_pictures
 from drnet_jax.data.settings import check_outside, data_settings
 from drnet_jax.data.sources import DataError
 from drnet_jax.inference.create import file_classifier
 from drnet_jax.inference.files import FileClassifier
 from drnet_jax.inference.programs import CostTable
-from drnet_jax.reports.gallery import gallery
 from drnet_jax.reports.prediction_batches import (
     Batch,
     ShardClassifier,
@@ -46,10 +45,9 @@ from drnet_jax.reports.prediction_job import (
     say_device,
     write_state,
 )
+from drnet_jax.reports.prediction_page import prediction_page
 from drnet_jax.reports.predictions import (
-    GlancePrediction,
     Prediction,
-    Unreadable,
 )
 from drnet_jax.runtime.allocator import keep_freed_memory
 from drnet_jax.runtime.compilation_cache import kept_programs
@@ -217,7 +215,16 @@ def _predict(
             f"{job.output / 'unreadable.csv'} says why"
         )
     if job.config.predict.gallery:
-        page = _gallery(job, predictions, unreadable, pictures)
+        page = prediction_page(
+            job.config,
+            job.trained,
+            job.root,
+            job.view,
+            job.lam,
+            predictions,
+            unreadable,
+            pictures,
+        )
         write_text(job.output / "gallery.html", page)
     write_state(job.output, state, finished=True)
     resolutions = job.trained.model.resolutions
@@ -312,52 +319,6 @@ def _append(tables: PredictionTables, total: int, batches: Iterable[Batch]) -> f
 def _shares(predictions: Sequence[Prediction], resolutions: Sequence[int]) -> list[float]:
     chosen = np.array([prediction.resolution for prediction in predictions])
     return [float((chosen == resolution).mean()) for resolution in resolutions]
-
-
-def _gallery(
-    job: _PredictionJob,
-    predictions: Sequence[Prediction],
-    unreadable: Sequence[Unreadable],
-    pictures: Mapping[str, str],
-) -> str:
-    """The page of these predictions; pictures that were changed since are not shown."""
-    config, trained, root = job.config, job.trained, job.root
-    resolutions = trained.model.resolutions
-
-    def pixels(prediction: Prediction) -> list[np.ndarray] | None:
-        """What the classifier saw, look by look."""
-        path = root / prediction.file
-        if version(path) != pictures[prediction.file]:
-            return None
-        try:
-            square = job.view.decode(read_picture(path))
-        except (CorruptImageError, OSError):
-            return None
-        sides = [prediction.resolution]
-        if isinstance(prediction, GlancePrediction) and prediction.looks == 2:
-            sides.insert(0, resolutions[-1])
-        return [resize_square(square, side) for side in sides]
-
-    name = budget_name(config)
-    mean = np.mean([prediction.gmacs for prediction in predictions])
-    largest = trained.cost.classifier_gmacs[0]
-    network = network_in_words(config.model.name, config.model.pruning_rates)
-    return gallery(
-        predictions,
-        unreadable,
-        resolutions=resolutions,
-        shown=config.predict.gallery,
-        title=root.resolve().name,
-        facts={
-            "Model": f"{network}, {trained.stage} step {trained.step}",
-            "Run": str(trained.origin),
-            "Input": str(root),
-            "Budget": f"{name} {config.budget[name]:g} (lambda {job.lam:.4g})" if name else "none",
-            "Pictures": f"{len(predictions):,}",
-            "Mean cost": f"{mean:.4g} GMACs, {mean / largest:.2f} of {resolutions[0]} px alone",
-        },
-        pixels=pixels,
-    )
 
 
 def _print(summary: dict[str, Any], resolutions: Sequence[int]) -> None:

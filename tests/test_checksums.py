@@ -21,6 +21,7 @@ from drnet_jax.checkpoints.checkpoint import (
     steps,
 )
 from drnet_jax.checkpoints.finite import NotFiniteError
+from tests.damage import flip, halve
 
 NUMBERS = np.random.default_rng(0).normal(size=3000).astype(np.float32)
 SUMS = "checksums.json"
@@ -56,16 +57,6 @@ def latest(directory: Path) -> Any:
         step = checkpoints.latest_step
         assert step is not None
         return checkpoints.load(step, state(step))
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def halve(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def empty(path: Path) -> None:
